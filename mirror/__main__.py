@@ -1,0 +1,5 @@
+"""Run the command line as `python -m mirror`."""
+
+from mirror.cli import main
+
+main()

@@ -1,0 +1,161 @@
+"""The configuration: one list of settings, and the file that may hold them.
+
+A setting is taken from its flag, else from `HUBMIRROR_<NAME>`, else from `[serve]` of the file,
+else it has its default.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirror.errors import ConfigError
+from mirror.repos import Repo, RepoType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DEFAULT_FILE = Path("hubmirror.toml")
+DEFAULT_DATA = Path("data")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of `[serve]`; `default` is None where there is none."""
+
+    name: str
+    help: str
+    type: type = str
+    default: Any = None
+    several: bool = False
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        return f"HUBMIRROR_{self.name.upper()}"
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting("data", "The folder to serve; its hub/ is a managed cache.", Path, DEFAULT_DATA),
+        Setting("state", "The folder for derived facts [default: .hubmirror in data].", Path),
+        Setting("host", "The address to listen on.", str, "127.0.0.1"),
+        Setting("port", "The port to listen on; 0 takes a free one.", int, 8400),
+        Setting("public_url", "How clients reach this server, where Host does not tell."),
+        Setting(
+            "trusted_proxies",
+            "An address or network whose X-Forwarded-* headers are believed.",
+            default=("127.0.0.0/8", "::1"),
+            several=True,
+        ),
+        Setting("token_file", "A file with the one token that clients must send.", Path),
+        Setting("log_format", "The form of log lines: text or json.", str, "text"),
+    )
+}
+
+KINDS = {
+    "managed": "an HF cache that pull fills: complete revisions only",
+    "hf-cache": "any other HF cache, served as far as it goes",
+    "folder": "a plain folder, served as one repository",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """A declared source: its kind, its folder, and for a plain folder the repo that it holds."""
+
+    kind: str
+    path: Path
+    repo: Repo | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"{self.kind!r} is no kind of source. Known are: {', '.join(KINDS)}.")
+        if (self.kind == "folder") != (self.repo is not None):
+            raise ConfigError(
+                f"Source {self}: a folder needs a repo id (folder:PATH=ORG/NAME), "
+                "and the other kinds know their own."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}" + (f"={self.repo}" if self.repo else "")
+
+    @classmethod
+    def parse(cls, text: str) -> SourceSpec:
+        """`hf-cache:PATH`, `managed:PATH`, or `folder:PATH=[datasets/|spaces/]ORG/NAME`."""
+        kind, colon, rest = text.partition(":")
+        path, equals, repo_id = rest.rpartition("=") if kind == "folder" else (rest, "", "")
+        if not colon or not path:
+            raise ConfigError(
+                f"{text!r} declares no source. Write hf-cache:PATH or folder:PATH=ORG/NAME."
+            )
+        return cls(kind, Path(path).expanduser(), _repo(repo_id) if equals else None)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What a configuration file holds: the settings of `[serve]`, and the sources."""
+
+    serve: Mapping[str, Any]
+    sources: tuple[SourceSpec, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> File:
+        """Raises ConfigError, naming any key that is not known."""
+        try:
+            data = tomllib.loads(path.read_text())
+        except OSError as exc:
+            raise ConfigError(
+                f"The configuration file {path} cannot be read: {exc.strerror}."
+            ) from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
+        _refuse_unknown(data, ("serve", "source"), f"in {path}")
+        serve, sources = data.get("serve", {}), data.get("source", [])
+        _refuse_unknown(serve, SETTINGS, f"in [serve] of {path}")
+        return cls(serve, tuple(_source(entry, path) for entry in sources))
+
+
+def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    """Raises ConfigError for a `HUBMIRROR_*` variable that is no setting."""
+    known = [setting.variable for setting in SETTINGS.values()]
+    ours = [name for name in environ if name.startswith("HUBMIRROR_")]
+    _refuse_unknown(ours, [*known, "HUBMIRROR_CONFIG", "HUBMIRROR_SOURCE"], "in the environment")
+
+
+def _refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:
+    known = list(known)
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"Unknown key {key!r} {where}. Known are: {', '.join(known)}.")
+
+
+def _source(entry: Mapping[str, Any], path: Path) -> SourceSpec:
+    _refuse_unknown(entry, ("kind", "path", "repo_id", "repo_type"), f"in [[source]] of {path}")
+    for key in ("kind", "path"):
+        if not isinstance(entry.get(key), str):
+            raise ConfigError(f"A [[source]] of {path} lacks its {key}.")
+    repo = None
+    if "repo_id" in entry:
+        repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
+    return SourceSpec(entry["kind"], Path(entry["path"]).expanduser(), repo)
+
+
+def _prefix(repo_type: str) -> str:
+    try:
+        return RepoType(repo_type).url_prefix
+    except ValueError as exc:
+        raise ConfigError(f"{repo_type!r} is no repo_type: model, dataset or space.") from exc
+
+
+def _repo(text: str) -> Repo:
+    try:
+        return Repo.parse(text)
+    except ValueError as exc:
+        raise ConfigError(f"{text!r} is no repo id. Write ORG/NAME, or datasets/ORG/NAME.") from exc

@@ -1,0 +1,129 @@
+"""What can go wrong, as one tree. `web/errors.py` holds the one table that turns it into HTTP.
+
+    HubmirrorError
+    ├── ConfigError                      the start is refused
+    ├── RequestError                     the request itself is malformed
+    ├── UnauthorizedError                the mirror's own token is missing or wrong
+    ├── ReadOnlyError                    somebody tried to upload
+    ├── NotOfferedError                  a hub route that a mirror has no answer for
+    ├── NotFoundError
+    │   ├── RepositoryNotFoundError
+    │   ├── RevisionNotFoundError
+    │   └── EntryNotFoundError           `known`: a promise that the commit has no such file
+    └── UnavailableError                 it is there, or may be, and cannot be served now
+        ├── RevisionIncompleteError      files of the revision are still missing
+        ├── DigestPendingError           files are being read for the first time
+        └── BlobUnreadableError          vanished, wrong size, or the disk fails
+
+A "not found" is kept on disk by clients, so only a source that *knows* may raise one; all else
+is an `UnavailableError`. Messages name the thing, the cause and the next step, and never a path
+of the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mirror.repos import Repo
+
+
+class HubmirrorError(Exception):
+    """Any error that this package raises on purpose."""
+
+
+class ConfigError(HubmirrorError):
+    """The configuration, a flag or a folder that it names is unusable."""
+
+
+class RequestError(HubmirrorError):
+    """The request cannot be understood: a path with `..`, a body of the wrong form."""
+
+
+class UnauthorizedError(HubmirrorError):
+    """The request lacks the token that this mirror was started with."""
+
+
+class ReadOnlyError(HubmirrorError):
+    """An upload, or any other change, was asked of a read-only mirror."""
+
+    def __init__(self) -> None:
+        super().__init__("This server is a read-only mirror; uploads are disabled.")
+
+
+class NotOfferedError(HubmirrorError):
+    """A route of the real hub that has no meaning on a mirror."""
+
+    def __init__(self) -> None:
+        super().__init__("Not available on this mirror.")
+
+
+class NotFoundError(HubmirrorError):
+    """Something that the mirror knows not to exist here."""
+
+
+class RepositoryNotFoundError(NotFoundError):
+    """No source holds the repository."""
+
+    def __init__(self, repo: Repo) -> None:
+        self.repo = repo
+        super().__init__(
+            f"{repo} is not in this mirror. Ask its operator to pull it, or check the spelling."
+        )
+
+
+class RevisionNotFoundError(NotFoundError):
+    """The repository is here, but neither a ref nor a snapshot answers to the revision."""
+
+    def __init__(self, repo: Repo, revision: str, reason: str = "") -> None:
+        self.repo = repo
+        self.revision = revision
+        reason = reason or f"This mirror holds no such revision of {repo}."
+        super().__init__(f"Invalid rev id: {revision}. {reason}")
+
+
+class EntryNotFoundError(NotFoundError):
+    """The revision has no such file, or this mirror cannot offer it.
+
+    `known` is true where the commit's whole tree is known: then the answer carries
+    `X-Repo-Commit`, and clients write a `.no_exist` marker for it.
+    """
+
+    def __init__(self, repo: Repo, commit_hash: str, path: str, reason: str = "") -> None:
+        self.repo = repo
+        self.commit_hash = commit_hash
+        self.path = path
+        self.known = not reason
+        super().__init__(f"Entry not found: {path}. {reason}".rstrip(" ."))
+
+
+class UnavailableError(HubmirrorError):
+    """It exists, or may exist, but cannot be served now. `retry_after` is in seconds."""
+
+    retry_after = 30
+
+
+class RevisionIncompleteError(UnavailableError):
+    """No complete revision answers: files are still missing from the folder."""
+
+
+class DigestPendingError(UnavailableError):
+    """A file's digest is still being computed. Sizes in bytes."""
+
+    retry_after = 5
+
+    def __init__(self, name: str, remaining: int) -> None:
+        self.remaining = remaining
+        super().__init__(
+            f"{name} is being read for the first time, to know its digests: "
+            f"{remaining / 1e6:,.0f} MB are left. Try again in a moment."
+        )
+
+
+class BlobUnreadableError(UnavailableError):
+    """A file that the tree lists cannot be read as the tree says."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(
+            f"{path} cannot be served: {cause}. Ask the mirror's operator to copy or pull it again."
+        )

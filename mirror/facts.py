@@ -1,0 +1,209 @@
+"""What a snapshot's own small files say about its repository: the card, the config, the headers.
+
+The real hub computes the same from the same files. Anything damaged is left out of the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import yaml
+
+from mirror.errors import BlobUnreadableError
+from mirror.headers import READERS, HeaderError
+from mirror.repos import RepoType
+from mirror.source import open_blob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mirror.source import Snapshot, StoredFile
+    from mirror.state import State
+
+_MOST_JSON = 8 * 1024 * 1024
+_MOST_CARD = 1024 * 1024
+_FRONT_MATTER = re.compile(
+    rb"\A\xef\xbb\xbf?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
+)
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# transformers' Auto classes by the end of an architecture's name, and the task that each is for.
+_AUTO_CLASSES = (
+    ("ForCausalLM", "AutoModelForCausalLM", "text-generation"),
+    ("LMHeadModel", "AutoModelForCausalLM", "text-generation"),
+    ("ForSequenceClassification", "AutoModelForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "AutoModelForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "AutoModelForQuestionAnswering", "question-answering"),
+    ("ForMaskedLM", "AutoModelForMaskedLM", "fill-mask"),
+    ("ForSpeechSeq2Seq", "AutoModelForSpeechSeq2Seq", "automatic-speech-recognition"),
+    ("ForCTC", "AutoModelForCTC", "automatic-speech-recognition"),
+    ("ForImageClassification", "AutoModelForImageClassification", "image-classification"),
+    ("ForConditionalGeneration", "AutoModelForSeq2SeqLM", None),
+)
+_LIBRARY_MARKS = (
+    ("modules.json", "sentence-transformers"),
+    ("model_index.json", "diffusers"),
+    ("adapter_config.json", "peft"),
+    ("config.json", "transformers"),
+)
+_CARD_TAGS = (
+    ("license", "license:"),
+    ("datasets", "dataset:"),
+    ("base_model", "base_model:"),
+    ("task_categories", "task_categories:"),
+    ("size_categories", "size_categories:"),
+)
+_FORMATS = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx", ".bin": "pytorch"}
+
+
+class Facts:
+    """Facts about one snapshot; each is computed when it is first asked for."""
+
+    def __init__(self, snapshot: Snapshot, state: State) -> None:
+        self.snapshot = snapshot
+        self._state = state
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The README's front matter, made safe for JSON."""
+        match = _FRONT_MATTER.match(self.read("README.md", _MOST_CARD))
+        return _parse_card(match[1]) if match else {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the hub's API shows of `config.json` and `tokenizer_config.json`."""
+        config = self.json("config.json")
+        shown = {
+            name: config[name]
+            for name in ("architectures", "model_type", "auto_map", "quantization_config")
+            if name in config
+        }
+        tokenizer = self.json("tokenizer_config.json")
+        special = {
+            name: tokenizer[name]
+            for name in ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+            if tokenizer.get(name) is not None
+        }
+        return shown | ({"tokenizer_config": special} if special else {})
+
+    @cached_property
+    def transformers_info(self) -> dict[str, str]:
+        """`auto_model` and `pipeline_tag`, by the first architecture's name."""
+        architectures = self.config.get("architectures")
+        name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+        for ending, auto_model, task in _AUTO_CLASSES:
+            if name.endswith(ending):
+                return {"auto_model": auto_model} | ({"pipeline_tag": task} if task else {})
+        return {"auto_model": "AutoModel"} if name else {}
+
+    @cached_property
+    def library_name(self) -> str | None:
+        if isinstance(named := self.card.get("library_name"), str):
+            return named
+        files = self.snapshot.files
+        return next((library for mark, library in _LIBRARY_MARKS if mark in files), None)
+
+    @cached_property
+    def pipeline_tag(self) -> str | None:
+        if isinstance(named := self.card.get("pipeline_tag"), str):
+            return named
+        if self.library_name == "sentence-transformers":
+            return "sentence-similarity"
+        return self.transformers_info.get("pipeline_tag")
+
+    @cached_property
+    def tags(self) -> list[str]:
+        """In the hub's forms: `transformers`, `safetensors`, `en`, `license:mit`, …"""
+        tags: dict[str, None] = {}
+        if self.snapshot.repo.repo_type is RepoType.MODEL:
+            formats = {_FORMATS.get(os.path.splitext(path)[1]) for path in self.snapshot.files}
+            tags |= dict.fromkeys(
+                tag for tag in (self.library_name, *sorted(filter(None, formats))) if tag
+            )
+            tags |= dict.fromkeys(filter(None, [self.config.get("model_type"), self.pipeline_tag]))
+        tags |= dict.fromkeys(_strings(self.card.get("tags")))
+        tags |= dict.fromkeys(_strings(self.card.get("language")))
+        for key, start in _CARD_TAGS:
+            tags |= dict.fromkeys(f"{start}{value}" for value in _strings(self.card.get(key)))
+        return list(tags)
+
+    @cached_property
+    def safetensors(self) -> dict[str, Any] | None:
+        """Parameter counts of the weights at the root of the repository."""
+        names = [path for path in self.snapshot.files if path.endswith(".safetensors")]
+        counts: dict[str, int] = {}
+        for name in sorted(name for name in names if "/" not in name):
+            for dtype, count in (self._header("safetensors", name) or {}).items():
+                counts[dtype] = counts.get(dtype, 0) + count
+        return {"parameters": counts, "total": sum(counts.values())} if counts else None
+
+    @cached_property
+    def gguf(self) -> dict[str, Any] | None:
+        """The metadata of the first gguf file."""
+        names = sorted(path for path in self.snapshot.files if path.endswith(".gguf"))
+        return self.gguf_of(names[0]) if names else None
+
+    def gguf_of(self, path: str) -> dict[str, Any] | None:
+        return self._header("gguf", path)
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON object at the path; empty where there is none."""
+        try:
+            body = orjson.loads(self.read(path, _MOST_JSON))
+        except orjson.JSONDecodeError:
+            return {}
+        return body if isinstance(body, dict) else {}
+
+    def read(self, path: str, most: int) -> bytes:
+        """The first `most` bytes of a file; empty where it is absent or unreadable."""
+        stored = self.snapshot.files.get(path)
+        try:
+            if stored is None:
+                return b""
+            with open(open_blob(stored), "rb") as file:
+                return file.read(most)
+        except (OSError, BlobUnreadableError):
+            return b""
+
+    def _header(self, kind: str, path: str) -> dict[str, Any] | None:
+        """The facts of a weight file's header, kept in the state folder by the file's digest."""
+        stored = self.snapshot.files[path]
+        kept = self._state.get(f"headers/{kind}", stored.file.etag)
+        if isinstance(kept, dict):
+            return kept
+        facts = _read_header(kind, stored)
+        if facts is not None:
+            self._state.put(f"headers/{kind}", stored.file.etag, facts)
+        return facts
+
+
+def _read_header(kind: str, stored: StoredFile) -> dict[str, Any] | None:
+    try:
+        with open(open_blob(stored), "rb") as file:
+            return READERS[kind](file)
+    except (OSError, BlobUnreadableError, HeaderError, RecursionError):
+        return None
+
+
+def _parse_card(matter: bytes) -> dict[str, Any]:
+    try:
+        if b"*" in matter and any(
+            isinstance(one, yaml.AliasEvent) for one in yaml.parse(matter, _YAML)
+        ):
+            return {}  # aliases can make a page of text into gigabytes of JSON
+        card = yaml.load(matter, _YAML)  # noqa: S506  (a safe loader)
+        body = orjson.dumps(card, default=str, option=orjson.OPT_NON_STR_KEYS)
+    except (yaml.YAMLError, orjson.JSONEncodeError, ValueError, RecursionError):
+        return {}
+    safe = orjson.loads(body)
+    return safe if isinstance(safe, dict) else {}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The strings in a card's field, which may be one, a list, or something else."""
+    values = value if isinstance(value, list) else [value]
+    yield from (one for one in values if isinstance(one, str))

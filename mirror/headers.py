@@ -1,0 +1,146 @@
+"""What the headers of weight files tell: safetensors parameter counts, gguf metadata.
+
+Only headers are read. A header that is damaged raises HeaderError, and costs the answer that one
+fact.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MOST_HEADER = 100 * 1000 * 1000  # safetensors refuses longer ones
+_MOST_STRING = 16 * 1024 * 1024
+_MOST_ITEMS = 10_000_000
+
+
+class HeaderError(ValueError):
+    """The header is damaged or of an unknown version."""
+
+
+def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
+    """Number of parameters by dtype (`BF16`, `F32`, …), as the hub's `safetensors.parameters`."""
+    (length,) = struct.unpack("<Q", _read(file, 8))
+    if length > _MOST_HEADER:
+        raise HeaderError(f"a header of {length} bytes")
+    try:
+        header = orjson.loads(_read(file, length))
+        counts: dict[str, int] = {}
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = math.prod(int(size) for size in tensor["shape"])
+                counts[str(tensor["dtype"])] = counts.get(str(tensor["dtype"]), 0) + count
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise HeaderError(f"not a safetensors header: {exc!r}") from exc
+    return counts
+
+
+def gguf_facts(file: BinaryIO) -> dict[str, Any]:
+    """The hub's `gguf` object: total parameters, architecture, context length, chat template.
+
+    Beside them `file_type`, the number of the quantisation (llama.cpp `llama_ftype`).
+    """
+    magic, version = struct.unpack("<4sI", _read(file, 8))
+    if magic != b"GGUF" or version not in (2, 3):
+        raise HeaderError("not a gguf file of version 2 or 3")
+    tensors, entries = struct.unpack("<QQ", _read(file, 16))
+    if tensors > _MOST_ITEMS or entries > _MOST_ITEMS:
+        raise HeaderError("an impossible number of entries")
+    metadata = {}
+    for _ in range(entries):
+        key = _string(file)
+        metadata[key] = _value(file, struct.unpack("<I", _read(file, 4))[0])
+    total = sum(_tensor_size(file) for _ in range(tensors))
+    architecture = str(metadata.get("general.architecture", ""))
+    facts = {
+        "total": total,
+        "architecture": architecture,
+        "context_length": metadata.get(f"{architecture}.context_length"),
+        "chat_template": metadata.get("tokenizer.chat_template"),
+        "bos_token": _token(metadata, "tokenizer.ggml.bos_token_id"),
+        "eos_token": _token(metadata, "tokenizer.ggml.eos_token_id"),
+        "file_type": metadata.get("general.file_type"),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _token(metadata: dict[str, Any], key: str) -> str | None:
+    tokens, index = metadata.get("tokenizer.ggml.tokens"), metadata.get(key)
+    if isinstance(tokens, list) and isinstance(index, int) and index < len(tokens):
+        return str(tokens[index])
+    return None
+
+
+def _tensor_size(file: BinaryIO) -> int:
+    _string(file)
+    (dimensions,) = struct.unpack("<I", _read(file, 4))
+    if dimensions > 8:
+        raise HeaderError("an impossible number of dimensions")
+    sizes = struct.unpack(f"<{dimensions}Q", _read(file, 8 * dimensions))
+    _read(file, 12)
+    return math.prod(sizes)
+
+
+def _string(file: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", _read(file, 8))
+    if length > _MOST_STRING:
+        raise HeaderError(f"a string of {length} bytes")
+    return _read(file, length).decode(errors="replace")
+
+
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING, _ARRAY = 8, 9
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind in _NUMBERS:
+        return struct.unpack(f"<{_NUMBERS[kind]}", _read(file, struct.calcsize(_NUMBERS[kind])))[0]
+    if kind == _STRING:
+        return _string(file)
+    if kind == _ARRAY:
+        return _array(file)
+    raise HeaderError(f"a value of unknown type {kind}")
+
+
+def _array(file: BinaryIO) -> list[Any] | None:
+    """The strings of an array of strings; numbers are passed over, since no fact needs them."""
+    kind, length = struct.unpack("<IQ", _read(file, 12))
+    if length > _MOST_ITEMS or kind == _ARRAY:
+        raise HeaderError("an array too long or too deep")
+    if kind == _STRING:
+        return [_string(file) for _ in range(length)]
+    if kind not in _NUMBERS:
+        raise HeaderError(f"an array of unknown type {kind}")
+    _read(file, length * struct.calcsize(_NUMBERS[kind]))
+    return None
+
+
+def _read(file: BinaryIO, length: int) -> bytes:
+    body = file.read(length)
+    if len(body) != length:
+        raise HeaderError("the file ends in its header")
+    return body
+
+
+READERS: dict[str, Callable[[BinaryIO], dict[str, Any]]] = {
+    "safetensors": safetensors_parameters,
+    "gguf": gguf_facts,
+}

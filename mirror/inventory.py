@@ -1,0 +1,76 @@
+"""What each source holds, revision by revision, for the operator's eyes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror.errors import HubmirrorError, NotFoundError, UnavailableError
+from mirror.trees import used_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mirror.layers import FirstFound
+    from mirror.repos import Repo
+    from mirror.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One revision. `size` in bytes. `status` is `visible`, `partial`, `waiting` or `shadowed`;
+    `note` says more of the latter two."""
+
+    repo: Repo
+    commit_hash: str
+    refs: tuple[str, ...]
+    source: str
+    status: str
+    files: int = 0
+    size: int = 0
+    note: str = ""
+
+
+def inventory(sources: FirstFound) -> Iterator[Row]:
+    """Every revision of every source, in the order in which sources are asked."""
+    for source in sources.sources:
+        for repo in source.repos():
+            yield from _rows(sources, source, repo)
+
+
+def _rows(sources: FirstFound, source: Source, repo: Repo) -> Iterator[Row]:
+    shadow = _shadow(sources, source, repo)
+    try:
+        refs, commits = source.refs(repo), list(source.commits(repo))
+    except HubmirrorError as exc:
+        yield Row(repo, "", (), source.label, "waiting", note=str(exc))
+        return
+    if not commits:
+        yield Row(repo, "", (), source.label, "waiting", note="no revision is recorded")
+    for commit in commits:
+        names = tuple(name for name, target in refs.items() if target == commit)
+        yield _row(source, repo, commit, names, shadow)
+
+
+def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow: str) -> Row:
+    try:
+        snapshot = source.snapshot(repo, commit)
+    except (NotFoundError, UnavailableError) as exc:
+        return Row(repo, commit, refs, source.label, "waiting", note=str(exc))
+    files = [stored.file for stored in snapshot.files.values()]
+    status = (
+        "shadowed" if shadow else "partial" if snapshot.absent or not snapshot.whole else "visible"
+    )
+    note = f"{shadow} answers for it" if shadow else ""
+    return Row(
+        snapshot.repo, commit, refs, source.label, status, len(files), used_storage(files), note
+    )
+
+
+def _shadow(sources: FirstFound, source: Source, repo: Repo) -> str:
+    """The label of the source that answers in this one's place, if any."""
+    try:
+        holder = sources.holder(repo)
+    except HubmirrorError:
+        return ""
+    return "" if holder is source else holder.label

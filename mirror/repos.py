@@ -1,0 +1,123 @@
+"""Repositories and revisions: names, their validation, and which commit a revision means."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+_SHORT_HASH = re.compile(r"[0-9a-f]{4,39}")
+# huggingface_hub.utils.validate_repo_id applies the same rule before a client sends anything.
+_REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
+
+
+class RepoType(StrEnum):
+    """`repo_type` in huggingface_hub's sense; `plural` is the form that API paths carry."""
+
+    MODEL = "model"
+    DATASET = "dataset"
+    SPACE = "space"
+
+    @property
+    def plural(self) -> str:
+        return f"{self.value}s"
+
+    @property
+    def url_prefix(self) -> str:
+        """What stands before the repo id in file URLs: nothing for models."""
+        return "" if self is RepoType.MODEL else f"{self.plural}/"
+
+
+PLURALS = {repo_type.plural: repo_type for repo_type in RepoType}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Repo:
+    """A repository: its type, and an id of one or two segments.
+
+    Raises ValueError for an id that no client would send.
+    """
+
+    repo_type: RepoType
+    repo_id: str
+
+    def __post_init__(self) -> None:
+        if not is_repo_id(self.repo_id):
+            raise ValueError(f"not a repo id: {self.repo_id!r}")
+
+    def __str__(self) -> str:
+        return f"{self.repo_type.url_prefix}{self.repo_id}"
+
+    @property
+    def author(self) -> str | None:
+        namespace, slash, _ = self.repo_id.rpartition("/")
+        return namespace if slash else None
+
+    @property
+    def folder_name(self) -> str:
+        """The folder of this repo in an HF cache (huggingface_hub `repo_folder_name`)."""
+        return "--".join([self.repo_type.plural, *self.repo_id.split("/")])
+
+    @classmethod
+    def from_folder_name(cls, name: str) -> Repo | None:
+        """The repo of an HF cache's folder, or None for any other folder."""
+        plural, _, rest = name.partition("--")
+        repo_id = rest.replace("--", "/")
+        if plural not in PLURALS or not is_repo_id(repo_id):
+            return None
+        return cls(PLURALS[plural], repo_id)
+
+    @classmethod
+    def parse(cls, text: str) -> Repo:
+        """`org/name`, `datasets/org/name` or `spaces/org/name`; ValueError for anything else."""
+        head, slash, rest = text.partition("/")
+        if slash and head in PLURALS:
+            return cls(PLURALS[head], rest)
+        return cls(RepoType.MODEL, text)
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether huggingface_hub would accept the id (`validate_repo_id`)."""
+    if not _REPO_ID.fullmatch(text) or "--" in text or ".." in text:
+        return False
+    return not any(part[0] in "-." or part[-1] in "-." for part in text.split("/")) and not (
+        text.endswith(".git")
+    )
+
+
+def find_commit(revision: str, refs: Mapping[str, str], commits: Collection[str]) -> str | None:
+    """The commit hash that a revision means, or None.
+
+    `refs` maps full ref names (`refs/heads/main`) to commit hashes; `commits` are the hashes that
+    can be addressed without a ref. A ref outranks an abbreviated hash.
+    """
+    if revision == "HEAD":
+        return default_commit(refs, commits)
+    for name in (revision, f"refs/heads/{revision}", f"refs/tags/{revision}"):
+        if name in refs:
+            return refs[name]
+    if COMMIT_HASH.fullmatch(revision):
+        return revision if revision in commits else None
+    if _SHORT_HASH.fullmatch(revision):
+        matches = [commit for commit in commits if commit.startswith(revision)]
+        return matches[0] if len(matches) == 1 else None
+    return None
+
+
+def default_commit(refs: Mapping[str, str], commits: Collection[str]) -> str | None:
+    """What `HEAD` means: `main`, else `master`, else the only thing that there is."""
+    for name in ("refs/heads/main", "refs/heads/master"):
+        if name in refs:
+            return refs[name]
+    rest = list(refs.values()) or list(commits)
+    return rest[-1] if rest else None
+
+
+def ref_name(short: str) -> str:
+    """The full name of a branch or of a ref that is already full (`refs/pr/1`)."""
+    return short if short.startswith("refs/") else f"refs/heads/{short}"

@@ -1,0 +1,160 @@
+"""From declared sources to a running server."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from mirror.config import DEFAULT_DATA, SourceSpec
+from mirror.digests import Digests
+from mirror.errors import ConfigError
+from mirror.layers import FirstFound
+from mirror.sources.folder import Folder
+from mirror.sources.hf_cache import HfCache
+from mirror.state import State
+from mirror.web.app import Reach, create_app
+from mirror.web.observe import JsonFormatter
+from mirror.web.protocol import Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirror.source import Source
+
+log = logging.getLogger("hubmirror")
+
+_KEEP_ALIVE = 75
+_GRACE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the server reads, and where it keeps what it derives."""
+
+    sources: FirstFound
+    state: State
+    digests: Digests
+
+
+def open_place(data: Path, state: Path | None, declared: Sequence[SourceSpec]) -> Place:
+    """The sources in the order in which they are asked: the managed hub/ of `data`, then those
+    that were declared. One that is declared for the same folder takes its place.
+
+    Raises ConfigError where a folder is not there.
+    """
+    specs = list(declared)
+    if not data.is_dir() and (not declared or data != DEFAULT_DATA):
+        raise ConfigError(
+            f"The data folder {data} is not there. Create it, name another with --data, or serve "
+            "an existing cache with --source hf-cache:FOLDER."
+        )
+    hub = data / "hub"
+    if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
+        specs.insert(0, SourceSpec("managed", hub))
+    for spec in specs:
+        if not spec.path.is_dir() and spec.path != hub:
+            raise ConfigError(f"The source {spec} is not there, or is no folder.")
+    kept = State(_state_folder(data, state))
+    digests = Digests(kept)
+    return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests)
+
+
+def _open(spec: SourceSpec, digests: Digests) -> Source:
+    if spec.repo is not None:
+        return Folder(spec.path, spec.repo, digests, label=str(spec))
+    return HfCache(spec.path, digests, managed=spec.kind == "managed", label=str(spec))
+
+
+def _state_folder(data: Path, chosen: Path | None) -> Path:
+    """The folder for derived facts; a temporary one where data is read-only and none is chosen."""
+    folder = chosen or data / ".hubmirror"
+    try:
+        folder.mkdir(parents=chosen is not None, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError as exc:
+        if chosen:
+            raise ConfigError(f"The state folder {folder} cannot be made: {exc.strerror}.") from exc
+    if chosen:
+        raise ConfigError(f"The state folder {folder} cannot be written.")
+    log.warning(
+        "The data folder is read-only: derived facts go to a temporary folder, and are computed "
+        "again after a restart. Name a folder with --state to keep them."
+    )
+    return Path(tempfile.mkdtemp(prefix="hubmirror-"))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError where the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as exc:
+        raise ConfigError(
+            f"Cannot listen on {host} port {port}: {exc.strerror}. "
+            "Choose another port with --port, or stop what listens there."
+        ) from exc
+    listener.set_inheritable(True)
+    return listener
+
+
+def read_token(file: Path | None) -> str:
+    """The token that the file holds; empty where there is no file."""
+    if file is None:
+        return ""
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The token file {file} cannot be read.") from exc
+    if not token or not token.isprintable() or " " in token:
+        raise ConfigError(f"The token file {file} must hold one token on one line.")
+    return token
+
+
+def parse_reach(public_url: str, trusted_proxies: Sequence[str]) -> Reach:
+    if public_url and not public_url.startswith(("http://", "https://")):
+        raise ConfigError(f"public_url {public_url!r} must begin with http:// or https://.")
+    try:
+        return Reach(public_url, [ipaddress.ip_network(one) for one in trusted_proxies])
+    except ValueError as exc:
+        raise ConfigError(f"trusted_proxies: {exc}.") from exc
+
+
+def configure_log(log_format: str) -> None:
+    """All log lines, uvicorn's too, go to standard error in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter()
+        if log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("hubmirror").setLevel(logging.INFO)
+
+
+def run(place: Place, listener: socket.socket, reach: Reach, token: str) -> None:
+    """Serve until a signal ends it."""
+    config = uvicorn.Config(
+        create_app(place.sources, place.state, reach=reach, token=token),
+        http=Protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    try:
+        uvicorn.Server(config).run([listener])
+    finally:
+        place.digests.close()

@@ -1,0 +1,133 @@
+"""The read interface that every kind of folder serves, and the values that it answers with."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mirror.errors import BlobUnreadableError, EntryNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from mirror.repos import Repo
+    from mirror.trees import RepoFile
+
+
+_UNKNOWN = (
+    "This mirror holds a part of the revision, and cannot tell whether upstream has the file."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of a tree, and the path on disk that holds its bytes."""
+
+    file: RepoFile
+    location: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """One commit of a repository, as far as a folder holds it.
+
+    `repo` is in its true case. `files` is what is offered. `absent` says of other paths of the
+    commit why they are not offered. `whole` is true where `files` and `absent` together are the
+    whole tree of the commit; else `no_exist`, a folder of huggingface_hub's markers, may know
+    more. `info` is what upstream's API said of the repository.
+    """
+
+    repo: Repo
+    commit_hash: str
+    files: Mapping[str, StoredFile]
+    last_modified: datetime
+    absent: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
+    no_exist: Path | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self, path: str) -> StoredFile:
+        """Raises EntryNotFoundError; `known` where the commit is known to have no such file."""
+        try:
+            return self.files[path]
+        except KeyError:
+            raise self._not_found(path) from None
+
+    def _not_found(self, path: str) -> EntryNotFoundError:
+        reason = self.absent.get(path, "")
+        known = self.whole or (self.no_exist is not None and (self.no_exist / path).exists())
+        if not reason and not known:
+            reason = _UNKNOWN
+        return EntryNotFoundError(self.repo, self.commit_hash, path, reason)
+
+
+class Source(Protocol):
+    """A place that repositories are read from. All methods block, and may be called from threads.
+
+    Each may raise RepositoryNotFoundError, RevisionNotFoundError and UnavailableError where it
+    takes a repo or a revision. Repo ids are matched without regard to case.
+    """
+
+    label: str
+    """How the operator sees this source: its kind and what was declared, never in an answer."""
+
+    def repos(self) -> Iterable[Repo]:
+        """Every repository that is here, complete or not."""
+
+    def refs(self, repo: Repo) -> Mapping[str, str]:
+        """Full ref names to the commit hashes that can be read."""
+
+    def commits(self, repo: Repo) -> Iterable[str]:
+        """Every commit hash that is here, readable or not."""
+
+    def snapshot(self, repo: Repo, revision: str) -> Snapshot:
+        """The commit that a branch, tag, `refs/…`, (abbreviated) commit hash or `HEAD` means."""
+
+    def stamp(self, repo: Repo) -> Hashable:
+        """A value that changes when what `HEAD` means, or its files, may have changed."""
+
+    def unseen(self) -> str | None:
+        """What lies in the folder and is not served, and what to do about it; None for nothing."""
+
+
+def open_blob(stored: StoredFile) -> int:
+    """A descriptor on the file's bytes, which the caller closes.
+
+    Raises BlobUnreadableError where it vanished, is no plain file, or has the wrong size.
+    """
+    try:
+        descriptor = os.open(stored.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
+    try:
+        _check(stored.file, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def check_blob(stored: StoredFile) -> None:
+    """Raises BlobUnreadableError as `open_blob` would, without opening."""
+    try:
+        found = os.stat(stored.location, follow_symlinks=False)
+    except OSError as exc:
+        raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
+    _check(stored.file, found)
+
+
+def _check(file: RepoFile, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise BlobUnreadableError(file.path, "it is no plain file")
+    if found.st_size != file.size:
+        raise BlobUnreadableError(
+            file.path, f"it has {found.st_size} bytes where {file.size} are expected"
+        )
+
+
+def _cause(exc: OSError) -> str:
+    return exc.strerror or "it cannot be read"

@@ -1,0 +1,1 @@
+"""The kinds of folder that are served in place."""

@@ -1,0 +1,124 @@
+"""A repository that some client of the hub keeps in its cache: served as far as it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mirror.digests import Wanted
+from mirror.errors import RevisionNotFoundError, UnavailableError
+from mirror.repos import find_commit
+from mirror.source import Snapshot, StoredFile
+from mirror.sources.layout import Found, LinkError, RepoDir
+from mirror.sources.scan import LfsRule, files_below
+from mirror.trees import RepoFile, lfs_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mirror.digests import Digests
+    from mirror.sources.recent import RecentSnapshots
+
+_NOT_HERE = "Upstream has it, and this mirror's folder lacks it."
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRevisions:
+    """The revisions of a foreign cache: every snapshot folder is one, whole or not."""
+
+    folder: RepoDir
+    digests: Digests
+    recent: RecentSnapshots
+
+    def refs(self) -> dict[str, str]:
+        here = set(self.commits())
+        return {name: commit for name, commit in self.folder.refs().items() if commit in here}
+
+    def commits(self) -> list[str]:
+        return self.folder.snapshot_commits()
+
+    def snapshot(self, revision: str) -> Snapshot:
+        """The snapshot, with what can be read of it; raises DigestPendingError."""
+        commit = self._commit(revision)
+        return self.recent.get((self.folder.path, commit), lambda: self._read(commit))
+
+    def _commit(self, revision: str) -> str:
+        refs = self.folder.refs()
+        commits = self.commits()
+        commit = find_commit(revision, refs, commits)
+        if commit == "":
+            raise UnavailableError(
+                f"The ref {revision} of {self.folder.repo} is damaged: it holds no commit hash. "
+                "Ask the mirror's operator to download the repository again."
+            )
+        if commit is None or commit not in commits:
+            raise RevisionNotFoundError(self.folder.repo, revision)
+        return commit
+
+    def _read(self, commit_hash: str) -> Snapshot:
+        snapshot = self.folder.snapshot(commit_hash)
+        tree = self.folder.read_tree(commit_hash)
+        found, absent = self._find(str(snapshot))
+        return Snapshot(
+            repo=self.folder.repo,
+            commit_hash=commit_hash,
+            files=self._name(str(snapshot), found, tree or {}),
+            last_modified=datetime.fromtimestamp(snapshot.stat().st_mtime, UTC),
+            absent=dict.fromkeys((tree or {}).keys() - found.keys(), _NOT_HERE) | absent,
+            whole=tree is not None,
+            no_exist=self.folder.no_exist(commit_hash),
+        )
+
+    def _find(self, snapshot: str) -> tuple[dict[str, Found], dict[str, str]]:
+        found: dict[str, Found] = {}
+        absent: dict[str, str] = {}
+        for path in files_below(snapshot):
+            try:
+                found[path] = self.folder.find(f"{snapshot}/{path}")
+            except (FileNotFoundError, NotADirectoryError):
+                absent[path] = f"{_NOT_HERE} Its link leads to a blob that is not there."
+            except LinkError as exc:
+                absent[path] = f"This mirror does not serve it: {exc}."
+        return found, absent
+
+    def _name(
+        self, snapshot: str, found: Mapping[str, Found], tree: Mapping[str, RepoFile]
+    ) -> dict[str, StoredFile]:
+        files = {path: _named(path, file, tree.get(path)) for path, file in found.items()}
+        unnamed = [path for path, file in files.items() if file is None]
+        rule = LfsRule.of(snapshot) if unnamed else LfsRule(None)
+        wanted = [_wanted(path, found[path], rule) for path in unnamed]
+        digests = self.digests.of(str(self.folder.repo), wanted) if wanted else []
+        for path, want, digest in zip(unnamed, wanted, digests, strict=True):
+            files[path] = digested(path, want, digest)
+        return {
+            path: StoredFile(file, found[path].location)
+            for path, file in files.items()
+            if file is not None
+        }
+
+
+def _named(path: str, found: Found, listed: RepoFile | None) -> RepoFile | None:
+    """The entry, where the tree file or the name of the blob tells its digest."""
+    if listed is not None and found.etag in (None, listed.etag):
+        return listed
+    if found.etag is None:
+        return None
+    size = found.stat.st_size
+    if len(found.etag) == 64:
+        return lfs_file(path, size, found.etag)
+    return RepoFile(path, size, found.etag)
+
+
+def _wanted(path: str, found: Found, rule: LfsRule) -> Wanted:
+    size = found.stat.st_size
+    kind = rule.kind(path, found.location, size)
+    return Wanted(found.location, size, found.stat.st_mtime_ns, kind)
+
+
+def digested(path: str, wanted: Wanted, digest: str) -> RepoFile:
+    """The entry of a file whose digest was computed here."""
+    if wanted.kind == "sha256":
+        return lfs_file(path, wanted.size, digest)
+    return RepoFile(path, wanted.size, digest)

@@ -1,0 +1,170 @@
+"""Where everything is in a repository's folder of an HF cache.
+
+models--org--name/
+  blobs/<etag>             content; or a link on into ../../blobs/<2 hex>/<xet hash> (2.x)
+  refs/<branch or tag>     a commit hash; refs/refs/pr/1 for full names
+  snapshots/<commit>/…     links into blobs/, or real files
+  trees/<commit>.json      huggingface_hub's list of all files of the commit
+  .no_exist/<commit>/…     huggingface_hub's markers of files known to be absent
+  hubmirror/<commit>.json  our record of a pulled revision
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.manifests import ManifestError, Record, parse_tree
+from mirror.repos import COMMIT_HASH, Repo, ref_name
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from mirror.trees import RepoFile
+
+ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
+
+
+class LinkError(Exception):
+    """A snapshot's link leads nowhere, or out of the cache; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file's bytes: where they are, the blob name that a link gave them, and their stat."""
+
+    location: str
+    etag: str | None
+    stat: os.stat_result
+
+
+@dataclass(frozen=True, slots=True)
+class RepoDir:
+    """One repository's folder below the cache folder `root`."""
+
+    root: Path
+    repo: Repo
+    path: Path
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    @property
+    def records(self) -> Path:
+        return self.path / "hubmirror"
+
+    def snapshot(self, commit_hash: str) -> Path:
+        return self.path / "snapshots" / commit_hash
+
+    def record(self, commit_hash: str) -> Path:
+        return self.records / f"{commit_hash}.json"
+
+    def tree(self, commit_hash: str) -> Path:
+        return self.path / "trees" / f"{commit_hash}.json"
+
+    def no_exist(self, commit_hash: str) -> Path:
+        return self.path / ".no_exist" / commit_hash
+
+    def ref(self, name: str) -> Path:
+        """The file of a full ref name: huggingface_hub names it as a client writes it."""
+        short = name.removeprefix("refs/heads/").removeprefix("refs/tags/")
+        return self.path / "refs" / short
+
+    def refs(self) -> dict[str, str]:
+        """All refs, by full name; the empty string for one that holds no commit hash.
+
+        The refs that huggingface_hub keeps for abbreviated hashes are left out.
+        """
+        folder = self.path / "refs"
+        found = {}
+        for file in sorted(_files_below(str(folder))):
+            short = os.path.relpath(file, folder)
+            if not _SHORT_HASH.fullmatch(short):
+                text = Path(file).read_bytes().decode("ascii", "replace").strip()
+                found[ref_name(short)] = text if COMMIT_HASH.fullmatch(text) else ""
+        return found
+
+    def recorded(self) -> bool:
+        """Whether a pull keeps records here: then only they make revisions visible."""
+        return self.records.is_dir()
+
+    def recorded_commits(self) -> list[str]:
+        return _commits(self.records, ".json")
+
+    def snapshot_commits(self) -> list[str]:
+        """Oldest first, so that the last is the newest."""
+        folder = self.path / "snapshots"
+        return sorted(_commits(folder, ""), key=lambda commit: _mtime_ns(folder / commit))
+
+    def read_record(self, commit_hash: str) -> Record:
+        """Raises ManifestError, and OSError where it cannot be read."""
+        record = Record.parse(self.record(commit_hash).read_bytes())
+        if record.commit_hash != commit_hash:
+            raise ManifestError(f"it is the record of {record.commit_hash}")
+        return record
+
+    def read_tree(self, commit_hash: str) -> dict[str, RepoFile] | None:
+        """huggingface_hub's tree file; None where it is absent or damaged, as the client does."""
+        try:
+            return parse_tree(self.tree(commit_hash).read_bytes())
+        except (OSError, ManifestError):
+            return None
+
+    def find(self, path: str) -> Found:
+        """The bytes behind `path`, which is absolute, inside this cache, and may be a link.
+
+        Follows what huggingface_hub writes and nothing else: a link into the repository's own
+        blobs/, and from there one into the shared blobs/ of the cache. Raises LinkError, and
+        OSError where there is nothing.
+        """
+        found = os.lstat(path)
+        etag = None
+        for allowed in (self.blobs, self.root / "blobs"):
+            if not stat.S_ISLNK(found.st_mode):
+                break
+            path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+            if not path.startswith(f"{allowed}{os.sep}"):
+                raise LinkError("it is a link that leaves the cache, which is not followed")
+            etag = etag or os.path.basename(path)
+            found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise LinkError("it is a link that leads to no plain file")
+        return Found(path, etag if etag and ETAG.fullmatch(etag) else None, found)
+
+    def stamp(self) -> Hashable:
+        folders = ("refs", "snapshots", "hubmirror", "blobs", "trees")
+        main = _mtime_ns(self.path / "refs" / "main")
+        return (main, *(_mtime_ns(self.path / folder) for folder in folders))
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
+        for name in names:
+            yield os.path.join(parent, name)
+
+
+def _raise_unless_absent(exc: OSError) -> None:
+    if not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
+        raise exc
+
+
+def _commits(folder: Path, suffix: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    stems = (name.removesuffix(suffix) for name in sorted(names) if name.endswith(suffix))
+    return [stem for stem in stems if COMMIT_HASH.fullmatch(stem)]
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,170 @@
+"""A repository that `hubmirror pull` fills: a revision is whole, or it is not visible.
+
+So whatever order rsync brings things in, a ref answers with its last complete revision.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror.errors import RevisionIncompleteError, RevisionNotFoundError, UnavailableError
+from mirror.manifests import ManifestError
+from mirror.repos import COMMIT_HASH, find_commit
+from mirror.source import Snapshot, StoredFile
+from mirror.sources.layout import LinkError, RepoDir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirror.manifests import Record
+    from mirror.sources.recent import RecentSnapshots
+    from mirror.trees import RepoFile
+
+_LEFT_OUT = "Upstream has it, and the pull of this revision left it out."
+
+
+@dataclass(frozen=True, slots=True)
+class ManagedRevisions:
+    """The revisions of a managed repository: those whose record and wanted files are all here."""
+
+    folder: RepoDir
+    recent: RecentSnapshots
+
+    def refs(self) -> dict[str, str]:
+        """Each ref with the commit that answers for it now."""
+        return self._refs_of(self._visible())
+
+    def commits(self) -> list[str]:
+        return self.folder.recorded_commits()
+
+    def snapshot(self, revision: str) -> Snapshot:
+        """Raises RevisionIncompleteError where files are missing and no older revision answers."""
+        commit = find_commit(revision, self.folder.refs(), self.commits())
+        if commit:
+            try:
+                return self._read(commit)
+            except UnavailableError:
+                if COMMIT_HASH.fullmatch(revision):
+                    raise
+        visible = self._visible()
+        hashes = [record.commit_hash for record in visible]
+        commit = find_commit(revision, self._refs_of(visible), hashes)
+        if commit is None:
+            raise self._why_not(revision, nothing_visible=not visible)
+        return self._read(commit)
+
+    def _visible(self) -> list[Record]:
+        """The records of the complete revisions, oldest pull first."""
+        complete = [record for record in self._records() if not self._missing(record)]
+        return sorted(complete, key=lambda record: record.pulled_at)
+
+    def _refs_of(self, visible: Sequence[Record]) -> dict[str, str]:
+        refs: dict[str, str] = {}
+        for record in visible:
+            refs |= dict.fromkeys(record.refs, record.commit_hash)
+        here = {record.commit_hash for record in visible}
+        full_names = {_short(name): name for name in refs}
+        for name, commit in self.folder.refs().items():
+            if commit in here:
+                refs[full_names.get(_short(name), name)] = commit
+        return refs
+
+    def _records(self) -> list[Record]:
+        records = []
+        for commit in self.commits():
+            try:
+                records.append(self.folder.read_record(commit))
+            except (ManifestError, FileNotFoundError):
+                continue
+        return records
+
+    def _read(self, commit_hash: str) -> Snapshot:
+        key = (self.folder.path, commit_hash)
+        return self.recent.get(key, lambda: self._read_now(commit_hash))
+
+    def _read_now(self, commit_hash: str) -> Snapshot:
+        try:
+            record = self.folder.read_record(commit_hash)
+        except FileNotFoundError as exc:
+            raise RevisionIncompleteError(
+                f"The record of {self.folder.repo} at {commit_hash} has not arrived yet."
+            ) from exc
+        except ManifestError as exc:
+            raise RevisionIncompleteError(
+                f"The record of {self.folder.repo} at {commit_hash} is {exc}. "
+                "Ask the mirror's operator to copy or pull it again."
+            ) from exc
+        if missing := self._missing(record):
+            raise RevisionIncompleteError(_how_much(record, missing))
+        return Snapshot(
+            repo=record.repo,
+            commit_hash=commit_hash,
+            files={
+                path: StoredFile(file, self._locate(commit_hash, file) or "")
+                for path, file in record.files.items()
+            },
+            last_modified=record.pulled_at,
+            absent=dict.fromkeys(record.left_out, _LEFT_OUT),
+            info=record.info,
+        )
+
+    def _missing(self, record: Record) -> list[RepoFile]:
+        files = record.files.values()
+        return [file for file in files if self._locate(record.commit_hash, file) is None]
+
+    def _locate(self, commit_hash: str, file: RepoFile) -> str | None:
+        """Where a file lies with its right size: in blobs/, or (on a disk without links) below
+        snapshots/."""
+        blob = os.path.join(self.folder.blobs, file.etag)
+        try:
+            found = os.lstat(blob)
+        except FileNotFoundError:
+            pass
+        else:
+            if stat.S_ISREG(found.st_mode) and found.st_size == file.size:
+                return blob
+        try:
+            linked = self.folder.find(os.path.join(self.folder.snapshot(commit_hash), file.path))
+        except (FileNotFoundError, NotADirectoryError, LinkError):
+            return None
+        return linked.location if linked.stat.st_size == file.size else None
+
+    def _why_not(self, revision: str, *, nothing_visible: bool) -> Exception:
+        repo = self.folder.repo
+        if not self.commits():
+            return RevisionIncompleteError(
+                f"{repo} lies in this mirror's managed cache without a record of a pull. If a copy "
+                "is running, it will answer when that is done; if it was copied from another "
+                "cache, its operator can serve it with --source hf-cache:FOLDER."
+            )
+        waiting = [one for one in self._records() if self._is_meant(one, revision)]
+        for record in sorted(waiting, key=lambda one: one.pulled_at, reverse=True):
+            if missing := self._missing(record):
+                return RevisionIncompleteError(_how_much(record, missing))
+        if nothing_visible or len(self._records()) < len(self.commits()):
+            return RevisionIncompleteError(
+                f"{revision} of {repo} is not complete in this mirror: records of pulls are "
+                "damaged or still arriving. Ask its operator to copy or pull it again."
+            )
+        return RevisionNotFoundError(repo, revision)
+
+    def _is_meant(self, record: Record, revision: str) -> bool:
+        refs = dict.fromkeys(record.refs, record.commit_hash) | self.folder.refs()
+        return find_commit(revision, refs, [record.commit_hash]) == record.commit_hash
+
+
+def _short(ref: str) -> str:
+    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
+
+
+def _how_much(record: Record, missing: Sequence[RepoFile]) -> str:
+    total = sum(file.size for file in record.files.values())
+    absent = sum(file.size for file in missing)
+    return (
+        f"{record.repo} at {record.commit_hash} is not complete in this mirror: {len(missing)} of "
+        f"{len(record.files)} files ({absent / 1e9:,.2f} of {total / 1e9:,.2f} GB) are missing. It "
+        "will answer once they are here; if no copy is running, ask the mirror's operator for one."
+    )

@@ -1,0 +1,181 @@
+"""The hub's JSON about one repository, and the small answers that clients expect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.responses import Response
+
+from mirror import wire
+from mirror.errors import EntryNotFoundError, NotOfferedError, RequestError
+from mirror.trees import RepoFile, Tree, check_path
+from mirror.web.paging import page_link
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirror.source import Snapshot
+    from mirror.trees import RepoFolder
+    from mirror.web.call import Call
+
+# llama.cpp never follows a Link, so a page holds what real repositories have.
+TREE_PAGE = 10_000
+
+
+def json_response(body: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), 200, headers, "application/json")
+
+
+def info(call: Call) -> Response:
+    """`/api/{type}s/{repo}[/revision/{revision}]` (`model_info`, `snapshot_download`)."""
+    snapshot = call.revision_and_path()[0] if call.target.rest else call.snapshot()
+    body = wire.info(call.facts(snapshot), expand=call.several("expand"), blobs=call.flag("blobs"))
+    return json_response(body)
+
+
+def tree(call: Call) -> Response:
+    """A folder's entries (`list_repo_tree`). A path that is no folder is EntryNotFound: on that
+    HfFileSystem falls back to the parent."""
+    snapshot, path = call.revision_and_path()
+    listed = Tree({name: stored.file for name, stored in snapshot.files.items()})
+    if path and check_path(path) not in listed:
+        raise _no_folder(snapshot, path)
+    entries = listed.entries(path, recursive=call.flag("recursive"))
+    start = call.number("cursor", 0, len(entries))
+    end = start + call.number("limit", TREE_PAGE, TREE_PAGE)
+    headers = page_link(call, end) if end < len(entries) else None
+    return json_response(_rows(call, snapshot, entries[start:end]), headers)
+
+
+def paths_info(call: Call) -> Response:
+    """The entries at given paths; those that are absent are left out (`get_paths_info`)."""
+    snapshot, _ = call.revision_and_path()
+    paths, expand = _asked_paths(call)
+    listed = Tree({name: stored.file for name, stored in snapshot.files.items()})
+    entries = [listed.entry(path) for path in paths]
+    commit = wire.last_commit(snapshot) if expand else None
+    return json_response([wire.tree_row(entry, commit) for entry in entries if entry is not None])
+
+
+def refs(call: Call) -> Response:
+    body = wire.refs(call.hub.source.refs(call.repo))
+    if not call.flag("include_prs"):
+        del body["pullRequests"]
+    return json_response(body)
+
+
+def commits(call: Call) -> Response:
+    """The snapshot's own commit: a folder has no history."""
+    snapshot, _ = call.revision_and_path()
+    page = wire.commits(snapshot) if call.query.get("p", "0") == "0" else []
+    return json_response(page, {"x-total-count": "1"})
+
+
+def tree_size(call: Call) -> Response:
+    snapshot, path = call.revision_and_path()
+    start = f"{check_path(path)}/" if path else ""
+    sizes = [one.file.size for name, one in snapshot.files.items() if name.startswith(start)]
+    if path and not sizes:
+        sizes = [snapshot.find(path).file.size]
+    return json_response({"path": path, "size": sum(sizes)})
+
+
+def discussions(call: Call) -> Response:
+    call.snapshot()
+    return json_response({"discussions": [], "count": 0, "start": 0})
+
+
+def auth_check(call: Call) -> Response:
+    call.snapshot()
+    return json_response({})
+
+
+def parquet(call: Call) -> Response:
+    """URLs of the parquet export, where its ref was pulled; the hub's shape by config and split."""
+    snapshot = call.snapshot("refs/convert/parquet")
+    urls: dict[str, dict[str, list[str]]] = {}
+    for path in sorted(snapshot.files):
+        config, _, rest = path.partition("/")
+        split, slash, _ = rest.partition("/")
+        if slash and path.endswith(".parquet"):
+            url = f"{call.base_url}/{snapshot.repo}/resolve/refs%2Fconvert%2Fparquet/{path}"
+            urls.setdefault(config, {}).setdefault(split, []).append(url)
+    body: Any = urls
+    for key in call.target.rest:
+        body = body.get(key) if isinstance(body, dict) else None
+    if body is None:
+        raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, "/".join(call.target.rest))
+    return json_response(body)
+
+
+def whoami(_: Call) -> Response:
+    """Any token will do: `login` and `whoami` must work (`HfApi.whoami`)."""
+    token = {"displayName": "hubmirror", "role": "read"}
+    return json_response({
+        "type": "user", "id": "0", "name": "hubmirror", "fullname": "hubmirror", "email": "",
+        "emailVerified": True, "isPro": False, "orgs": [], "canPay": False,
+        "auth": {"type": "access_token", "accessToken": token},
+    })  # fmt: skip
+
+
+def agent_harnesses(_: Call) -> Response:
+    return json_response({"standardEnvVars": [], "harnesses": {}})
+
+
+def empty_object(_: Call) -> Response:
+    return json_response({})
+
+
+def not_offered(_: Call) -> Response:
+    raise NotOfferedError
+
+
+def _rows(
+    call: Call, snapshot: Snapshot, entries: list[RepoFile | RepoFolder]
+) -> list[dict[str, Any]]:
+    commit = wire.last_commit(snapshot) if call.flag("expand") else None
+    return [wire.tree_row(entry, commit) for entry in entries]
+
+
+def _no_folder(snapshot: Snapshot, path: str) -> EntryNotFoundError:
+    if path in snapshot.files:
+        return EntryNotFoundError(snapshot.repo, snapshot.commit_hash, f"{path} (it is a file)")
+    return EntryNotFoundError(snapshot.repo, snapshot.commit_hash, path)
+
+
+def _asked_paths(call: Call) -> tuple[list[str], bool]:
+    """Python sends a form, JavaScript and Rust send JSON."""
+    try:
+        if "json" in call.headers.get("content-type", ""):
+            body = orjson.loads(call.body)
+            paths, expand = [str(path) for path in body["paths"]], body.get("expand") is True
+        else:
+            form = parse_qsl(call.body.decode(), keep_blank_values=True)
+            paths = [value for name, value in form if name in ("paths", "paths[]")]
+            expand = any(pair in form for pair in _EXPAND)
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise RequestError("The body is neither a form with `paths` nor JSON with them.") from exc
+    return [path.strip("/") for path in paths], expand
+
+
+_EXPAND = (("expand", "true"), ("expand", "True"), ("expand", "1"))
+
+ANSWERS: dict[str, Callable[[Call], Response]] = {
+    "info": info,
+    "revision": info,
+    "tree": tree,
+    "paths-info": paths_info,
+    "refs": refs,
+    "commits": commits,
+    "treesize": tree_size,
+    "discussions": discussions,
+    "auth-check": auth_check,
+    "parquet": parquet,
+    "whoami-v2": whoami,
+    "agent-harnesses": agent_harnesses,
+    "models-tags-by-type": empty_object,
+    "datasets-tags-by-type": empty_object,
+    "telemetry": empty_object,
+}

@@ -1,0 +1,222 @@
+"""The application: from a request to the function that answers it."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, QueryParams
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
+
+from mirror.catalog import Catalog
+from mirror.errors import (
+    HubmirrorError,
+    NotOfferedError,
+    ReadOnlyError,
+    RequestError,
+    UnauthorizedError,
+    UnavailableError,
+)
+from mirror.web import api, registry, resolve
+from mirror.web.call import Call, Hub
+from mirror.web.errors import error_response
+from mirror.web.listing import listing
+from mirror.web.observe import Metrics, Observe
+from mirror.web.urls import parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from mirror.source import Source
+    from mirror.state import State
+
+_MOST_BODY = 8 * 1024 * 1024
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
+_FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
+_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How clients reach this server: the base of absolute links.
+
+    `public_url` where it is set; else the Host header, or X-Forwarded-Host and -Proto where the
+    connection comes from one of the `trusted_proxies` (addresses and networks).
+    """
+
+    public_url: str = ""
+    trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = field(
+        default_factory=lambda: [ipaddress.ip_network(one) for one in ("127.0.0.0/8", "::1")]
+    )
+
+    def base_url(self, scope: Scope, headers: Headers) -> str:
+        if self.public_url:
+            return self.public_url.rstrip("/")
+        scheme, host = scope["scheme"], headers.get("host", "")
+        if _FORWARDED.intersection(headers.keys()) and self._is_trusted(scope.get("client")):
+            host = headers.get("x-forwarded-host", host).split(",")[0].strip()
+            scheme = headers.get("x-forwarded-proto", scheme).split(",")[0].strip()
+        if not _HOST.fullmatch(host) or scheme not in ("http", "https"):
+            raise RequestError("The Host header names no host.")
+        return f"{scheme}://{host}"
+
+    def _is_trusted(self, client: tuple[str, int] | None) -> bool:
+        if client is None:
+            return True  # a Unix socket
+        address = ipaddress.ip_address(client[0])
+        return any(address in network for network in self.trusted_proxies)
+
+
+_ANSWERS: dict[str, Callable[[Call], Response]] = api.ANSWERS | {
+    "resolve": resolve.resolve,
+    "raw": resolve.raw,
+    "listing": listing,
+    "manifests": registry.manifest,
+    "blobs": registry.blob,
+    "registry": registry.registry,
+    "welcome": lambda call: _welcome(call.base_url),
+}
+
+
+class HubApp:
+    """Answers every route of the hub. Answers are made in a thread, since disks block."""
+
+    def __init__(self, hub: Hub, reach: Reach) -> None:
+        self._hub = hub
+        self._reach = reach
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            call = await self._call(request)
+            scope["state"]["route"] = call.target.action
+            answer = _ANSWERS.get(call.target.action, api.not_offered)
+            response = await anyio.to_thread.run_sync(answer, call)
+        except HubmirrorError as exc:
+            response = error_response(exc, scope["state"]["request_id"])
+        await response(scope, receive, send)
+
+    async def _call(self, request: Request) -> Call:
+        target = parse(request.scope["raw_path"])
+        body = b""
+        if request.method == "POST" and target.action == "paths-info":
+            body = await _read_body(request)
+        elif request.method not in ("GET", "HEAD"):
+            raise ReadOnlyError
+        headers = Headers(raw=request.scope["headers"])
+        return Call(
+            hub=self._hub,
+            target=target,
+            query=QueryParams(request.scope["query_string"]),
+            headers=headers,
+            base_url=self._reach.base_url(request.scope, headers),
+            path=request.scope["raw_path"].decode("ascii"),
+            body=body,
+            head=request.method == "HEAD",
+        )
+
+
+class TokenGate:
+    """ASGI middleware: only requests with the token pass, but for the health routes."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS or self._has_token(scope):
+            await self._app(scope, receive, send)
+            return
+        exc = UnauthorizedError(
+            "This mirror asks for its token: set HF_TOKEN to the one that its operator gave you."
+        )
+        await error_response(exc, scope["state"]["request_id"])(scope, receive, send)
+
+    def _has_token(self, scope: Scope) -> bool:
+        given = Headers(raw=scope["headers"]).get("authorization", "")
+        scheme, _, token = given.partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            token.strip().encode(), self._token
+        )
+
+
+def create_app(
+    source: Source, state: State, *, reach: Reach | None = None, token: str = "", hold: float = 1.0
+) -> Starlette:
+    """The whole server as an ASGI application.
+
+    `hold` is for how many seconds the listing of all repositories is trusted.
+    """
+    hub = Hub(source, Catalog(source, state, hold=hold), state)
+    metrics = Metrics(hub.catalog)
+
+    async def readyz(_: Request) -> Response:
+        return await anyio.to_thread.run_sync(_ready, hub)
+
+    async def scrape(_: Request) -> Response:
+        body = await anyio.to_thread.run_sync(metrics.render)
+        return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    middleware = [Middleware(Observe, metrics=metrics)]
+    if token:
+        middleware.append(Middleware(TokenGate, token=token))
+    return Starlette(
+        routes=[
+            Route("/healthz", _healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", scrape),
+            Mount("/-", app=_own_not_offered),
+            Mount("/", app=HubApp(hub, reach or Reach())),
+        ],
+        middleware=middleware,
+        exception_handlers={Exception: _unexpected},
+    )
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MOST_BODY:
+            raise RequestError(f"The body is longer than {_MOST_BODY} bytes.")
+    return bytes(body)
+
+
+async def _healthz(_: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+def _ready(hub: Hub) -> Response:
+    """Ready where every source can be listed."""
+    try:
+        count = sum(1 for _ in hub.source.repos())
+    except UnavailableError as exc:
+        return PlainTextResponse(f"{exc}\n", 503)
+    return PlainTextResponse(f"ready: {count} repositories\n")
+
+
+def _welcome(base: str) -> Response:
+    return PlainTextResponse(
+        "This is hubmirror, a local Hugging Face hub. On a client:\n\n"
+        f"  export HF_ENDPOINT={base}\n"
+        "  hf download ORG/NAME\n\n"
+        f"What is here: {base}/api/models\n"
+    )
+
+
+async def _own_not_offered(scope: Scope, receive: Receive, send: Send) -> None:
+    await error_response(NotOfferedError(), scope["state"]["request_id"])(scope, receive, send)
+
+
+async def _unexpected(request: Request, exc: Exception) -> Response:
+    return error_response(exc, request.state.request_id)

@@ -1,0 +1,143 @@
+"""A file, or one range of it, as an answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiofiles
+import anyio
+from starlette.responses import Response
+
+from mirror.errors import HubmirrorError
+from mirror.source import check_blob, open_blob
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from mirror.source import StoredFile
+
+CHUNK = 256 * 1024
+_RANGE = re.compile(r"bytes=[ \t]*(\d*)-(\d*)[ \t]*")
+
+
+class BlobChangedError(HubmirrorError):
+    """A file became shorter while it was sent: the connection is closed, and nothing is padded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`count` bytes of a file from `offset`."""
+
+    offset: int
+    count: int
+
+
+def parse_range(header: str, size: int) -> Span | None:
+    """The part that a Range header asks for, or None to send the whole file.
+
+    Only one range of bytes is honoured: RFC 9110 lets a server ignore any other, and no hub client
+    sends one. An end past the file is clamped (hf_transfer asks for one byte too many), and so is
+    `bytes=0-0` of an empty file. Raises ValueError where the range starts past the end.
+    """
+    match = _RANGE.fullmatch(header)
+    if match is None or size == 0 or match[1] == match[2] == "":
+        return None
+    if match[1] == "":
+        count = min(int(match[2]), size)
+        if count == 0:
+            raise ValueError("an empty suffix")
+        return Span(size - count, count)
+    first = int(match[1])
+    last = min(int(match[2] or size), size - 1)
+    if match[2] and int(match[2]) < first:
+        return None
+    if first >= size:
+        raise ValueError("a range past the end")
+    return Span(first, last - first + 1)
+
+
+def blob_response(
+    stored: StoredFile, headers: Mapping[str, str], range_header: str | None, *, head: bool
+) -> Response:
+    """The answer for a file: whole, a range, or 416. Blocks on the disk.
+
+    Raises BlobUnreadableError where the file is not there with its right size.
+    """
+    size = stored.file.size
+    headers = {"accept-ranges": "bytes", **headers}
+    try:
+        span = parse_range(range_header, size) if range_header else None
+    except ValueError:
+        return Response(status_code=416, headers={**headers, "content-range": f"bytes */{size}"})
+    status = 200 if span is None else 206
+    if span is not None:
+        last = span.offset + span.count - 1
+        headers["content-range"] = f"bytes {span.offset}-{last}/{size}"
+    elif range_header and size == 0:
+        headers["content-range"] = "bytes */0"
+    span = span or Span(0, size)
+    headers["content-length"] = str(span.count)
+    if head:
+        check_blob(stored)
+        return Response(status_code=status, headers=headers)
+    descriptor = open_blob(stored)
+    if span.count <= CHUNK:
+        return Response(_read(descriptor, span), status, headers)
+    return BlobResponse(descriptor, span, status, headers)
+
+
+def _read(descriptor: int, span: Span) -> bytes:
+    try:
+        body = os.pread(descriptor, span.count, span.offset)
+    finally:
+        os.close(descriptor)
+    if len(body) != span.count:
+        raise BlobChangedError("The file became shorter while it was read.")
+    return body
+
+
+class BlobResponse(Response):
+    """Sends a span of an open file, which it closes, and stops when the client has gone."""
+
+    def __init__(
+        self, descriptor: int, span: Span, status: int, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(status_code=status, headers=headers)
+        self._descriptor = descriptor
+        self._span = span
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with (
+            aiofiles.open(self._descriptor, "rb", buffering=0) as file,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            await file.seek(self._span.offset)
+            left = self._span.count
+            while left:
+                body = await file.read(min(CHUNK, left))
+                if not body:
+                    break
+                left -= len(body)
+                await send({"type": "http.response.body", "body": body, "more_body": left > 0})
+            tasks.cancel_scope.cancel()
+        if left and body == b"":
+            raise BlobChangedError("The file became shorter while it was sent.")
+
+
+async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -1,0 +1,165 @@
+"""One log line a request, and the numbers behind `/metrics`."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from mirror.catalog import Catalog
+
+log = logging.getLogger("hubmirror.access")
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+
+
+class Metrics:
+    """Prometheus metrics of one process."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "hubmirror_requests", "Requests answered.", ["method", "route", "status"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.errors = Counter(
+            "hubmirror_errors", "Answers of status 400 and up.", ["code"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.sent = Counter(
+            "hubmirror_sent_bytes", "Bytes of bodies sent.", ["route"], registry=self._registry
+        )
+        self.latency = Histogram(
+            "hubmirror_response_start_seconds", "Seconds until an answer began.", ["route"],
+            buckets=_BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self._registry.register(_Revisions(catalog))
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes. Blocks: it looks at every repository."""
+        return generate_latest(self._registry)
+
+
+class _Revisions:
+    """Counts revisions when it is scraped."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        gauge = GaugeMetricFamily(
+            "hubmirror_revisions", "Revisions that can be read, and that wait for files.",
+            labels=["state"],
+        )  # fmt: skip
+        entries = self._catalog.entries()
+        gauge.add_metric(["visible"], sum(entry.visible for entry in entries))
+        gauge.add_metric(["waiting"], sum(entry.waiting for entry in entries))
+        yield gauge
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []
+
+
+class Observe:
+    """ASGI middleware: counts and logs what the application answers."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        seen = _Seen(scope, send)
+        try:
+            await self._app(scope, receive, seen.send)
+        finally:
+            self._count(seen)
+            if log.isEnabledFor(logging.INFO):
+                log.info("%s", seen.line(), extra={"fields": seen.fields()})
+
+    def _count(self, seen: _Seen) -> None:
+        metrics, route = self._metrics, seen.route
+        metrics.requests.labels(seen.method, route, seen.status).inc()
+        metrics.latency.labels(route).observe(seen.began - seen.started)
+        if seen.sent:
+            metrics.sent.labels(route).inc(seen.sent)
+        if seen.status >= 400:
+            metrics.errors.labels(seen.code or str(seen.status)).inc()
+
+
+class _Seen:
+    """What is to be known of one request. Never a header of the client but its user agent."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self.method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self.started = self.began = time.perf_counter()
+        self.status = 499  # the client left before the answer began
+        self.sent = 0
+        self.code = ""
+        self.request_id = scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex[:12]
+
+    @property
+    def route(self) -> str:
+        """The action that the URL asked for, where it was understood."""
+        return str(self._scope["state"].get("route", "none"))
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.began = time.perf_counter()
+            self.status = message["status"]
+            if self.status >= 400:
+                self.code = dict(message["headers"]).get(b"x-error-code", b"").decode()
+        elif self.method != "HEAD":
+            self.sent += len(message.get("body", b""))
+        await self._send(message)
+
+    def fields(self) -> dict[str, Any]:
+        client = self._scope.get("client") or ("-", 0)
+        agent = next((v for k, v in self._scope["headers"] if k == b"user-agent"), b"-")
+        return {
+            "client": client[0],
+            "method": self._scope["method"],
+            "path": self._scope.get("raw_path", b"").decode("ascii", "backslashreplace"),
+            "status": self.status,
+            "code": self.code,
+            "bytes": self.sent,
+            "seconds": round(time.perf_counter() - self.started, 6),
+            "agent": agent.decode("ascii", "backslashreplace")[:200],
+            "request_id": self.request_id,
+        }
+
+    def line(self) -> str:
+        """The fields in one line of text, without the query, which may hold anything."""
+        line = (
+            "{client} {method} {path} {status} {code} {bytes}B {seconds:.3f}s {agent} {request_id}"
+        )
+        return " ".join(line.format(**self.fields()).split())
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+
+
+class JsonFormatter(logging.Formatter):
+    """Log records as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", None) or {"message": record.getMessage()}
+        if record.exc_info:
+            fields = {**fields, "traceback": self.formatException(record.exc_info)}
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return orjson.dumps({"time": moment, "level": record.levelname, **fields}).decode()

@@ -1,0 +1,19 @@
+"""The Link header of a page that is not the last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+if TYPE_CHECKING:
+    from mirror.web.call import Call
+
+
+def page_link(call: Call, cursor: int) -> dict[str, str]:
+    """An absolute link to the page that starts at `cursor`.
+
+    A relative one crashes Python clients, and ends the listing early in JavaScript and Rust.
+    """
+    query = [(name, value) for name, value in call.query.multi_items() if name != "cursor"]
+    link = f"{call.base_url}{call.path}?{urlencode([*query, ('cursor', str(cursor))])}"
+    return {"link": f'<{link}>; rel="next"'}

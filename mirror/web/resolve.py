@@ -1,0 +1,62 @@
+"""Files by path: `/{repo}/resolve/{revision}/{path}` and its relatives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from mirror.trees import check_path, lfs_pointer
+from mirror.web.blob import blob_response
+
+if TYPE_CHECKING:
+    from mirror.trees import RepoFile
+    from mirror.web.call import Call
+
+# Shown as text by a browser; all else is bytes. Nothing is ever served as HTML.
+_TEXT = "text/plain; charset=utf-8"
+_TEXT_SUFFIXES = frozenset({
+    ".cfg", ".csv", ".html", ".ini", ".jinja", ".json", ".jsonl", ".md", ".py", ".sh", ".toml",
+    ".tsv", ".txt", ".xml", ".yaml", ".yml",
+})  # fmt: skip
+
+
+def resolve(call: Call) -> Response:
+    """The file, or a range of it (`hf_hub_download`; every client)."""
+    snapshot, path = call.revision_and_path()
+    stored = snapshot.find(check_path(path))
+    headers = _headers(stored.file, snapshot.commit_hash)
+    if call.headers.get("if-none-match") in (headers["etag"], "*"):
+        return Response(status_code=304, headers=headers)
+    return blob_response(stored, headers, call.headers.get("range"), head=call.head)
+
+
+def raw(call: Call) -> Response:
+    """As `resolve`, but an LFS file's pointer in place of its content (@huggingface/hub)."""
+    snapshot, path = call.revision_and_path()
+    file = snapshot.find(check_path(path)).file
+    if file.lfs_sha256 is None:
+        return resolve(call)
+    headers = {"x-repo-commit": snapshot.commit_hash, "etag": f'"{file.blob_id}"'}
+    return Response(lfs_pointer(file.lfs_sha256, file.size), 200, headers, _TEXT)
+
+
+def _headers(file: RepoFile, commit_hash: str) -> dict[str, str]:
+    """What `get_hf_file_metadata` reads, and what download managers do.
+
+    The etag is strong and quoted: Rust's hf-hub names blobs by it as it comes.
+    """
+    name = file.path.rpartition("/")[2]
+    suffix = name[name.rfind(".") :].lower()
+    ascii = name.encode("ascii", "replace").decode().replace('"', "'").replace("\\", "_")
+    headers = {
+        "x-repo-commit": commit_hash,
+        "etag": f'"{file.etag}"',
+        "content-type": _TEXT if suffix in _TEXT_SUFFIXES else "application/octet-stream",
+        "content-disposition": f"inline; filename*=UTF-8''{quote(name)}; filename=\"{ascii}\";",
+        "x-content-type-options": "nosniff",
+    }
+    if file.lfs_sha256:
+        headers |= {"x-linked-etag": f'"{file.lfs_sha256}"', "x-linked-size": str(file.size)}
+    return headers

@@ -17,13 +17,18 @@ from mirror.source import Snapshot, StoredFile
 from mirror.sources.layout import LinkError, RepoDir
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mirror.manifests import Record
     from mirror.sources.recent import RecentSnapshots
     from mirror.trees import RepoFile
 
 _LEFT_OUT = "Upstream has it, and the pull of this revision left it out."
+
+_NO_RECORD = (
+    "The record of {repo} at {commit_hash} has not arrived in this mirror yet. If no copy is "
+    "running, ask the mirror's operator for one."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class ManagedRevisions:
 
     def _visible(self) -> list[Record]:
         """The records of the complete revisions, oldest pull first."""
-        complete = [record for record in self._records() if not self._missing(record)]
+        complete = [record for record in self._records() if self._is_complete(record)]
         return sorted(complete, key=lambda record: record.pulled_at)
 
     def _refs_of(self, visible: Sequence[Record]) -> dict[str, str]:
@@ -90,30 +95,32 @@ class ManagedRevisions:
             record = self.folder.read_record(commit_hash)
         except FileNotFoundError as exc:
             raise RevisionIncompleteError(
-                f"The record of {self.folder.repo} at {commit_hash} has not arrived yet."
+                _NO_RECORD.format(repo=self.folder.repo, commit_hash=commit_hash)
             ) from exc
         except ManifestError as exc:
             raise RevisionIncompleteError(
                 f"The record of {self.folder.repo} at {commit_hash} is {exc}. "
                 "Ask the mirror's operator to copy or pull it again."
             ) from exc
-        if missing := self._missing(record):
-            raise RevisionIncompleteError(_how_much(record, missing))
+        files = self._stored(record)
+        if len(files) < len(record.files):
+            raise RevisionIncompleteError(_how_much(record, files))
         return Snapshot(
             repo=record.repo,
             commit_hash=commit_hash,
-            files={
-                path: StoredFile(file, self._locate(commit_hash, file) or "")
-                for path, file in record.files.items()
-            },
+            files=files,
             last_modified=record.pulled_at,
             absent=dict.fromkeys(record.left_out, _LEFT_OUT),
             info=record.info,
         )
 
-    def _missing(self, record: Record) -> list[RepoFile]:
-        files = record.files.values()
-        return [file for file in files if self._locate(record.commit_hash, file) is None]
+    def _is_complete(self, record: Record) -> bool:
+        return len(self._stored(record)) == len(record.files)
+
+    def _stored(self, record: Record) -> dict[str, StoredFile]:
+        """The files that are here with their right size."""
+        located = ((file, self._locate(record.commit_hash, file)) for file in record.files.values())
+        return {file.path: StoredFile(file, place) for file, place in located if place}
 
     def _locate(self, commit_hash: str, file: RepoFile) -> str | None:
         """Where a file lies with its right size: in blobs/, or (on a disk without links) below
@@ -142,8 +149,12 @@ class ManagedRevisions:
             )
         waiting = [one for one in self._records() if self._is_meant(one, revision)]
         for record in sorted(waiting, key=lambda one: one.pulled_at, reverse=True):
-            if missing := self._missing(record):
-                return RevisionIncompleteError(_how_much(record, missing))
+            stored = self._stored(record)
+            if len(stored) < len(record.files):
+                return RevisionIncompleteError(_how_much(record, stored))
+        refs, snapshots = self.folder.refs(), self.folder.snapshot_commits()
+        if arriving := find_commit(revision, refs, {*snapshots, *refs.values()}):
+            return RevisionIncompleteError(_NO_RECORD.format(repo=repo, commit_hash=arriving))
         if nothing_visible or len(self._records()) < len(self.commits()):
             return RevisionIncompleteError(
                 f"{revision} of {repo} is not complete in this mirror: records of pulls are "
@@ -160,11 +171,12 @@ def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
-def _how_much(record: Record, missing: Sequence[RepoFile]) -> str:
+def _how_much(record: Record, stored: Mapping[str, StoredFile]) -> str:
     total = sum(file.size for file in record.files.values())
-    absent = sum(file.size for file in missing)
+    absent = total - sum(one.file.size for one in stored.values())
     return (
-        f"{record.repo} at {record.commit_hash} is not complete in this mirror: {len(missing)} of "
-        f"{len(record.files)} files ({absent / 1e9:,.2f} of {total / 1e9:,.2f} GB) are missing. It "
+        f"{record.repo} at {record.commit_hash} is not complete in this mirror: "
+        f"{len(record.files) - len(stored)} of {len(record.files)} files "
+        f"({absent / 1e9:,.2f} of {total / 1e9:,.2f} GB) are missing. It "
         "will answer once they are here; if no copy is running, ask the mirror's operator for one."
     )

@@ -77,7 +77,7 @@ class Reach:
         return any(address in network for network in self.trusted_proxies)
 
 
-_ANSWERS: dict[str, Callable[[Call], Response]] = api.ANSWERS | {
+ANSWERS: dict[str, Callable[[Call], Response]] = api.ANSWERS | {
     "resolve": resolve.resolve,
     "raw": resolve.raw,
     "listing": listing,
@@ -100,7 +100,7 @@ class HubApp:
         try:
             call = await self._call(request)
             scope["state"]["route"] = call.target.action
-            answer = _ANSWERS.get(call.target.action, api.not_offered)
+            answer = ANSWERS.get(call.target.action, api.not_offered)
             response = await anyio.to_thread.run_sync(answer, call)
         except HubmirrorError as exc:
             response = error_response(exc, scope["state"]["request_id"])

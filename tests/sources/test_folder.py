@@ -1,0 +1,147 @@
+"""Plain folders: digests computed once, and a commit hash that is a digest of the tree."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mirror.digests import Digests
+from mirror.errors import (
+    DigestPendingError,
+    EntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    UnavailableError,
+)
+from mirror.repos import Repo
+from mirror.sources.folder import Folder
+from mirror.state import State
+from mirror.trees import lfs_pointer
+from tests.folders import FILES, MODEL, Content, make_plain, write
+
+
+@pytest.fixture
+def root(tmp_path: Path, plain: Folder) -> Path:
+    return make_plain(tmp_path / "plain")
+
+
+def _entries(source: Folder) -> dict[str, object]:
+    return {path: one.file for path, one in source.snapshot(MODEL, "main").files.items()}
+
+
+def test_entries_are_those_of_the_real_hub(root: Path, plain: Folder) -> None:
+    entries = _entries(plain)
+    del entries[".gitattributes"]
+    assert entries == Content().entries
+
+
+def test_the_commit_hash_is_gits_tree_id(root: Path, plain: Folder) -> None:
+    for path, file in Content().entries.items():
+        if file.lfs_sha256:
+            write(root / path, lfs_pointer(file.lfs_sha256, file.size))
+    git = ["git", "-C", str(root), "-c", "filter.lfs.clean=cat", "-c", "filter.lfs.process="]
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run([*git, *words], check=True)
+    tree = subprocess.run([*git, "write-tree"], check=True, capture_output=True, text=True)
+    make_plain(root)
+    assert plain.snapshot(MODEL, "main").commit_hash == tree.stdout.strip()
+
+
+def test_what_tools_leave_behind_is_not_served(root: Path, plain: Folder) -> None:
+    write(root / ".git" / "config", b"secret")
+    write(root / ".cache" / "huggingface" / "download" / "config.json.metadata", b"x")
+    assert _entries(plain).keys() == {*FILES, ".gitattributes"}
+
+
+def test_a_change_gives_another_commit(root: Path, plain: Folder) -> None:
+    before = plain.snapshot(MODEL, "main").commit_hash
+    write(root / "config.json", b'{"changed": true}')
+    after = plain.snapshot(MODEL, "main").commit_hash
+    assert after != before
+    with pytest.raises(RevisionNotFoundError, match=after):
+        plain.snapshot(MODEL, before)
+
+
+def test_an_absent_file_is_a_promise(root: Path, plain: Folder) -> None:
+    with pytest.raises(EntryNotFoundError) as failure:
+        plain.snapshot(MODEL, "main").find("nope.json")
+    assert failure.value.known
+
+
+def test_without_gitattributes_binary_files_are_lfs(root: Path, plain: Folder) -> None:
+    (root / ".gitattributes").unlink()
+    assert _entries(plain) == Content().entries
+
+
+def test_links_inside_the_folder_are_followed(root: Path, plain: Folder) -> None:
+    (root / "alias.json").symlink_to("config.json")
+    snapshot = plain.snapshot(MODEL, "main")
+    assert snapshot.find("alias.json").file.blob_id == snapshot.find("config.json").file.blob_id
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("/etc/hostname", "leaves the folder"),
+        ("evil", "back to itself"),
+        ("nowhere", "leads to nothing"),
+        ("sub dir", "other than a file"),
+    ],
+)
+def test_other_links_are_not_followed(root: Path, plain: Folder, target: str, reason: str) -> None:
+    (root / "evil").symlink_to(target)
+    with pytest.raises(EntryNotFoundError, match=reason) as failure:
+        plain.snapshot(MODEL, "main").find("evil")
+    assert not failure.value.known
+
+
+def test_a_git_clone_without_lfs_content(root: Path, plain: Folder) -> None:
+    write(root / "w.safetensors", lfs_pointer(64 * "a", 10))
+    with pytest.raises(EntryNotFoundError, match="git lfs pull"):
+        plain.snapshot(MODEL, "main").find("w.safetensors")
+
+
+def test_a_git_clone_with_lfs_objects(root: Path, plain: Folder) -> None:
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    write(root / "w.safetensors", lfs_pointer(sha256, 7))
+    write(root / f".git/lfs/objects/{sha256[:2]}/{sha256[2:4]}/{sha256}", b"content")
+    stored = plain.snapshot(MODEL, "main").find("w.safetensors")
+    assert stored.file.lfs_sha256 == sha256
+    assert Path(stored.location).read_bytes() == b"content"
+
+
+def test_only_its_own_repository_is_answered(root: Path, plain: Folder) -> None:
+    assert plain.snapshot(Repo.parse("org/model"), "HEAD").repo == MODEL
+    with pytest.raises(RepositoryNotFoundError):
+        plain.snapshot(Repo.parse("datasets/Org/Model"), "main")
+
+
+def test_a_folder_that_went_away_is_an_outage(tmp_path: Path, plain: Folder) -> None:
+    (tmp_path / "plain").rmdir()
+    with pytest.raises(UnavailableError) as failure:
+        plain.snapshot(MODEL, "main")
+    assert str(tmp_path) not in str(failure.value)
+
+
+def test_digests_are_kept_in_the_state_folder(root: Path, plain: Folder, state: State) -> None:
+    first = plain.snapshot(MODEL, "main").commit_hash
+    found = (root / "config.json").stat()
+    write(root / "config.json", b"{" + b"x" * (found.st_size - 1))
+    os.utime(root / "config.json", ns=(found.st_atime_ns, found.st_mtime_ns))
+    digests = Digests(state)
+    again = Folder(root, MODEL, digests, hold=0)
+    assert again.snapshot(MODEL, "main").commit_hash == first  # the same size and mtime
+    digests.close()
+
+
+def test_a_long_hash_is_pending(root: Path, state: State) -> None:
+    os.truncate(root / "model.safetensors", 2_000_000_000)
+    digests = Digests(state, patience=0.01)
+    source = Folder(root, MODEL, digests, hold=0)
+    with pytest.raises(DigestPendingError, match="2,000 MB are left"):
+        source.snapshot(MODEL, "main")
+    digests.close()

@@ -1,0 +1,49 @@
+"""The documentation names what exists, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mirror.catalog import Catalog
+from mirror.cli import main
+from mirror.layers import FirstFound
+from mirror.state import State
+from mirror.web.app import ANSWERS
+from mirror.web.observe import Metrics
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _docs() -> str:
+    return "".join(page.read_text() for page in PAGES)
+
+
+@pytest.mark.parametrize("action", sorted(ANSWERS))
+def test_every_action_is_in_the_protocol_page(action: str) -> None:
+    assert f"| `{action}` |" in (ROOT / "docs" / "protocol.md").read_text()
+
+
+@pytest.mark.parametrize("verb", sorted(main.commands))
+def test_every_verb_is_named(verb: str) -> None:
+    assert f"hubmirror {verb}" in _docs() + (ROOT / "Makefile").read_text()
+
+
+def test_every_metric_is_named(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    text = Metrics(Catalog(FirstFound([]), state)).render().decode()
+    for name in re.findall(r"# TYPE (\w+)", text):
+        assert f"`{name}`" in (ROOT / "docs" / "operating.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from mirror.errors import HubmirrorError
 from mirror.source import check_blob, open_blob
+from mirror.web.protocol import ZERO_COPY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,28 +113,30 @@ class BlobResponse(Response):
         self._span = span
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        with os.fdopen(self._descriptor, "rb", buffering=0) as file:
+            await send({**start, "headers": self.raw_headers})
+            if ZERO_COPY in scope.get("extensions", {}):
+                span = {"offset": self._span.offset, "count": self._span.count}
+                await send({"type": ZERO_COPY, "file": file, **span})
+            else:
+                await self._copy(receive, send)
+
+    async def _copy(self, receive: Receive, send: Send) -> None:
+        """For servers without zero copy: read in a thread, a chunk at a time."""
+        left, is_short = self._span.count, False
         async with (
-            aiofiles.open(self._descriptor, "rb", buffering=0) as file,
+            aiofiles.open(self._descriptor, "rb", buffering=0, closefd=False) as file,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
             await file.seek(self._span.offset)
-            left = self._span.count
-            while left:
-                body = await file.read(min(CHUNK, left))
-                if not body:
-                    break
+            while left and (body := await file.read(min(CHUNK, left))):
                 left -= len(body)
                 await send({"type": "http.response.body", "body": body, "more_body": left > 0})
+            is_short = left > 0
             tasks.cancel_scope.cancel()
-        if left and body == b"":
+        if is_short:
             raise BlobChangedError("The file became shorter while it was sent.")
 
 

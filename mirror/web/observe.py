@@ -127,6 +127,7 @@ class _Seen:
         elif self.method != "HEAD":
             self.sent += len(message.get("body", b""))
         await self._send(message)
+        self.sent += message.get("sent", 0)  # by zero copy
 
     def fields(self) -> dict[str, Any]:
         client = self._scope.get("client") or ("-", 0)

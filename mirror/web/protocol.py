@@ -1,18 +1,44 @@
-"""The one place that touches uvicorn's private parts."""
+"""The one place that touches uvicorn's private parts.
+
+`Protocol` bounds the head of a request, and offers the ASGI extension `http.response.zerocopysend`:
+a span of a file goes from the page cache to the socket by `os.sendfile`, on asyncio and on uvloop
+(whose `loop.sendfile` is not implemented), without a byte in Python.
+"""
 
 from __future__ import annotations
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+ZERO_COPY = "http.response.zerocopysend"
 MOST_HEAD = 64 * 1024
 _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
+_STEP = 256 * 1024  # larger steps are hardly faster, and make small requests wait
+_COLD_STEP = 1024 * 1024
+_STALL = 300.0  # seconds without a byte taken by the client
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF})
+
+log = logging.getLogger("hubmirror")
+_cold_reads = ThreadPoolExecutor(16, "cold-reads")
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with a bound on the head of a request.
+    """uvicorn's HTTP/1.1 protocol, with both.
 
     llhttp itself bounds nothing: a client could send one header for ever.
     """
@@ -28,10 +54,137 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(_REFUSAL)
             self.transport.close()
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self.scheme == "http":
+            self.scope["extensions"] = {ZERO_COPY: {}}
+
     def on_headers_complete(self) -> None:
         self._head = None
         super().on_headers_complete()
+        cycle = self.cycle
+        if "send" not in cycle.__dict__:
+            cycle.send = partial(self._send, cycle)  # type: ignore[method-assign]
 
     def on_message_complete(self) -> None:
         self._head = 0
         super().on_message_complete()
+
+    async def _send(self, cycle: RequestResponseCycle, message: Any) -> None:
+        if message["type"] != ZERO_COPY:
+            await RequestResponseCycle.send(cycle, message)
+            return
+        await self._flush(cycle)
+        if cycle.disconnected:
+            return
+        sending = Sending(self.transport.get_extra_info("socket"), message)
+        cause = await sending.done()
+        message["sent"] = sending.sent
+        if cause is not None:
+            if cause.errno not in _GONE:
+                log.warning("A file was not sent to its end: %s.", cause.strerror)
+            cycle.disconnected = True
+            self.transport.abort()
+            return
+        cycle.expected_content_length -= sending.sent
+        end = {"type": "http.response.body", "more_body": message.get("more_body", False)}
+        await RequestResponseCycle.send(cycle, end)  # type: ignore[arg-type]
+
+    async def _flush(self, cycle: RequestResponseCycle) -> None:
+        """Wait until what was written before has gone to the socket."""
+        self.transport.set_write_buffer_limits(high=0)
+        try:
+            await cycle.flow.drain()
+        finally:
+            self.transport.set_write_buffer_limits()
+
+
+class Sending:
+    """One span of a file on its way to a socket.
+
+    It works from the event loop's own callback for a writable socket, one step each time, so that
+    thousands of downloads take turns with all other requests. Pages that are not in memory are
+    sent from a thread, so that a cold disk does not stop the loop.
+    """
+
+    def __init__(self, client: socket.socket, message: Mapping[str, Any]) -> None:
+        self._file = message["file"].fileno()
+        self._offset = message["offset"]
+        self._left = message["count"]
+        self._loop = asyncio.get_running_loop()
+        self._socket = os.dup(client.fileno())  # the transport does not share its own
+        self._done: asyncio.Future[OSError | None] = self._loop.create_future()
+        self._watch: asyncio.TimerHandle | None = None
+        self._cold: asyncio.Future[int] | None = None
+        self._probe = bytearray(1)
+        self.sent = 0
+
+    async def done(self) -> OSError | None:
+        """Send all; the error that ended it early, if one did."""
+        if not self._left:
+            os.close(self._socket)
+            return None
+        self._loop.add_writer(self._socket, self._step)
+        self._watch = self._loop.call_later(_STALL, self._check, self.sent)
+        try:
+            return await self._done
+        finally:
+            self._loop.remove_writer(self._socket)
+            self._watch.cancel()
+            if self._cold is not None:
+                with contextlib.suppress(OSError):
+                    await asyncio.shield(self._cold)
+            os.close(self._socket)
+
+    def _step(self) -> None:
+        if self._done.done():
+            return
+        if not self._is_warm():
+            self._loop.remove_writer(self._socket)
+            self._cold = self._loop.run_in_executor(_cold_reads, self._sendfile, _COLD_STEP)
+            self._cold.add_done_callback(self._after_cold)
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._account(partial(self._sendfile, _STEP))
+
+    def _after_cold(self, cold: asyncio.Future[int]) -> None:
+        self._cold = None
+        if self._done.done():
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._account(cold.result)
+        if not self._done.done():
+            self._loop.add_writer(self._socket, self._step)
+
+    def _account(self, send: Any) -> None:
+        try:
+            count = send()
+        except BlockingIOError:
+            raise
+        except OSError as exc:
+            self._done.set_result(exc)
+            return
+        if count == 0:
+            self._done.set_result(OSError(errno.EIO, "it became shorter while it was sent"))
+            return
+        self.sent += count
+        self._offset += count
+        self._left -= count
+        if not self._left:
+            self._done.set_result(None)
+
+    def _sendfile(self, most: int) -> int:
+        return os.sendfile(self._socket, self._file, self._offset, min(most, self._left))
+
+    def _is_warm(self) -> bool:
+        """Whether the next bytes are in the page cache; not, where the file system won't tell."""
+        try:
+            return os.preadv(self._file, [self._probe], self._offset, os.RWF_NOWAIT) >= 0
+        except OSError:
+            return False
+
+    def _check(self, before: int) -> None:
+        """End a download whose client took nothing for a long time."""
+        if self.sent == before and not self._done.done():
+            self._done.set_result(OSError(errno.ETIMEDOUT, "the client took nothing"))
+        self._watch = self._loop.call_later(_STALL, self._check, self.sent)

@@ -30,6 +30,7 @@ from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
 from mirror.web.observe import Metrics, Observe
+from mirror.web.recent import Recall, RecentAnswers, key_of
 from mirror.web.urls import parse
 
 if TYPE_CHECKING:
@@ -91,9 +92,10 @@ ANSWERS: dict[str, Callable[[Call], Response]] = api.ANSWERS | {
 class HubApp:
     """Answers every route of the hub. Answers are made in a thread, since disks block."""
 
-    def __init__(self, hub: Hub, reach: Reach) -> None:
+    def __init__(self, hub: Hub, reach: Reach, recent: RecentAnswers) -> None:
         self._hub = hub
         self._reach = reach
+        self._recent = recent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -103,7 +105,9 @@ class HubApp:
             answer = ANSWERS.get(call.target.action, api.not_offered)
             response = await anyio.to_thread.run_sync(answer, call)
         except HubmirrorError as exc:
-            response = error_response(exc, scope["state"]["request_id"])
+            response = error_response(exc)
+        if request.method in ("GET", "HEAD"):
+            self._recent.put(key_of(scope), scope["state"].get("route", "none"), response)
         await response(scope, receive, send)
 
     async def _call(self, request: Request) -> Call:
@@ -140,7 +144,7 @@ class TokenGate:
         exc = UnauthorizedError(
             "This mirror asks for its token: set HF_TOKEN to the one that its operator gave you."
         )
-        await error_response(exc, scope["state"]["request_id"])(scope, receive, send)
+        await error_response(exc)(scope, receive, send)
 
     def _has_token(self, scope: Scope) -> bool:
         given = Headers(raw=scope["headers"]).get("authorization", "")
@@ -155,7 +159,7 @@ def create_app(
 ) -> Starlette:
     """The whole server as an ASGI application.
 
-    `hold` is for how many seconds the listing of all repositories is trusted.
+    `hold` is for how many seconds an answer, and the listing of all repositories, is trusted.
     """
     hub = Hub(source, Catalog(source, state, hold=hold), state)
     metrics = Metrics(hub.catalog)
@@ -167,16 +171,18 @@ def create_app(
         body = await anyio.to_thread.run_sync(metrics.render)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    recent = RecentAnswers(hold)
     middleware = [Middleware(Observe, metrics=metrics)]
     if token:
         middleware.append(Middleware(TokenGate, token=token))
+    middleware.append(Middleware(Recall, recent=recent))
     return Starlette(
         routes=[
             Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/metrics", scrape),
             Mount("/-", app=_own_not_offered),
-            Mount("/", app=HubApp(hub, reach or Reach())),
+            Mount("/", app=HubApp(hub, reach or Reach(), recent)),
         ],
         middleware=middleware,
         exception_handlers={Exception: _unexpected},
@@ -215,8 +221,8 @@ def _welcome(base: str) -> Response:
 
 
 async def _own_not_offered(scope: Scope, receive: Receive, send: Send) -> None:
-    await error_response(NotOfferedError(), scope["state"]["request_id"])(scope, receive, send)
+    await error_response(NotOfferedError())(scope, receive, send)
 
 
-async def _unexpected(request: Request, exc: Exception) -> Response:
-    return error_response(exc, request.state.request_id)
+async def _unexpected(_: Request, exc: Exception) -> Response:
+    return error_response(exc)

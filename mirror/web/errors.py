@@ -26,12 +26,12 @@ _TABLE: dict[type[Exception], tuple[int, str | None]] = {
 }
 
 
-def error_response(exc: Exception, request_id: str) -> Response:
+def error_response(exc: Exception) -> Response:
     """The answer for an error; 500 for one that nobody expected."""
     known = next((kind for kind in type(exc).__mro__ if kind in _TABLE), None)
     status, code = _TABLE[known] if known else (500, None)
     message = str(exc) if known else _INTERNAL
-    headers = {"x-error-message": header_text(message), "x-request-id": request_id}
+    headers = {"x-error-message": header_text(message)}
     if code:
         headers["x-error-code"] = code
     if isinstance(exc, errors.EntryNotFoundError) and exc.known:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
-import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hubmirror.access")
 
+_LINE = (
+    "%(client)s %(method)s %(path)s %(status)d %(code)s %(bytes)dB %(seconds).3fs %(request_id)s "
+    "%(agent)s"
+)
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -82,13 +86,14 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope.setdefault("state", {})
         seen = _Seen(scope, send)
         try:
             await self._app(scope, receive, seen.send)
         finally:
             self._count(seen)
             if log.isEnabledFor(logging.INFO):
-                log.info("%s", seen.line(), extra={"fields": seen.fields()})
+                log.info(_LINE, seen.fields())
 
     def _count(self, seen: _Seen) -> None:
         metrics, route = self._metrics, seen.route
@@ -111,7 +116,7 @@ class _Seen:
         self.status = 499  # the client left before the answer began
         self.sent = 0
         self.code = ""
-        self.request_id = scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex[:12]
+        self.request_id = f"{random.getrandbits(48):012x}"
 
     @property
     def route(self) -> str:
@@ -124,32 +129,27 @@ class _Seen:
             self.status = message["status"]
             if self.status >= 400:
                 self.code = dict(message["headers"]).get(b"x-error-code", b"").decode()
+                named = (b"x-request-id", self.request_id.encode())
+                message = {**message, "headers": [*message["headers"], named]}
         elif self.method != "HEAD":
             self.sent += len(message.get("body", b""))
         await self._send(message)
         self.sent += message.get("sent", 0)  # by zero copy
 
     def fields(self) -> dict[str, Any]:
-        client = self._scope.get("client") or ("-", 0)
+        """For a log line; without the query, which may hold anything."""
         agent = next((v for k, v in self._scope["headers"] if k == b"user-agent"), b"-")
         return {
-            "client": client[0],
+            "client": (self._scope.get("client") or "-")[0],
             "method": self._scope["method"],
-            "path": self._scope.get("raw_path", b"").decode("ascii", "backslashreplace"),
+            "path": self._scope["raw_path"].decode("ascii", "backslashreplace"),
             "status": self.status,
-            "code": self.code,
+            "code": self.code or "-",
             "bytes": self.sent,
             "seconds": round(time.perf_counter() - self.started, 6),
-            "agent": agent.decode("ascii", "backslashreplace")[:200],
             "request_id": self.request_id,
+            "agent": agent.decode("ascii", "backslashreplace")[:200],
         }
-
-    def line(self) -> str:
-        """The fields in one line of text, without the query, which may hold anything."""
-        line = (
-            "{client} {method} {path} {status} {code} {bytes}B {seconds:.3f}s {agent} {request_id}"
-        )
-        return " ".join(line.format(**self.fields()).split())
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
@@ -159,7 +159,7 @@ class JsonFormatter(logging.Formatter):
     """Log records as one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = getattr(record, "fields", None) or {"message": record.getMessage()}
+        fields = record.args if isinstance(record.args, dict) else {"message": record.getMessage()}
         if record.exc_info:
             fields = {**fields, "traceback": self.formatException(record.exc_info)}
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")

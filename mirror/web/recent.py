@@ -1,0 +1,93 @@
+"""A memory of small answers, for about a second.
+
+A model's start asks for the same few things over and over, half of them absent (vLLM: eleven times
+the same HEAD). A repeated answer costs no thread and no look at the disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_MOST_WEIGHT = 64 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+_OVERHEAD = 1024
+# The request headers that an answer may depend on.
+_VARY = frozenset({b"host", b"range", b"if-none-match"})
+_FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
+_UNKEPT = frozenset({"manifests"})  # it depends on the user agent as well
+
+Key = tuple[object, ...]
+
+
+class RecentAnswers:
+    """Answers to GET and HEAD by what they depend on; `hold` in seconds, 0 for none."""
+
+    def __init__(self, hold: float) -> None:
+        self._hold = hold
+        self._kept: OrderedDict[Key, tuple[float, str, Response]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Key) -> tuple[str, Response] | None:
+        """The route and the answer, while they are fresh."""
+        kept = self._kept.get(key)
+        if kept is None or time.monotonic() > kept[0]:
+            return None
+        return kept[1], kept[2]
+
+    def put(self, key: Key, route: str, response: Response) -> None:
+        """Keep an answer that is small, and is not an accident."""
+        if type(response) is not Response or response.status_code >= 500 or not self._hold:
+            return
+        if _weight(key, response) > _MOST_WEIGHT or route in _UNKEPT:
+            return
+        self._drop(key)
+        self._kept[key] = (time.monotonic() + self._hold, route, response)
+        self._bytes += _weight(key, response)
+        while self._bytes > _MOST_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: Key) -> None:
+        if kept := self._kept.pop(key, None):
+            self._bytes -= _weight(key, kept[2])
+
+
+def key_of(scope: Scope) -> Key:
+    """What the answer to a request depends on."""
+    key: list[object] = [scope["method"], scope["raw_path"], scope["query_string"]]
+    for header in scope["headers"]:
+        if header[0] in _VARY:
+            key.append(header)
+        elif header[0] in _FORWARDED:
+            key += [header, (scope.get("client") or ("",))[0]]
+    return tuple(key)
+
+
+def _weight(key: Key, response: Response) -> int:
+    """Roughly the bytes that an answer takes in memory."""
+    return _OVERHEAD + len(response.body) + sum(len(str(part)) for part in key)
+
+
+class Recall:
+    """ASGI middleware: gives an answer that was just given."""
+
+    def __init__(self, app: ASGIApp, recent: RecentAnswers) -> None:
+        self._app = app
+        self._recent = recent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        kept = self._recent.get(key_of(scope))
+        if kept is None:
+            await self._app(scope, receive, send)
+            return
+        scope["state"]["route"], response = kept
+        await response(scope, receive, send)

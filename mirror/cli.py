@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -182,14 +183,19 @@ def _greet(place: Place, listener: socket.socket, public_url: str, *, has_token:
 def _table(rows: list[Row]) -> Table:
     table = Table(box=None, header_style="bold")
     for name in ("repository", "revision", "refs", "files", "size", "source", "status"):
-        table.add_column(name, justify="right" if name in ("files", "size") else "left")
+        number = name in ("files", "size")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         status = f"{row.status}: {row.note}" if row.note else row.status
         table.add_row(
-            str(row.repo), row.commit_hash[:12], " ".join(row.refs), str(row.files),
+            str(row.repo), row.commit_hash[:8], " ".join(map(_short, row.refs)), str(row.files),
             _human(row.size), escape(row.source), escape(status),
         )  # fmt: skip
     return table
+
+
+def _short(ref: str) -> str:
+    return re.sub(r"^refs/(heads/|tags/)?", "", ref)
 
 
 def _plain(row: Row) -> dict[str, Any]:

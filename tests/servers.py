@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,11 +16,12 @@ from mirror.web.protocol import Protocol
 
 
 @contextlib.contextmanager
-def run_server(app: ASGIApp) -> Iterator[str]:
-    """Serve the app on a free port of loopback; yields its base URL."""
+def run_server(app: ASGIApp, **options: Any) -> Iterator[str]:
+    """Serve the app on a free port of loopback; yields its base URL. `options` are uvicorn's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        options = {"http": Protocol, **options}
         config = uvicorn.Config(
-            app, http=Protocol, ws="none", log_config=None, access_log=False, proxy_headers=False
+            app, ws="none", log_config=None, access_log=False, proxy_headers=False, **options
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

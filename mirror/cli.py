@@ -29,6 +29,7 @@ from mirror.errors import ConfigError
 from mirror.inventory import Row, inventory
 from mirror.server import (
     Place,
+    Plan,
     configure_log,
     listen,
     open_place,
@@ -53,13 +54,15 @@ class _Errors(click.Group):
 
 
 def _option(setting: Setting) -> Callable[[_Command], _Command]:
-    kind: Any = {Path: click.Path(path_type=Path), int: click.IntRange(0, 65535)}.get(setting.type)
-    if setting.name == "log_format":
-        kind = click.Choice(["text", "json"])
+    kind: Any = {
+        "log_format": click.Choice(["text", "json"]),
+        "port": click.IntRange(0, 65535),
+        "workers": click.IntRange(1, 256),
+    }.get(setting.name, click.Path(path_type=Path) if setting.type is Path else setting.type)
     return click.option(
         setting.flag,
         setting.name,
-        type=kind or setting.type,
+        type=kind,
         default=setting.default,
         multiple=setting.several,
         envvar=setting.variable,
@@ -117,13 +120,19 @@ def serve(
 ) -> None:
     """Serve the data folder, and any other source, as a Hugging Face hub."""
     configure_log(rest["log_format"])
-    reach = parse_reach(rest["public_url"] or "", rest["trusted_proxies"])
-    token = read_token(rest["token_file"])
-    place = open_place(data, state, [SourceSpec.parse(text) for text in sources])
+    plan = Plan(
+        data,
+        state,
+        tuple(SourceSpec.parse(text) for text in sources),
+        parse_reach(rest["public_url"] or "", rest["trusted_proxies"]),
+        read_token(rest["token_file"]),
+        rest["log_format"],
+    )
+    place = plan.open()
     listener = listen(host, port)
-    if rest["log_format"] == "text":
-        _greet(place, listener, reach.public_url, has_token=bool(token))
-    run(place, listener, reach, token)
+    if plan.log_format == "text":
+        _greet(place, listener, plan)
+    run(plan, listener, rest["workers"])
 
 
 @main.command()
@@ -158,7 +167,7 @@ def demo(data: Path, **_: Any) -> None:
     click.echo(f"Made the demo model {record.repo}.")
 
 
-def _greet(place: Place, listener: socket.socket, public_url: str, *, has_token: bool) -> None:
+def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
     console = Console(highlight=False)
     host, port = listener.getsockname()[:2]
     console.print(f"[bold]hubmirror {__version__}[/bold]")
@@ -170,11 +179,11 @@ def _greet(place: Place, listener: socket.socket, public_url: str, *, has_token:
     if unseen := place.sources.unseen():
         console.print(escape(unseen), style="yellow")
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
-    url = public_url or f"http://{name}:{port}"
+    url = plan.reach.public_url or f"http://{name}:{port}"
     console.print("On a client:\n")
     console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
     console.print(f"  hf download {first or 'ORG/NAME'}\n", soft_wrap=True)
-    if not has_token and not host.startswith("127.") and host != "::1":
+    if not plan.token and not host.startswith("127.") and host != "::1":
         console.print(
             "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
         )

@@ -6,6 +6,7 @@ else it has its default.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ SETTINGS = {
         Setting("state", "The folder for derived facts [default: .hubmirror in data].", Path),
         Setting("host", "The address to listen on.", str, "127.0.0.1"),
         Setting("port", "The port to listen on; 0 takes a free one.", int, 8400),
+        Setting(
+            "workers",
+            "Processes that serve [default: as many as cores, at most 4].",
+            int,
+            min(os.cpu_count() or 1, 4),
+        ),
         Setting("public_url", "How clients reach this server, where Host does not tell."),
         Setting(
             "trusted_proxies",

@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,15 @@ from mirror.layers import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
+from mirror.supervisor import Supervisor
 from mirror.web.app import Reach, create_app
-from mirror.web.observe import JsonFormatter
+from mirror.web.observe import METRICS_FOLDER, JsonFormatter
 from mirror.web.protocol import Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from starlette.applications import Starlette
 
     from mirror.source import Source
 
@@ -43,6 +47,21 @@ class Place:
     sources: FirstFound
     state: State
     digests: Digests
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a worker process needs to build its application; it can be pickled."""
+
+    data: Path
+    state: Path | None
+    sources: tuple[SourceSpec, ...]
+    reach: Reach = field(default_factory=Reach)
+    token: str = field(default="", repr=False)
+    log_format: str = "text"
+
+    def open(self) -> Place:
+        return open_place(self.data, self.state, self.sources)
 
 
 def open_place(data: Path, state: Path | None, declared: Sequence[SourceSpec]) -> Place:
@@ -141,20 +160,33 @@ def configure_log(log_format: str) -> None:
     logging.getLogger("hubmirror").setLevel(logging.INFO)
 
 
-def run(place: Place, listener: socket.socket, reach: Reach, token: str) -> None:
-    """Serve until a signal ends it."""
+def build_app(plan: Plan) -> Starlette:
+    """The application of one process."""
+    configure_log(plan.log_format)
+    place = plan.open()
+    return create_app(
+        place.sources, place.state, reach=plan.reach, token=plan.token, on_stop=place.digests.close
+    )
+
+
+def run(plan: Plan, listener: socket.socket, workers: int) -> None:
+    """Serve until a signal ends it, by one process or by several under a supervisor."""
     config = uvicorn.Config(
-        create_app(place.sources, place.state, reach=reach, token=token),
+        partial(build_app, plan),
+        factory=True,
         http=Protocol,
         ws="none",
+        workers=workers,
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=_GRACE if workers == 1 else None,
     )
-    try:
+    if workers == 1:
         uvicorn.Server(config).run([listener])
-    finally:
-        place.digests.close()
+        return
+    with tempfile.TemporaryDirectory(prefix="hubmirror-metrics-") as shared:
+        os.environ[METRICS_FOLDER] = shared
+        Supervisor(config, listener, grace=_GRACE).run()

@@ -1,14 +1,20 @@
-"""A real server on a real socket, in a thread of the test."""
+"""Real servers on real sockets: in a thread of the test, or as a process of their own."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -36,3 +42,42 @@ def run_server(app: ASGIApp, **options: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A running `hubmirror serve`, and the URL that it printed."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+
+@contextlib.contextmanager
+def run_command(folder: Path, *words: str) -> Iterator[Command]:
+    """`hubmirror serve` in a process of its own, on a free port, started in `folder`."""
+    command = [sys.executable, "-m", "mirror", "serve", "--port", "0", *words]
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = next(line for line in process.stdout if "HF_ENDPOINT=" in line)
+        url = line.strip().partition("=")[2]
+        _wait_until_ready(url)
+        yield Command(process, url)
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(httpx2.TransportError):
+            if httpx2.get(f"{url}/readyz").status_code == 200:
+                return
+        if time.monotonic() > deadline:
+            raise RuntimeError("the server did not become ready")
+        time.sleep(0.05)

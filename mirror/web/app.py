@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import re
@@ -34,7 +35,7 @@ from mirror.web.recent import Recall, RecentAnswers, key_of
 from mirror.web.urls import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -155,14 +156,25 @@ class TokenGate:
 
 
 def create_app(
-    source: Source, state: State, *, reach: Reach | None = None, token: str = "", hold: float = 1.0
+    source: Source,
+    state: State,
+    *,
+    reach: Reach | None = None,
+    token: str = "",
+    hold: float = 1.0,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> Starlette:
-    """The whole server as an ASGI application.
+    """The whole server as an ASGI application; `on_stop` is called in a thread when it stops.
 
     `hold` is for how many seconds an answer, and the listing of all repositories, is trusted.
     """
     hub = Hub(source, Catalog(source, state, hold=hold), state)
     metrics = Metrics(hub.catalog)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await anyio.to_thread.run_sync(on_stop)
 
     async def readyz(_: Request) -> Response:
         return await anyio.to_thread.run_sync(_ready, hub)
@@ -186,6 +198,7 @@ def create_app(
         ],
         middleware=middleware,
         exception_handlers={Exception: _unexpected},
+        lifespan=lifespan,
     )
 
 

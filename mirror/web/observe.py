@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hubmirror.access")
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
 _LINE = (
     "%(client)s %(method)s %(path)s %(status)d %(code)s %(bytes)dB %(seconds).3fs %(request_id)s "
     "%(agent)s"
@@ -29,7 +32,7 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 class Metrics:
-    """Prometheus metrics of one process."""
+    """Prometheus metrics: of this process, or of all that share the metrics folder."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._registry = CollectorRegistry()
@@ -48,11 +51,16 @@ class Metrics:
             "hubmirror_response_start_seconds", "Seconds until an answer began.", ["route"],
             buckets=_BUCKETS, registry=self._registry,
         )  # fmt: skip
-        self._registry.register(_Revisions(catalog))
+        self._catalog = catalog
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes. Blocks: it looks at every repository."""
-        return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        registry.register(_Revisions(self._catalog))
+        if shared := os.environ.get(METRICS_FOLDER):
+            MultiProcessCollector(registry, shared)  # type: ignore[no-untyped-call]
+            return generate_latest(registry)
+        return generate_latest(self._registry) + generate_latest(registry)
 
 
 class _Revisions:

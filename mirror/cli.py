@@ -56,6 +56,7 @@ class _Errors(click.Group):
 def _option(setting: Setting) -> Callable[[_Command], _Command]:
     kind: Any = {
         "log_format": click.Choice(["text", "json"]),
+        "accel": click.Choice(["nginx"]),
         "port": click.IntRange(0, 65535),
         "workers": click.IntRange(1, 256),
     }.get(setting.name, click.Path(path_type=Path) if setting.type is Path else setting.type)
@@ -124,7 +125,7 @@ def serve(
         data,
         state,
         tuple(SourceSpec.parse(text) for text in sources),
-        parse_reach(rest["public_url"] or "", rest["trusted_proxies"]),
+        parse_reach(rest["public_url"] or "", rest["trusted_proxies"], rest["accel"] or ""),
         read_token(rest["token_file"]),
         rest["log_format"],
     )

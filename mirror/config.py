@@ -61,6 +61,7 @@ SETTINGS = {
             default=("127.0.0.0/8", "::1"),
             several=True,
         ),
+        Setting("accel", "The proxy in front that sends large files itself: nginx."),
         Setting("token_file", "A file with the one token that clients must send.", Path),
         Setting("log_format", "The form of log lines: text or json.", str, "text"),
     )

@@ -139,11 +139,11 @@ def read_token(file: Path | None) -> str:
     return token
 
 
-def parse_reach(public_url: str, trusted_proxies: Sequence[str]) -> Reach:
+def parse_reach(public_url: str, trusted_proxies: Sequence[str], accel: str = "") -> Reach:
     if public_url and not public_url.startswith(("http://", "https://")):
         raise ConfigError(f"public_url {public_url!r} must begin with http:// or https://.")
     try:
-        return Reach(public_url, [ipaddress.ip_network(one) for one in trusted_proxies])
+        return Reach(public_url, [ipaddress.ip_network(one) for one in trusted_proxies], accel)
     except ValueError as exc:
         raise ConfigError(f"trusted_proxies: {exc}.") from exc
 

@@ -53,26 +53,30 @@ class Reach:
     """How clients reach this server: the base of absolute links.
 
     `public_url` where it is set; else the Host header, or X-Forwarded-Host and -Proto where the
-    connection comes from one of the `trusted_proxies` (addresses and networks).
+    connection comes from one of the `trusted_proxies` (addresses and networks). `accel` is
+    `nginx` where a trusted proxy is one that obeys X-Accel-Redirect.
     """
 
     public_url: str = ""
     trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = field(
         default_factory=lambda: [ipaddress.ip_network(one) for one in ("127.0.0.0/8", "::1")]
     )
+    accel: str = ""
 
     def base_url(self, scope: Scope, headers: Headers) -> str:
         if self.public_url:
             return self.public_url.rstrip("/")
         scheme, host = scope["scheme"], headers.get("host", "")
-        if _FORWARDED.intersection(headers.keys()) and self._is_trusted(scope.get("client")):
+        if _FORWARDED.intersection(headers.keys()) and self.trusts(scope):
             host = headers.get("x-forwarded-host", host).split(",")[0].strip()
             scheme = headers.get("x-forwarded-proto", scheme).split(",")[0].strip()
         if not _HOST.fullmatch(host) or scheme not in ("http", "https"):
             raise RequestError("The Host header names no host.")
         return f"{scheme}://{host}"
 
-    def _is_trusted(self, client: tuple[str, int] | None) -> bool:
+    def trusts(self, scope: Scope) -> bool:
+        """Whether the connection comes from a trusted proxy."""
+        client = scope.get("client")
         if client is None:
             return True  # a Unix socket
         address = ipaddress.ip_address(client[0])
@@ -128,6 +132,7 @@ class HubApp:
             path=request.scope["raw_path"].decode("ascii"),
             body=body,
             head=request.method == "HEAD",
+            accel=self._reach.accel == "nginx" and self._reach.trusts(request.scope),
         )
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiofiles
 import anyio
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from mirror.source import StoredFile
+    from mirror.web.call import Call
 
 CHUNK = 256 * 1024
 _RANGE = re.compile(r"bytes=[ \t]*(\d*)-(\d*)[ \t]*")
@@ -62,15 +64,16 @@ def parse_range(header: str, size: int) -> Span | None:
     return Span(first, last - first + 1)
 
 
-def blob_response(
-    stored: StoredFile, headers: Mapping[str, str], range_header: str | None, *, head: bool
-) -> Response:
+def blob_response(call: Call, stored: StoredFile, headers: Mapping[str, str]) -> Response:
     """The answer for a file: whole, a range, or 416. Blocks on the disk.
 
     Raises BlobUnreadableError where the file is not there with its right size.
     """
-    size = stored.file.size
+    size, range_header = stored.file.size, call.headers.get("range")
     headers = {"accept-ranges": "bytes", **headers}
+    if call.accel and not call.head and size > CHUNK:
+        check_blob(stored)
+        return Response(headers={**headers, "x-accel-redirect": accel_path(stored.location)})
     try:
         span = parse_range(range_header, size) if range_header else None
     except ValueError:
@@ -83,13 +86,18 @@ def blob_response(
         headers["content-range"] = "bytes */0"
     span = span or Span(0, size)
     headers["content-length"] = str(span.count)
-    if head:
+    if call.head:
         check_blob(stored)
         return Response(status_code=status, headers=headers)
     descriptor = open_blob(stored)
     if span.count <= CHUNK:
         return Response(_read(descriptor, span), status, headers)
     return BlobResponse(descriptor, span, status, headers)
+
+
+def accel_path(location: str) -> str:
+    """What nginx is told to send, and to apply the range to (deploy/nginx/hubmirror.conf)."""
+    return quote(f"/-/files{location}")
 
 
 def _read(descriptor: int, span: Span) -> bytes:

@@ -36,7 +36,8 @@ class Hub:
 @dataclass(frozen=True, slots=True)
 class Call:
     """A request for a `target`. `base_url` is how the client reaches this server, without a
-    slash at its end. Everything in here may block: it runs in a thread."""
+    slash at its end; `accel` whether a proxy in front of it sends files that it is told to send.
+    Everything in here may block: it runs in a thread."""
 
     hub: Hub
     target: Target
@@ -46,6 +47,7 @@ class Call:
     path: str
     body: bytes = b""
     head: bool = False
+    accel: bool = False
 
     @property
     def repo(self) -> Repo:

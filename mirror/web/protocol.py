@@ -8,13 +8,12 @@ a span of a file goes from the page cache to the socket by `os.sendfile`, on asy
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -28,7 +27,9 @@ _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
-_STEP = 256 * 1024  # larger steps are hardly faster, and make small requests wait
+# Bytes that all downloads together may send in one turn of the loop, which small requests wait for.
+_TURN = 16 * 1024 * 1024
+_LEAST_STEP, _MOST_STEP = 128 * 1024, 2 * 1024 * 1024
 _COLD_STEP = 1024 * 1024
 _STALL = 300.0  # seconds without a byte taken by the client
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF})
@@ -107,6 +108,8 @@ class Sending:
     sent from a thread, so that a cold disk does not stop the loop.
     """
 
+    _running: ClassVar[int] = 0
+
     def __init__(self, client: socket.socket, message: Mapping[str, Any]) -> None:
         self._file = message["file"].fileno()
         self._offset = message["offset"]
@@ -116,75 +119,82 @@ class Sending:
         self._done: asyncio.Future[OSError | None] = self._loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
         self._cold: asyncio.Future[int] | None = None
-        self._probe = bytearray(1)
+        self._probe = [bytearray(1)]
         self.sent = 0
 
     async def done(self) -> OSError | None:
         """Send all; the error that ended it early, if one did."""
-        if not self._left:
-            os.close(self._socket)
-            return None
+        Sending._running += 1
         self._loop.add_writer(self._socket, self._step)
         self._watch = self._loop.call_later(_STALL, self._check, self.sent)
         try:
             return await self._done
         finally:
+            Sending._running -= 1
             self._loop.remove_writer(self._socket)
             self._watch.cancel()
             if self._cold is not None:
-                with contextlib.suppress(OSError):
-                    await asyncio.shield(self._cold)
+                await asyncio.wait([self._cold])
             os.close(self._socket)
 
     def _step(self) -> None:
-        if self._done.done():
+        try:
+            os.preadv(self._file, self._probe, self._offset, os.RWF_NOWAIT)
+        except OSError:  # not in the page cache, or the file system does not tell
+            self._send_cold()
             return
-        if not self._is_warm():
-            self._loop.remove_writer(self._socket)
-            self._cold = self._loop.run_in_executor(_cold_reads, self._sendfile, _COLD_STEP)
-            self._cold.add_done_callback(self._after_cold)
+        most = min(_MOST_STEP, max(_LEAST_STEP, _TURN // Sending._running))
+        try:
+            count = os.sendfile(self._socket, self._file, self._offset, min(most, self._left))
+        except BlockingIOError:
             return
-        with contextlib.suppress(BlockingIOError):
-            self._account(partial(self._sendfile, _STEP))
+        except OSError as exc:
+            self._end(exc)
+            return
+        self._advance(count)
+
+    def _send_cold(self) -> None:
+        """Send from a thread, and watch the socket again afterwards."""
+        self._loop.remove_writer(self._socket)
+        self._cold = self._loop.run_in_executor(
+            _cold_reads,
+            os.sendfile,
+            self._socket,
+            self._file,
+            self._offset,
+            min(_COLD_STEP, self._left),
+        )
+        self._cold.add_done_callback(self._after_cold)
 
     def _after_cold(self, cold: asyncio.Future[int]) -> None:
         self._cold = None
         if self._done.done():
             return
-        with contextlib.suppress(BlockingIOError):
-            self._account(cold.result)
-        if not self._done.done():
-            self._loop.add_writer(self._socket, self._step)
-
-    def _account(self, send: Any) -> None:
+        self._loop.add_writer(self._socket, self._step)
         try:
-            count = send()
+            self._advance(cold.result())
         except BlockingIOError:
-            raise
-        except OSError as exc:
-            self._done.set_result(exc)
             return
+        except OSError as exc:
+            self._end(exc)
+
+    def _advance(self, count: int) -> None:
         if count == 0:
-            self._done.set_result(OSError(errno.EIO, "it became shorter while it was sent"))
+            self._end(OSError(errno.EIO, "it became shorter while it was sent"))
             return
         self.sent += count
         self._offset += count
         self._left -= count
         if not self._left:
-            self._done.set_result(None)
+            self._end(None)
 
-    def _sendfile(self, most: int) -> int:
-        return os.sendfile(self._socket, self._file, self._offset, min(most, self._left))
-
-    def _is_warm(self) -> bool:
-        """Whether the next bytes are in the page cache; not, where the file system won't tell."""
-        try:
-            return os.preadv(self._file, [self._probe], self._offset, os.RWF_NOWAIT) >= 0
-        except OSError:
-            return False
+    def _end(self, cause: OSError | None) -> None:
+        self._loop.remove_writer(self._socket)
+        if not self._done.done():
+            self._done.set_result(cause)
 
     def _check(self, before: int) -> None:
         """End a download whose client took nothing for a long time."""
-        if self.sent == before and not self._done.done():
-            self._done.set_result(OSError(errno.ETIMEDOUT, "the client took nothing"))
         self._watch = self._loop.call_later(_STALL, self._check, self.sent)
+        if self.sent == before:
+            self._end(OSError(errno.ETIMEDOUT, "the client took nothing"))

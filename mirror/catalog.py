@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirror.state import State
 
 _LISTED = (
+    "modelId",
     "author", "sha", "lastModified", "createdAt", "private", "gated", "disabled", "downloads",
     "likes", "trendingScore", "tags", "pipeline_tag", "library_name", "sdk",
 )  # fmt: skip
@@ -60,7 +61,8 @@ class Catalog:
             if time.monotonic() >= self._until:
                 self._entries = {repo: self._entry(repo) for repo in self._source.repos()}
                 self._until = time.monotonic() + self._hold
-            return [entry for _, entry in self._entries.values()]
+            entries = (entry for _, entry in self._entries.values())
+            return [entry for entry in entries if entry.row or entry.waiting]
 
     def _entry(self, repo: Repo) -> tuple[Hashable, Entry]:
         try:
@@ -69,7 +71,9 @@ class Catalog:
             if kept is not None and kept[0] == stamp and not kept[1].waiting:
                 return kept
             return stamp, self._read(repo)
-        except (NotFoundError, UnavailableError):
+        except NotFoundError:
+            return None, Entry(repo, b"", 0, 0)
+        except UnavailableError:
             return None, Entry(repo, b"", 0, 1)
 
     def _read(self, repo: Repo) -> Entry:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +27,7 @@ from mirror.config import (
     refuse_unknown_variables,
 )
 from mirror.demo import write_demo
-from mirror.errors import ConfigError
+from mirror.errors import HubmirrorError
 from mirror.inventory import Row, inventory
 from mirror.server import (
     Place,
@@ -38,18 +40,27 @@ from mirror.server import (
     run,
 )
 
+log = logging.getLogger("hubmirror")
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PLACE = ("data", "state")
 _ANY_HOST = ("0.0.0.0", "::")
 
 
+class _Path(click.Path):
+    """A path in which `~` is the user's home, in the configuration file too."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
+
+
 class _Errors(click.Group):
-    """Shows a ConfigError as one line, without a traceback."""
+    """Shows our own errors as one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ConfigError as exc:
+        except HubmirrorError as exc:
             raise click.ClickException(str(exc)) from exc
 
 
@@ -59,7 +70,7 @@ def _option(setting: Setting) -> Callable[[_Command], _Command]:
         "accel": click.Choice(["nginx"]),
         "port": click.IntRange(0, 65535),
         "workers": click.IntRange(1, 256),
-    }.get(setting.name, click.Path(path_type=Path) if setting.type is Path else setting.type)
+    }.get(setting.name, _Path(path_type=Path) if setting.type is Path else setting.type)
     return click.option(
         setting.flag,
         setting.name,
@@ -133,7 +144,9 @@ def serve(
     listener = listen(host, port)
     if plan.log_format == "text":
         _greet(place, listener, plan)
-    run(plan, listener, rest["workers"])
+    else:
+        _log_start(place, listener)
+    run(replace(plan, state=place.state.folder), listener, rest["workers"])
 
 
 @main.command()
@@ -188,6 +201,14 @@ def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
         console.print(
             "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
         )
+
+
+def _log_start(place: Place, listener: socket.socket) -> None:
+    """What `_greet` shows a person, for a program that reads the log."""
+    host, port = listener.getsockname()[:2]
+    log.info("hubmirror %s listens on %s port %d", __version__, host, port)
+    if unseen := place.sources.unseen():
+        log.warning(unseen)
 
 
 def _table(rows: list[Row]) -> Table:

@@ -40,6 +40,14 @@ class Setting:
     def variable(self) -> str:
         return f"HUBMIRROR_{self.name.upper()}"
 
+    def check(self, value: Any, path: Path) -> None:
+        """Raises ConfigError where a value of the file is of the wrong type."""
+        one = int if self.type is int else str
+        values = value if self.several else [value]
+        if not isinstance(values, list) or any(type(each) is not one for each in values):
+            what = f"a list of {one.__name__}" if self.several else one.__name__
+            raise ConfigError(f"{self.name} in {path} is {value!r}, and must be {what}.")
+
 
 SETTINGS = {
     setting.name: setting
@@ -126,7 +134,11 @@ class File:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
         _refuse_unknown(data, ("serve", "source"), f"in {path}")
         serve, sources = data.get("serve", {}), data.get("source", [])
+        if not isinstance(serve, dict) or not isinstance(sources, list):
+            raise ConfigError(f"{path}: serve is a table, [serve]; source a list, [[source]].")
         _refuse_unknown(serve, SETTINGS, f"in [serve] of {path}")
+        for name, value in serve.items():
+            SETTINGS[name].check(value, path)
         return cls(serve, tuple(_source(entry, path) for entry in sources))
 
 
@@ -144,7 +156,9 @@ def _refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> No
             raise ConfigError(f"Unknown key {key!r} {where}. Known are: {', '.join(known)}.")
 
 
-def _source(entry: Mapping[str, Any], path: Path) -> SourceSpec:
+def _source(entry: Any, path: Path) -> SourceSpec:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"A source of {path} is no table: write [[source]].")
     _refuse_unknown(entry, ("kind", "path", "repo_id", "repo_type"), f"in [[source]] of {path}")
     for key in ("kind", "path"):
         if not isinstance(entry.get(key), str):

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Literal
 from mirror.errors import BlobUnreadableError, DigestPendingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from mirror.state import State
 
 _CHUNK = 1 << 20
+_MOST_WAITERS = 8
 
 Kind = Literal["git-sha1", "sha256"]
 
@@ -50,6 +51,7 @@ class Digests:
         self._running: dict[Wanted, Future[str]] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._waiters = threading.Semaphore(_MOST_WAITERS)
         self._thread = ThreadPoolExecutor(1, "digests")
 
     def of(self, name: str, wanted: Iterable[Wanted]) -> list[str]:
@@ -62,11 +64,19 @@ class Digests:
         digests = {one: self._recall(one) for one in wanted}
         unknown = [one for one, digest in digests.items() if digest is None]
         futures = {one: self._start(one) for one in unknown}
-        wait(futures.values(), timeout=self._patience)
+        self._wait(futures.values())
         remaining = sum(one.size for one, future in futures.items() if not future.done())
-        if remaining or not all(future.done() for future in futures.values()):
+        if not all(future.done() for future in futures.values()):
             raise DigestPendingError(name, remaining)
         return [digests[one] or futures[one].result() for one in wanted]
+
+    def _wait(self, futures: Collection[Future[str]]) -> None:
+        """Wait with patience; but at most a few callers do, since each keeps a thread busy."""
+        if futures and self._waiters.acquire(blocking=False):
+            try:
+                wait(futures, timeout=self._patience)
+            finally:
+                self._waiters.release()
 
     def close(self) -> None:
         """Stop the work under way; what was finished stays known."""
@@ -90,7 +100,7 @@ class Digests:
 
     def _compute(self, one: Wanted) -> str:
         try:
-            with self._state.lock("digests"):
+            with self._state.lock("digests", self._closed):
                 self._known.pop(one.key, None)
                 digest = self._recall(one) or self._read(one)
             self._known[one.key] = (one.size, one.mtime_ns, digest)

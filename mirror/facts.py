@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _MOST_JSON = 8 * 1024 * 1024
 _MOST_CARD = 1024 * 1024
 _FRONT_MATTER = re.compile(
-    rb"\A\xef\xbb\xbf?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
+    rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
 )
+_LONG_NUMBER = re.compile(r"[-+0-9_:.]{100,}")
+_MOST_DEPTH = 64
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # transformers' Auto classes by the end of an architecture's name, and the task that each is for.
@@ -88,7 +90,7 @@ class Facts:
             for name in ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
             if tokenizer.get(name) is not None
         }
-        return shown | ({"tokenizer_config": special} if special else {})
+        return _sendable(shown | ({"tokenizer_config": special} if special else {}))
 
     @cached_property
     def transformers_info(self) -> dict[str, str]:
@@ -124,7 +126,7 @@ class Facts:
             tags |= dict.fromkeys(
                 tag for tag in (self.library_name, *sorted(filter(None, formats))) if tag
             )
-            tags |= dict.fromkeys(filter(None, [self.config.get("model_type"), self.pipeline_tag]))
+            tags |= dict.fromkeys(_strings([self.config.get("model_type"), self.pipeline_tag]))
         tags |= dict.fromkeys(_strings(self.card.get("tags")))
         tags |= dict.fromkeys(_strings(self.card.get("language")))
         for key, start in _CARD_TAGS:
@@ -191,15 +193,35 @@ def _read_header(kind: str, stored: StoredFile) -> dict[str, Any] | None:
 
 def _parse_card(matter: bytes) -> dict[str, Any]:
     try:
-        if b"*" in matter and any(
-            isinstance(one, yaml.AliasEvent) for one in yaml.parse(matter, _YAML)
-        ):
-            return {}  # aliases can make a page of text into gigabytes of JSON
-        card = yaml.load(matter, _YAML)  # noqa: S506  (a safe loader)
-        body = orjson.dumps(card, default=str, option=orjson.OPT_NON_STR_KEYS)
-    except (yaml.YAMLError, orjson.JSONEncodeError, ValueError, RecursionError):
+        _check_yaml(matter)
+        return _sendable(yaml.load(matter, _YAML))  # noqa: S506  (a safe loader)
+    except (yaml.YAMLError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError):
         return {}
-    safe = orjson.loads(body)
+
+
+def _check_yaml(text: bytes) -> None:
+    """Refuse what makes a page of text into gigabytes, minutes, or the end of the process.
+
+    Aliases multiply; libyaml's loader recurses into nested collections in C; and numbers in base
+    60 (`1:1:1`) take quadratic time.
+    """
+    depth = 0
+    for event in yaml.parse(text, _YAML):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        is_number = isinstance(event, yaml.ScalarEvent) and _LONG_NUMBER.fullmatch(event.value)
+        if depth > _MOST_DEPTH or isinstance(event, yaml.AliasEvent) or is_number:
+            raise yaml.YAMLError("refused")
+
+
+def _sendable(value: Any) -> dict[str, Any]:
+    """The value as JSON would bring it back; empty where JSON cannot, or where it is no object."""
+    try:
+        safe = orjson.loads(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+    except (orjson.JSONEncodeError, orjson.JSONDecodeError, RecursionError):
+        return {}
     return safe if isinstance(safe, dict) else {}
 
 

@@ -7,17 +7,20 @@ fact.
 from __future__ import annotations
 
 import math
+import os
 import struct
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-_MOST_HEADER = 100 * 1000 * 1000  # safetensors refuses longer ones
+_MOST_HEADER = 25 * 1000 * 1000  # huggingface_hub refuses longer ones
+_MOST_METADATA = 64 * 1024 * 1024
 _MOST_STRING = 16 * 1024 * 1024
 _MOST_ITEMS = 10_000_000
+_MOST_VALUES = 10**15
 
 
 class HeaderError(ValueError):
@@ -34,7 +37,7 @@ def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
         counts: dict[str, int] = {}
         for name, tensor in header.items():
             if name != "__metadata__":
-                count = math.prod(int(size) for size in tensor["shape"])
+                count = _product(tensor["shape"])
                 counts[str(tensor["dtype"])] = counts.get(str(tensor["dtype"]), 0) + count
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
         raise HeaderError(f"not a safetensors header: {exc!r}") from exc
@@ -54,9 +57,11 @@ def gguf_facts(file: BinaryIO) -> dict[str, Any]:
         raise HeaderError("an impossible number of entries")
     metadata = {}
     for _ in range(entries):
+        if file.tell() > _MOST_METADATA:
+            raise HeaderError("metadata too long to be kept")
         key = _string(file)
         metadata[key] = _value(file, struct.unpack("<I", _read(file, 4))[0])
-    total = sum(_tensor_size(file) for _ in range(tensors))
+    total = _product([sum(_tensor_size(file) for _ in range(tensors))])
     architecture = str(metadata.get("general.architecture", ""))
     facts = {
         "total": total,
@@ -72,7 +77,7 @@ def gguf_facts(file: BinaryIO) -> dict[str, Any]:
 
 def _token(metadata: dict[str, Any], key: str) -> str | None:
     tokens, index = metadata.get("tokenizer.ggml.tokens"), metadata.get(key)
-    if isinstance(tokens, list) and isinstance(index, int) and index < len(tokens):
+    if isinstance(tokens, list) and isinstance(index, int) and 0 <= index < len(tokens):
         return str(tokens[index])
     return None
 
@@ -84,7 +89,15 @@ def _tensor_size(file: BinaryIO) -> int:
         raise HeaderError("an impossible number of dimensions")
     sizes = struct.unpack(f"<{dimensions}Q", _read(file, 8 * dimensions))
     _read(file, 12)
-    return math.prod(sizes)
+    return _product(sizes)
+
+
+def _product(sizes: Sequence[int]) -> int:
+    """The number of values in a shape; refused where no file could hold them."""
+    count = math.prod(sizes)
+    if any(not isinstance(size, int) or size < 0 for size in sizes) or count > _MOST_VALUES:
+        raise HeaderError("an impossible shape")
+    return count
 
 
 def _string(file: BinaryIO) -> str:
@@ -126,11 +139,20 @@ def _array(file: BinaryIO) -> list[Any] | None:
     if length > _MOST_ITEMS or kind == _ARRAY:
         raise HeaderError("an array too long or too deep")
     if kind == _STRING:
-        return [_string(file) for _ in range(length)]
+        return _strings(file, length)
     if kind not in _NUMBERS:
         raise HeaderError(f"an array of unknown type {kind}")
-    _read(file, length * struct.calcsize(_NUMBERS[kind]))
+    file.seek(length * struct.calcsize(_NUMBERS[kind]), os.SEEK_CUR)
     return None
+
+
+def _strings(file: BinaryIO, length: int) -> list[str]:
+    found = []
+    for _ in range(length):
+        if file.tell() > _MOST_METADATA:
+            raise HeaderError("metadata too long to be kept")
+        found.append(_string(file))
+    return found
 
 
 def _read(file: BinaryIO, length: int) -> bytes:

@@ -60,7 +60,7 @@ class Record:
                 refs=tuple(str(ref) for ref in data["refs"]),
                 pulled_at=datetime.fromisoformat(data["pulled_at"]).astimezone(UTC),
                 upstream=str(data["upstream"]),
-                info=dict(data["info"]),
+                info=orjson.loads(orjson.dumps(dict(data["info"]))),
             )
         except (KeyError, TypeError, ValueError, AttributeError, RequestError) as exc:
             raise ManifestError(f"damaged: {exc!r}") from exc

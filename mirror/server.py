@@ -24,7 +24,7 @@ from mirror.sources.hf_cache import HfCache
 from mirror.state import State
 from mirror.supervisor import Supervisor
 from mirror.web.app import Reach, create_app
-from mirror.web.observe import METRICS_FOLDER, JsonFormatter
+from mirror.web.observe import METRICS_FOLDER, AccessLog, JsonFormatter
 from mirror.web.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def open_place(data: Path, state: Path | None, declared: Sequence[SourceSpec]) -
     if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
         specs.insert(0, SourceSpec("managed", hub))
     for spec in specs:
-        if not spec.path.is_dir() and spec.path != hub:
+        if not spec.path.is_dir() and (spec.path != hub or hub.exists()):
             raise ConfigError(f"The source {spec} is not there, or is no folder.")
     kept = State(_state_folder(data, state))
     digests = Digests(kept)
@@ -165,7 +165,12 @@ def build_app(plan: Plan) -> Starlette:
     configure_log(plan.log_format)
     place = plan.open()
     return create_app(
-        place.sources, place.state, reach=plan.reach, token=plan.token, on_stop=place.digests.close
+        place.sources,
+        place.state,
+        reach=plan.reach,
+        token=plan.token,
+        access_log=AccessLog(sys.stderr, plan.log_format),
+        on_stop=place.digests.close,
     )
 
 

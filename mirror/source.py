@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mirror.trees import RepoFile
 
 
+# Without waiting for the writer of a fifo that lies in a file's place.
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNKNOWN = (
     "This mirror holds a part of the revision, and cannot tell whether upstream has the file."
 )
@@ -55,11 +57,14 @@ class Snapshot:
         try:
             return self.files[path]
         except KeyError:
-            raise self._not_found(path) from None
+            raise self.not_found(path) from None
 
-    def _not_found(self, path: str) -> EntryNotFoundError:
+    def not_found(self, path: str) -> EntryNotFoundError:
+        """What to say of a path that is not among `files`."""
         reason = self.absent.get(path, "")
-        known = self.whole or (self.no_exist is not None and (self.no_exist / path).exists())
+        known = self.whole or (
+            self.no_exist is not None and os.path.exists(os.path.join(self.no_exist, path))
+        )
         if not reason and not known:
             reason = _UNKNOWN
         return EntryNotFoundError(self.repo, self.commit_hash, path, reason)
@@ -100,7 +105,7 @@ def open_blob(stored: StoredFile) -> int:
     Raises BlobUnreadableError where it vanished, is no plain file, or has the wrong size.
     """
     try:
-        descriptor = os.open(stored.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(stored.location, _OPEN)
     except OSError as exc:
         raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
     try:

@@ -12,12 +12,15 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
+
+_LOCK_STEP = 0.1  # seconds between two tries
 
 
 class State:
@@ -41,8 +44,11 @@ class State:
             write_atomically(path, orjson.dumps(fact))
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock among all processes that share the folder (none where it is read-only)."""
+    def lock(self, name: str, give_up: threading.Event) -> Iterator[None]:
+        """Hold a lock among all processes that share the folder (none where it is read-only).
+
+        Goes on without it once `give_up` is set.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / f"{name}.lock").open("w")
@@ -50,12 +56,21 @@ class State:
             yield
             return
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _try_lock(file) and not give_up.wait(_LOCK_STEP):
+                pass
             yield
 
     def _path(self, kind: str, key: str) -> Path:
         name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
         return self.folder / kind / name[:2] / f"{name[2:]}.json"
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, body: bytes) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mirror.repos import RepoType, default_commit
-from mirror.trees import RepoFile, lfs_pointer, used_storage
+from mirror.trees import RepoFile, git_id, lfs_pointer, used_storage
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -112,6 +112,8 @@ def info(facts: Facts, *, expand: Collection[str] = (), blobs: bool = False) -> 
     }
     body: dict[str, Any] = _ids(snapshot)
     if expand:
+        if "modelId" not in expand:
+            body.pop("modelId", None)
         wanted = [name for name in _PROPERTIES if name in expand]
         rest = {name: value for name, value in upstream.items() if name in expand}
     else:
@@ -128,7 +130,7 @@ def info(facts: Facts, *, expand: Collection[str] = (), blobs: bool = False) -> 
 
 def _ids(snapshot: Snapshot) -> dict[str, Any]:
     repo_id = snapshot.repo.repo_id
-    body: dict[str, Any] = {"_id": snapshot.commit_hash[:24], "id": repo_id}
+    body: dict[str, Any] = {"_id": git_id("repo", str(snapshot.repo).encode())[:24], "id": repo_id}
     if snapshot.repo.repo_type is RepoType.MODEL:
         body["modelId"] = repo_id
     return body

@@ -54,6 +54,8 @@ class Folder:
         self._recent = RecentSnapshots(hold)
 
     def repos(self) -> list[Repo]:
+        if not self._root.is_dir():
+            raise UnavailableError(f"{self._repo} cannot be read: its folder is not there.")
         return [self._repo]
 
     def refs(self, repo: Repo) -> Mapping[str, str]:

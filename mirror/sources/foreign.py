@@ -44,15 +44,16 @@ class ForeignRevisions:
         return self.recent.get((self.folder.path, commit), lambda: self._read(commit))
 
     def _commit(self, revision: str) -> str:
-        refs = self.folder.refs()
         commits = self.commits()
+        here = {*commits, ""}
+        refs = {name: commit for name, commit in self.folder.refs().items() if commit in here}
         commit = find_commit(revision, refs, commits)
         if commit == "":
             raise UnavailableError(
                 f"The ref {revision} of {self.folder.repo} is damaged: it holds no commit hash. "
                 "Ask the mirror's operator to download the repository again."
             )
-        if commit is None or commit not in commits:
+        if commit is None:
             raise RevisionNotFoundError(self.folder.repo, revision)
         return commit
 

@@ -34,8 +34,9 @@ class HfCache:
     def __init__(
         self, root: Path, digests: Digests, *, managed: bool, label: str = "", hold: float = HOLD
     ) -> None:
-        self.label = label or ("managed" if managed else "hf-cache")
-        self._root = Path(root).absolute()
+        self._kind = "managed" if managed else "hf-cache"
+        self.label = label or self._kind
+        self._root = Path(os.path.realpath(root))
         self._digests = digests
         self._managed = managed
         self._recent = RecentSnapshots(hold)
@@ -44,7 +45,7 @@ class HfCache:
         self._lock = threading.Lock()
 
     def repos(self) -> list[Repo]:
-        with _disk_errors(self.label):
+        with _disk_errors(f"A source ({self._kind})"):
             return sorted(
                 repo
                 for name in self._list().values()
@@ -70,7 +71,7 @@ class HfCache:
     def unseen(self) -> str | None:
         if not self._managed:
             return None
-        with _disk_errors(self.label):
+        with _disk_errors(f"A source ({self._kind})"):
             unrecorded = [repo for repo in self.repos() if not self._folder(repo).recorded()]
         if not unrecorded:
             return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +45,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class RepoDir:
-    """One repository's folder below the cache folder `root`."""
+    """One repository's folder below the cache folder `root`, which is a real path."""
 
     root: Path
     repo: Repo
     path: Path
+    _real: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def blobs(self) -> Path:
@@ -77,7 +78,7 @@ class RepoDir:
         return self.path / "refs" / short
 
     def refs(self) -> dict[str, str]:
-        """All refs, by full name; the empty string for one that holds no commit hash.
+        """All refs, by full name; the empty string for one that cannot be read, or holds no hash.
 
         The refs that huggingface_hub keeps for abbreviated hashes are left out.
         """
@@ -85,9 +86,9 @@ class RepoDir:
         found = {}
         for file in sorted(_files_below(str(folder))):
             short = os.path.relpath(file, folder)
-            if not _SHORT_HASH.fullmatch(short):
-                text = Path(file).read_bytes().decode("ascii", "replace").strip()
-                found[ref_name(short)] = text if COMMIT_HASH.fullmatch(text) else ""
+            commit = _read_ref(file)
+            if not (_SHORT_HASH.fullmatch(short) and commit.startswith(short)):
+                found[ref_name(short)] = commit
         return found
 
     def recorded(self) -> bool:
@@ -105,8 +106,8 @@ class RepoDir:
     def read_record(self, commit_hash: str) -> Record:
         """Raises ManifestError, and OSError where it cannot be read."""
         record = Record.parse(self.record(commit_hash).read_bytes())
-        if record.commit_hash != commit_hash:
-            raise ManifestError(f"it is the record of {record.commit_hash}")
+        if (record.repo, record.commit_hash) != (self.repo, commit_hash):
+            raise ManifestError(f"the record of {record.repo} at {record.commit_hash}")
         return record
 
     def read_tree(self, commit_hash: str) -> dict[str, RepoFile] | None:
@@ -135,12 +136,28 @@ class RepoDir:
             found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
             raise LinkError("it is a link that leads to no plain file")
+        if not self.is_real(os.path.dirname(path)):
+            raise LinkError("its folder is a link, which is not followed")
         return Found(path, etag if etag and ETAG.fullmatch(etag) else None, found)
+
+    def is_real(self, folder: str) -> bool:
+        """Whether no part of a folder's path below the cache is a link."""
+        if folder not in self._real and os.path.realpath(folder) == folder:
+            self._real.add(folder)
+        return folder in self._real
 
     def stamp(self) -> Hashable:
         folders = ("refs", "snapshots", "hubmirror", "blobs", "trees")
         main = _mtime_ns(self.path / "refs" / "main")
         return (main, *(_mtime_ns(self.path / folder) for folder in folders))
+
+
+def _read_ref(file: str) -> str:
+    try:
+        text = Path(file).read_bytes().decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    return text if COMMIT_HASH.fullmatch(text) else ""
 
 
 def _files_below(folder: str) -> Iterator[str]:

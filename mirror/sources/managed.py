@@ -131,7 +131,8 @@ class ManagedRevisions:
         except FileNotFoundError:
             pass
         else:
-            if stat.S_ISREG(found.st_mode) and found.st_size == file.size:
+            is_plain = stat.S_ISREG(found.st_mode) and self.folder.is_real(str(self.folder.blobs))
+            if is_plain and found.st_size == file.size:
                 return blob
         try:
             linked = self.folder.find(os.path.join(self.folder.snapshot(commit_hash), file.path))

@@ -28,12 +28,17 @@ def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
         with os.scandir(os.path.join(folder, parent)) as entries:
             for entry in entries:
                 path = f"{parent}{entry.name}"
-                if entry.name in skip or path in skip:
+                if entry.name in skip or path in skip or not _is_unicode(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")
                 elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
                     yield path
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether a name can be sent at all; the hub takes no other."""
+    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 @dataclass(frozen=True, slots=True)

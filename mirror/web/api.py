@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 import orjson
 from starlette.responses import Response
@@ -41,7 +41,7 @@ def tree(call: Call) -> Response:
     snapshot, path = call.revision_and_path()
     listed = Tree({name: stored.file for name, stored in snapshot.files.items()})
     if path and check_path(path) not in listed:
-        raise _no_folder(snapshot, path)
+        raise snapshot.not_found(path)
     entries = listed.entries(path, recursive=call.flag("recursive"))
     start = call.number("cursor", 0, len(entries))
     end = start + call.number("limit", TREE_PAGE, TREE_PAGE)
@@ -83,6 +83,8 @@ def tree_size(call: Call) -> Response:
 
 
 def discussions(call: Call) -> Response:
+    if call.target.rest:
+        raise NotOfferedError
     call.snapshot()
     return json_response({"discussions": [], "count": 0, "start": 0})
 
@@ -100,7 +102,8 @@ def parquet(call: Call) -> Response:
         config, _, rest = path.partition("/")
         split, slash, _ = rest.partition("/")
         if slash and path.endswith(".parquet"):
-            url = f"{call.base_url}/{snapshot.repo}/resolve/refs%2Fconvert%2Fparquet/{path}"
+            base = f"{call.base_url}/{snapshot.repo}/resolve/refs%2Fconvert%2Fparquet"
+            url = f"{base}/{quote(path)}"
             urls.setdefault(config, {}).setdefault(split, []).append(url)
     body: Any = urls
     for key in call.target.rest:
@@ -139,12 +142,6 @@ def _rows(
     return [wire.tree_row(entry, commit) for entry in entries]
 
 
-def _no_folder(snapshot: Snapshot, path: str) -> EntryNotFoundError:
-    if path in snapshot.files:
-        return EntryNotFoundError(snapshot.repo, snapshot.commit_hash, f"{path} (it is a file)")
-    return EntryNotFoundError(snapshot.repo, snapshot.commit_hash, path)
-
-
 def _asked_paths(call: Call) -> tuple[list[str], bool]:
     """Python sends a form, JavaScript and Rust send JSON."""
     try:
@@ -157,7 +154,7 @@ def _asked_paths(call: Call) -> tuple[list[str], bool]:
             expand = any(pair in form for pair in _EXPAND)
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
         raise RequestError("The body is neither a form with `paths` nor JSON with them.") from exc
-    return [path.strip("/") for path in paths], expand
+    return list(dict.fromkeys(path.strip("/") for path in paths)), expand
 
 
 _EXPAND = (("expand", "true"), ("expand", "True"), ("expand", "1"))

@@ -13,14 +13,13 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from mirror.catalog import Catalog
 from mirror.errors import (
     HubmirrorError,
-    NotOfferedError,
     ReadOnlyError,
     RequestError,
     UnauthorizedError,
@@ -30,9 +29,9 @@ from mirror.web import api, registry, resolve
 from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
-from mirror.web.observe import Metrics, Observe
+from mirror.web.observe import AccessLog, Metrics, Observe
 from mirror.web.recent import Recall, RecentAnswers, key_of
-from mirror.web.urls import parse
+from mirror.web.urls import Target, parse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -45,7 +44,14 @@ if TYPE_CHECKING:
 _MOST_BODY = 8 * 1024 * 1024
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
+_POSTED_READ = re.compile(rb"/paths-info(/|$)|/git-upload-pack$")
 _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+
+
+def _own_address(scope: Scope) -> str:
+    """For HTTP/1.0, which knows no Host header."""
+    host, port = scope.get("server") or ("localhost", 80)
+    return f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class Reach:
     def base_url(self, scope: Scope, headers: Headers) -> str:
         if self.public_url:
             return self.public_url.rstrip("/")
-        scheme, host = scope["scheme"], headers.get("host", "")
+        scheme, host = scope["scheme"], headers.get("host", _own_address(scope))
         if _FORWARDED.intersection(headers.keys()) and self.trusts(scope):
             host = headers.get("x-forwarded-host", host).split(",")[0].strip()
             scheme = headers.get("x-forwarded-proto", scheme).split(",")[0].strip()
@@ -109,6 +115,8 @@ class HubApp:
             scope["state"]["route"] = call.target.action
             answer = ANSWERS.get(call.target.action, api.not_offered)
             response = await anyio.to_thread.run_sync(answer, call)
+        except ClientDisconnect:
+            return
         except HubmirrorError as exc:
             response = error_response(exc)
         if request.method in ("GET", "HEAD"):
@@ -116,12 +124,8 @@ class HubApp:
         await response(scope, receive, send)
 
     async def _call(self, request: Request) -> Call:
-        target = parse(request.scope["raw_path"])
-        body = b""
-        if request.method == "POST" and target.action == "paths-info":
-            body = await _read_body(request)
-        elif request.method not in ("GET", "HEAD"):
-            raise ReadOnlyError
+        target = _target(request.method, request.scope["raw_path"])
+        body = await _read_body(request) if request.method == "POST" else b""
         headers = Headers(raw=request.scope["headers"])
         return Call(
             hub=self._hub,
@@ -134,6 +138,16 @@ class HubApp:
             head=request.method == "HEAD",
             accel=self._reach.accel == "nginx" and self._reach.trusts(request.scope),
         )
+
+
+def _target(method: str, raw_path: bytes) -> Target:
+    """What is asked for. All that is no read is refused in the same words."""
+    is_read = method in ("GET", "HEAD")
+    if is_read or (method == "POST" and _POSTED_READ.search(raw_path)):
+        target = parse(raw_path)
+        if is_read or target.action == "paths-info":
+            return target
+    raise ReadOnlyError
 
 
 class TokenGate:
@@ -167,6 +181,7 @@ def create_app(
     reach: Reach | None = None,
     token: str = "",
     hold: float = 1.0,
+    access_log: AccessLog | None = None,
     on_stop: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The whole server as an ASGI application; `on_stop` is called in a thread when it stops.
@@ -189,22 +204,21 @@ def create_app(
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     recent = RecentAnswers(hold)
-    middleware = [Middleware(Observe, metrics=metrics)]
+    middleware = [Middleware(Observe, metrics=metrics, log=access_log)]
     if token:
         middleware.append(Middleware(TokenGate, token=token))
     middleware.append(Middleware(Recall, recent=recent))
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", _healthz),
             Route("/readyz", readyz),
             Route("/metrics", scrape),
-            Mount("/-", app=_own_not_offered),
-            Mount("/", app=HubApp(hub, reach or Reach(), recent)),
         ],
         middleware=middleware,
-        exception_handlers={Exception: _unexpected},
         lifespan=lifespan,
     )
+    app.router.default = HubApp(hub, reach or Reach(), recent)
+    return app
 
 
 async def _read_body(request: Request) -> bytes:
@@ -236,11 +250,3 @@ def _welcome(base: str) -> Response:
         "  hf download ORG/NAME\n\n"
         f"What is here: {base}/api/models\n"
     )
-
-
-async def _own_not_offered(scope: Scope, receive: Receive, send: Send) -> None:
-    await error_response(NotOfferedError())(scope, receive, send)
-
-
-async def _unexpected(_: Request, exc: Exception) -> Response:
-    return error_response(exc)

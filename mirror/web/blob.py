@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mirror.web.call import Call
 
 CHUNK = 256 * 1024
-_RANGE = re.compile(r"bytes=[ \t]*(\d*)-(\d*)[ \t]*")
+_MOST_DIGITS = 20
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
 
 
 class BlobChangedError(HubmirrorError):
@@ -51,17 +52,22 @@ def parse_range(header: str, size: int) -> Span | None:
     if match is None or size == 0 or match[1] == match[2] == "":
         return None
     if match[1] == "":
-        count = min(int(match[2]), size)
+        count = min(_number(match[2]), size)
         if count == 0:
             raise ValueError("an empty suffix")
         return Span(size - count, count)
-    first = int(match[1])
-    last = min(int(match[2] or size), size - 1)
-    if match[2] and int(match[2]) < first:
+    first = _number(match[1])
+    last = _number(match[2]) if match[2] else size - 1
+    if last < first and match[2]:
         return None
     if first >= size:
         raise ValueError("a range past the end")
-    return Span(first, last - first + 1)
+    return Span(first, min(last, size - 1) - first + 1)
+
+
+def _number(digits: str) -> int:
+    """Python refuses to read thousands of digits; no file is that long."""
+    return int(digits) if len(digits) < _MOST_DIGITS else 10**_MOST_DIGITS
 
 
 def blob_response(call: Call, stored: StoredFile, headers: Mapping[str, str]) -> Response:
@@ -70,6 +76,8 @@ def blob_response(call: Call, stored: StoredFile, headers: Mapping[str, str]) ->
     Raises BlobUnreadableError where the file is not there with its right size.
     """
     size, range_header = stored.file.size, call.headers.get("range")
+    if call.headers.get("if-range", headers.get("etag")) != headers.get("etag"):
+        range_header = None
     headers = {"accept-ranges": "bytes", **headers}
     if call.accel and not call.head and size > CHUNK:
         check_blob(stored)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _TRUE = frozenset({"true", "True", "1"})
 # A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
 _MOST_SEGMENTS = 4
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,9 @@ class Call:
     def number(self, name: str, default: int, most: int) -> int:
         """A count of the query, at most `most`; the default where it is nonsense or zero."""
         text = self.query.get(name, "")
-        return min(int(text), most) or default if text.isascii() and text.isdigit() else default
+        if not text.isascii() or not text.isdigit():
+            return default
+        return min(int(text[:_MOST_DIGITS]), most) or default
 
     def several(self, name: str) -> list[str]:
         """A repeated parameter, in the forms `a=1&a=2`, `a[]=1&a[]=2` and `a=1,2`."""

@@ -76,7 +76,7 @@ def _choose(call: Call, entries: list[Entry]) -> list[Entry]:
 
 
 def _matches(row: dict[str, Any], tags: list[str], task: str | None) -> bool:
-    has = {str(tag).lower() for tag in row.get("tags", [])}
+    has = {str(tag).lower() for tag in row.get("tags") or []}
     if task and row.get("pipeline_tag") != task:
         return False
     return all(tag.lower() in has for tag in tags)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import random
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from mirror.errors import UnavailableError
+from mirror.web.errors import error_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +26,10 @@ if TYPE_CHECKING:
 
     from mirror.catalog import Catalog
 
-log = logging.getLogger("hubmirror.access")
+log = logging.getLogger("hubmirror")
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it when it is imported
-_LINE = (
-    "%(client)s %(method)s %(path)s %(status)d %(code)s %(bytes)dB %(seconds).3fs %(request_id)s "
-    "%(agent)s"
-)
+_GONE = 499  # the client left before the answer began
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
@@ -52,6 +54,26 @@ class Metrics:
             buckets=_BUCKETS, registry=self._registry,
         )  # fmt: skip
         self._catalog = catalog
+        self._found: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter]] = {}
+
+    def count(self, seen: Seen) -> None:
+        """Add a request that was answered."""
+        key = (seen.method, seen.route, seen.status)
+        found = self._found.get(key)
+        if found is None:
+            labels = (
+                self.requests.labels(*key),
+                self.latency.labels(seen.route),
+                self.sent.labels(seen.route),
+            )
+            found = self._found[key] = labels
+        requests, latency, sent = found
+        requests.inc()
+        latency.observe(seen.began - seen.started)
+        if seen.sent:
+            sent.inc(seen.sent)
+        if seen.status >= 400:
+            self.errors.labels(seen.code if seen.code != "-" else str(seen.status)).inc()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes. Blocks: it looks at every repository."""
@@ -74,7 +96,13 @@ class _Revisions:
             "hubmirror_revisions", "Revisions that can be read, and that wait for files.",
             labels=["state"],
         )  # fmt: skip
-        entries = self._catalog.entries()
+        try:
+            entries = self._catalog.entries()
+        except UnavailableError:
+            return  # a source is out, and /readyz says so
+        except Exception:
+            log.exception("Revisions could not be counted.")
+            return
         gauge.add_metric(["visible"], sum(entry.visible for entry in entries))
         gauge.add_metric(["waiting"], sum(entry.waiting for entry in entries))
         yield gauge
@@ -86,44 +114,45 @@ class _Revisions:
 class Observe:
     """ASGI middleware: counts and logs what the application answers."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, log: AccessLog | None) -> None:
         self._app = app
         self._metrics = metrics
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        seen = _Seen(scope, send)
+        seen = Seen(scope, send)
         try:
             await self._app(scope, receive, seen.send)
+        except Exception as exc:
+            log.exception("Request %s failed.", seen.request_id)
+            if seen.status != _GONE:
+                raise  # the answer had begun: the connection is closed
+            await error_response(exc)(scope, receive, seen.send)
         finally:
-            self._count(seen)
-            if log.isEnabledFor(logging.INFO):
-                log.info(_LINE, seen.fields())
-
-    def _count(self, seen: _Seen) -> None:
-        metrics, route = self._metrics, seen.route
-        metrics.requests.labels(seen.method, route, seen.status).inc()
-        metrics.latency.labels(route).observe(seen.began - seen.started)
-        if seen.sent:
-            metrics.sent.labels(route).inc(seen.sent)
-        if seen.status >= 400:
-            metrics.errors.labels(seen.code or str(seen.status)).inc()
+            self._metrics.count(seen)
+            if self._log is not None:
+                self._log.add(seen)
 
 
-class _Seen:
+class Seen:
     """What is to be known of one request. Never a header of the client but its user agent."""
+
+    __slots__ = (
+        "_scope", "_send", "began", "code", "method", "request_id", "sent", "started", "status",
+    )  # fmt: skip
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send = send
         self.method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self.started = self.began = time.perf_counter()
-        self.status = 499  # the client left before the answer began
+        self.status = _GONE
         self.sent = 0
-        self.code = ""
+        self.code = "-"
         self.request_id = f"{random.getrandbits(48):012x}"
 
     @property
@@ -131,12 +160,28 @@ class _Seen:
         """The action that the URL asked for, where it was understood."""
         return str(self._scope["state"].get("route", "none"))
 
+    @property
+    def client(self) -> str:
+        return str((self._scope.get("client") or "-")[0])
+
+    @property
+    def path(self) -> str:
+        """Without the query, which may hold anything."""
+        return str(self._scope["raw_path"].decode("ascii", "backslashreplace"))
+
+    @property
+    def agent(self) -> str:
+        for name, value in self._scope["headers"]:
+            if name == b"user-agent":
+                return str(value[:200].decode("ascii", "backslashreplace"))
+        return "-"
+
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.began = time.perf_counter()
             self.status = message["status"]
             if self.status >= 400:
-                self.code = dict(message["headers"]).get(b"x-error-code", b"").decode()
+                self.code = dict(message["headers"]).get(b"x-error-code", b"-").decode()
                 named = (b"x-request-id", self.request_id.encode())
                 message = {**message, "headers": [*message["headers"], named]}
         elif self.method != "HEAD":
@@ -144,31 +189,73 @@ class _Seen:
         await self._send(message)
         self.sent += message.get("sent", 0)  # by zero copy
 
-    def fields(self) -> dict[str, Any]:
-        """For a log line; without the query, which may hold anything."""
-        agent = next((v for k, v in self._scope["headers"] if k == b"user-agent"), b"-")
-        return {
-            "client": (self._scope.get("client") or "-")[0],
-            "method": self._scope["method"],
-            "path": self._scope["raw_path"].decode("ascii", "backslashreplace"),
-            "status": self.status,
-            "code": self.code or "-",
-            "bytes": self.sent,
-            "seconds": round(time.perf_counter() - self.started, 6),
-            "request_id": self.request_id,
-            "agent": agent.decode("ascii", "backslashreplace")[:200],
-        }
+
+class AccessLog:
+    """One line a request, in text or as JSON; written once in a turn of the event loop.
+
+    The logging module would cost a small answer as much as all else does together.
+    """
+
+    def __init__(self, stream: TextIO, log_format: str) -> None:
+        self._stream = stream
+        self._line = _json_line if log_format == "json" else _text_line
+        self._lines: list[str] = []
+        self._second = 0
+        self._moment = ""
+
+    def add(self, seen: Seen) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._lines.append(self._line(self._now(), seen))
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        with contextlib.suppress(OSError):
+            self._stream.write("".join(lines))
+            self._stream.flush()
+
+    def _now(self) -> str:
+        """Now, in UTC, to the second."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._moment = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._moment
+
+
+def _text_line(moment: str, seen: Seen) -> str:
+    seconds = time.perf_counter() - seen.started
+    return (
+        f"{moment} {seen.client} {seen.method} {seen.path} {seen.status} {seen.code} {seen.sent}B "
+        f"{seconds:.3f}s {seen.request_id} {seen.agent}\n"
+    )
+
+
+def _json_line(moment: str, seen: Seen) -> str:
+    fields = {
+        "time": moment,
+        "client": seen.client,
+        "method": seen.method,
+        "path": seen.path,
+        "status": seen.status,
+        "code": seen.code,
+        "bytes": seen.sent,
+        "seconds": round(time.perf_counter() - seen.started, 6),
+        "request_id": seen.request_id,
+        "agent": seen.agent,
+    }
+    return orjson.dumps(fields).decode() + "\n"
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 
 
 class JsonFormatter(logging.Formatter):
-    """Log records as one JSON object a line."""
+    """Other log records as one JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = record.args if isinstance(record.args, dict) else {"message": record.getMessage()}
+        moment = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        fields = {"time": moment, "level": record.levelname, "message": record.getMessage()}
         if record.exc_info:
-            fields = {**fields, "traceback": self.formatException(record.exc_info)}
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return orjson.dumps({"time": moment, "level": record.levelname, **fields}).decode()
+            fields["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(fields).decode()

@@ -51,9 +51,24 @@ class Protocol(HttpToolsProtocol):
         if self._head is not None:
             self._head += len(data)
         super().data_received(data)
-        if self._head is not None and self._head > MOST_HEAD and not self.transport.is_closing():
+        if self._head is None or self.transport.is_closing():
+            return
+        if self._head > MOST_HEAD:
             self.transport.write(_REFUSAL)
             self.transport.close()
+        elif self.cycle is None or self.cycle.response_complete:
+            self._await_request()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def _await_request(self) -> None:
+        """Close the connection if no request comes; uvicorn waits for ever for the first one."""
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -19,7 +19,7 @@ _MOST_WEIGHT = 64 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
 _OVERHEAD = 1024
 # The request headers that an answer may depend on.
-_VARY = frozenset({b"host", b"range", b"if-none-match"})
+_VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
 _FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
 _UNKEPT = frozenset({"manifests"})  # it depends on the user agent as well
 
@@ -44,6 +44,8 @@ class RecentAnswers:
     def put(self, key: Key, route: str, response: Response) -> None:
         """Keep an answer that is small, and is not an accident."""
         if type(response) is not Response or response.status_code >= 500 or not self._hold:
+            return
+        if "x-accel-redirect" in response.headers:  # for a trusted proxy alone
             return
         if _weight(key, response) > _MOST_WEIGHT or route in _UNKEPT:
             return

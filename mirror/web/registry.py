@@ -119,11 +119,15 @@ def _config(call: Call, snapshot: Snapshot, stored: StoredFile) -> bytes:
         "model_family": family,
         "model_families": [family],
         "model_type": f"{facts.get('total', 0) / 1e9:.1f}B",
-        "file_type": _FILE_TYPES.get(facts.get("file_type", -1), "unknown"),
+        "file_type": _FILE_TYPES.get(_number(facts.get("file_type")), "unknown"),
         "architecture": "amd64",
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
     })  # fmt: skip
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else -1
 
 
 def _is_small_layer(stored: StoredFile) -> bool:

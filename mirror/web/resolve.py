@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -49,12 +50,12 @@ def _headers(file: RepoFile, commit_hash: str) -> dict[str, str]:
     """
     name = file.path.rpartition("/")[2]
     suffix = name[name.rfind(".") :].lower()
-    ascii = name.encode("ascii", "replace").decode().replace('"', "'").replace("\\", "_")
+    plain = re.sub(r"[^ -~]|[\"\\\\]", "_", name)
     headers = {
         "x-repo-commit": commit_hash,
         "etag": f'"{file.etag}"',
         "content-type": _TEXT if suffix in _TEXT_SUFFIXES else "application/octet-stream",
-        "content-disposition": f"inline; filename*=UTF-8''{quote(name)}; filename=\"{ascii}\";",
+        "content-disposition": f"inline; filename*=UTF-8''{quote(name)}; filename=\"{plain}\";",
         "x-content-type-options": "nosniff",
     }
     if file.lfs_sha256:

@@ -18,8 +18,8 @@ _API_WORDS = frozenset({
     "discussions", "parquet", "croissant", "xet-read-token", "xet-write-token", "preupload",
     "commit", "branch", "tag", "settings", "super-squash", "safetensors-metadata",
 })  # fmt: skip
-_API_ALONE = frozenset({"refs", "auth-check", "discussions"})
-_FILE_WORDS = frozenset({"resolve", "raw", "blob", "info", "git-upload-pack", "git-receive-pack"})
+_API_ALONE = frozenset({"refs", "auth-check", "discussions", "parquet"})
+_FILE_WORDS = frozenset({"resolve", "raw"})
 _STUBS = frozenset({
     "whoami-v2", "agent-harnesses", "models-tags-by-type", "datasets-tags-by-type", "telemetry",
 })  # fmt: skip
@@ -44,6 +44,8 @@ def parse(raw_path: bytes) -> Target:
     match segments:
         case []:
             return Target("welcome")
+        case ["-", *_]:
+            raise NotOfferedError
         case ["api", *rest]:
             return _api(rest)
         case ["v2", *rest]:

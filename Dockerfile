@@ -15,7 +15,7 @@ FROM debian:bookworm-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --uid 10400 --create-home --home-dir /var/lib/hubmirror hubmirror
+    && useradd --uid 10400 --create-home --home-dir /var/lib/hubmirror hubmirror
 COPY --from=build /opt/hubmirror /opt/hubmirror
 USER hubmirror
 WORKDIR /srv

@@ -38,6 +38,7 @@ log = logging.getLogger("hubmirror")
 
 _KEEP_ALIVE = 75
 _GRACE = 10
+_SWITCH = 0.0005  # so that a thread at work does not keep the event loop waiting for long
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ def configure_log(log_format: str) -> None:
 def build_app(plan: Plan) -> Starlette:
     """The application of one process."""
     configure_log(plan.log_format)
+    sys.setswitchinterval(_SWITCH)
     place = plan.open()
     return create_app(
         place.sources,

@@ -30,7 +30,7 @@ from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
 from mirror.web.observe import AccessLog, Metrics, Observe
-from mirror.web.recent import Recall, RecentAnswers, key_of
+from mirror.web.recent import Recall, RecentAnswers
 from mirror.web.urls import Target, parse
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class HubApp:
         except HubmirrorError as exc:
             response = error_response(exc)
         if request.method in ("GET", "HEAD"):
-            self._recent.put(key_of(scope), scope["state"].get("route", "none"), response)
+            self._recent.put(scope, response)
         await response(scope, receive, send)
 
     async def _call(self, request: Request) -> Call:

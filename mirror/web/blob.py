@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -17,12 +18,11 @@ from mirror.source import check_blob, open_blob
 from mirror.web.protocol import ZERO_COPY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
     from mirror.source import StoredFile
-    from mirror.web.call import Call
 
 CHUNK = 256 * 1024
 _MOST_DIGITS = 20
@@ -70,37 +70,49 @@ def _number(digits: str) -> int:
     return int(digits) if len(digits) < _MOST_DIGITS else 10**_MOST_DIGITS
 
 
-def blob_response(call: Call, stored: StoredFile, headers: Mapping[str, str]) -> Response:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a file was asked for: the Range and If-Range headers, HEAD, and whether a proxy in front
+    sends files that it is told to send."""
+
+    range: str | None = None
+    if_range: str | None = None
+    head: bool = False
+    accel: bool = False
+
+
+def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) -> Response:
     """The answer for a file: whole, a range, or 416. Blocks on the disk.
 
     Raises BlobUnreadableError where the file is not there with its right size.
     """
-    size, range_header = stored.file.size, call.headers.get("range")
-    if call.headers.get("if-range", headers.get("etag")) != headers.get("etag"):
-        range_header = None
-    headers = {"accept-ranges": "bytes", **headers}
-    if call.accel and not call.head and size > CHUNK:
+    size, etag = stored.file.size, headers.get("etag")
+    full = {"accept-ranges": "bytes", **headers}
+    if asked.accel and not asked.head and size > CHUNK:
         check_blob(stored)
-        return Response(headers={**headers, "x-accel-redirect": accel_path(stored.location)})
+        return Response(headers={**full, "x-accel-redirect": accel_path(stored.location)})
+    range_header = asked.range if asked.if_range in (None, etag) else None
     try:
         span = parse_range(range_header, size) if range_header else None
     except ValueError:
-        return Response(status_code=416, headers={**headers, "content-range": f"bytes */{size}"})
+        return Response(status_code=416, headers={**full, "content-range": f"bytes */{size}"})
     status = 200 if span is None else 206
     if span is not None:
         last = span.offset + span.count - 1
-        headers["content-range"] = f"bytes {span.offset}-{last}/{size}"
+        full["content-range"] = f"bytes {span.offset}-{last}/{size}"
     elif range_header and size == 0:
-        headers["content-range"] = "bytes */0"
+        full["content-range"] = "bytes */0"
     span = span or Span(0, size)
-    headers["content-length"] = str(span.count)
-    if call.head:
+    full["content-length"] = str(span.count)
+    if asked.head:
         check_blob(stored)
-        return Response(status_code=status, headers=headers)
+        return Response(status_code=status, headers=full)
     descriptor = open_blob(stored)
     if span.count <= CHUNK:
-        return Response(_read(descriptor, span), status, headers)
-    return BlobResponse(descriptor, span, status, headers)
+        return Response(_read(descriptor, span), status, full)
+    return BlobResponse(
+        descriptor, span, status, full, again=partial(blob_response, stored, headers)
+    )
 
 
 def accel_path(location: str) -> str:
@@ -122,11 +134,18 @@ class BlobResponse(Response):
     """Sends a span of an open file, which it closes, and stops when the client has gone."""
 
     def __init__(
-        self, descriptor: int, span: Span, status: int, headers: Mapping[str, str]
+        self,
+        descriptor: int,
+        span: Span,
+        status: int,
+        headers: Mapping[str, str],
+        again: Callable[[Asked], Response],
     ) -> None:
+        """`again` makes the answer to another request for the same file."""
         super().__init__(status_code=status, headers=headers)
         self._descriptor = descriptor
         self._span = span
+        self.again = again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}

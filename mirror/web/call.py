@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import RequestError, RevisionNotFoundError
 from mirror.facts import Facts
 from mirror.repos import Repo, is_repo_id
+from mirror.web.blob import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,12 @@ class Call:
         if not is_repo_id(repo_id):
             raise RequestError(f"{repo_id[:200]!r} is no repository id.")
         return Repo(self.target.repo_type, repo_id)
+
+    @property
+    def asked(self) -> Asked:
+        """How a file is asked for."""
+        headers = self.headers
+        return Asked(headers.get("range"), headers.get("if-range"), self.head, self.accel)
 
     def flag(self, name: str) -> bool:
         """A boolean of the query: `True` in requests' time, `true` in httpx's."""

@@ -1,7 +1,8 @@
-"""A memory of small answers, for about a second.
+"""A memory of what was just answered, for about a second.
 
 A model's start asks for the same few things over and over, half of them absent (vLLM: eleven times
-the same HEAD). A repeated answer costs no thread and no look at the disk.
+the same HEAD), and large files are fetched in many ranges, or by many hosts at once. A repeated
+small answer costs no thread and no look at the disk; a large file asked for again is just opened.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from mirror.errors import BlobUnreadableError
+from mirror.web.blob import Asked, BlobResponse
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _MOST_WEIGHT = 64 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
 _OVERHEAD = 1024
+_MOST_FILES = 256
 # The request headers that an answer may depend on.
 _VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
 _FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
@@ -33,6 +41,8 @@ class RecentAnswers:
         self._hold = hold
         self._kept: OrderedDict[Key, tuple[float, str, Response]] = OrderedDict()
         self._bytes = 0
+        self._files: OrderedDict[bytes, tuple[float, str, Callable[[Asked], Response]]]
+        self._files = OrderedDict()
 
     def get(self, key: Key) -> tuple[str, Response] | None:
         """The route and the answer, while they are fresh."""
@@ -41,8 +51,27 @@ class RecentAnswers:
             return None
         return kept[1], kept[2]
 
-    def put(self, key: Key, route: str, response: Response) -> None:
-        """Keep an answer that is small, and is not an accident."""
+    def again(self, scope: Scope) -> tuple[str, Response] | None:
+        """The route and the answer for a large file that was just sent to somebody."""
+        kept = self._files.get(scope["raw_path"])
+        if kept is None or time.monotonic() > kept[0] or scope["method"] != "GET":
+            return None
+        headers = Headers(raw=scope["headers"])
+        if "if-none-match" in headers:
+            return None
+        try:
+            return kept[1], kept[2](Asked(headers.get("range"), headers.get("if-range")))
+        except BlobUnreadableError:
+            return None
+
+    def put(self, scope: Scope, response: Response) -> None:
+        """Keep an answer that is small, and is not an accident; or the way to a large file."""
+        key, route = key_of(scope), scope["state"].get("route", "none")
+        if isinstance(response, BlobResponse) and self._hold:
+            self._files[scope["raw_path"]] = (time.monotonic() + self._hold, route, response.again)
+            self._files.move_to_end(scope["raw_path"])
+            if len(self._files) > _MOST_FILES:
+                self._files.popitem(last=False)
         if type(response) is not Response or response.status_code >= 500 or not self._hold:
             return
         if "x-accel-redirect" in response.headers:  # for a trusted proxy alone
@@ -87,7 +116,7 @@ class Recall:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        kept = self._recent.get(key_of(scope))
+        kept = self._recent.get(key_of(scope)) or self._recent.again(scope)
         if kept is None:
             await self._app(scope, receive, send)
             return

@@ -71,7 +71,7 @@ def blob(call: Call) -> Response:
         if stored.file.lfs_sha256 == digest or (
             _is_small_layer(stored) and _sha256(call, stored) == digest
         ):
-            return blob_response(call, stored, headers)
+            return blob_response(stored, headers, call.asked)
     for stored in _weights(snapshot):
         config = _config(call, snapshot, stored)
         if hashlib.sha256(config).hexdigest() == digest:

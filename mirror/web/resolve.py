@@ -30,7 +30,7 @@ def resolve(call: Call) -> Response:
     headers = _headers(stored.file, snapshot.commit_hash)
     if call.headers.get("if-none-match") in (headers["etag"], "*"):
         return Response(status_code=304, headers=headers)
-    return blob_response(call, stored, headers)
+    return blob_response(stored, headers, call.asked)
 
 
 def raw(call: Call) -> Response:

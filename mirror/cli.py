@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -39,11 +40,14 @@ from mirror.server import (
     read_token,
     run,
 )
+from mirror.sizes import human
+from mirror.source import unseen_text
 
 log = logging.getLogger("hubmirror")
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PLACE = ("data", "state")
+_MOST_LOOKS = 20
 _ANY_HOST = ("0.0.0.0", "::")
 
 
@@ -165,8 +169,7 @@ def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: boo
         console.print(_table(rows))
     else:
         console.print("Nothing is here yet.")
-    if unseen := place.sources.unseen():
-        console.print(escape(unseen), style="yellow")
+    _tell_unseen(console, place)
 
 
 @main.command()
@@ -185,22 +188,34 @@ def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
     console = Console(highlight=False)
     host, port = listener.getsockname()[:2]
     console.print(f"[bold]hubmirror {__version__}[/bold]")
-    first = None
     for source in place.sources.sources:
         repos = list(source.repos())
-        first = first or next(iter(repos), None)
         console.print(f"  {escape(source.label)}  ({len(repos)} repositories)")
-    if unseen := place.sources.unseen():
-        console.print(escape(unseen), style="yellow")
+    _tell_unseen(console, place)
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
     url = plan.reach.public_url or f"http://{name}:{port}"
     console.print("On a client:\n")
     console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
-    console.print(f"  hf download {first or 'ORG/NAME'}\n", soft_wrap=True)
+    console.print(f"  hf download {_an_example(place)}\n", soft_wrap=True)
     if not plan.token and not host.startswith("127.") and host != "::1":
         console.print(
             "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
         )
+
+
+def _tell_unseen(console: Console, place: Place) -> None:
+    for source in place.sources.sources:
+        if repos := source.unseen():
+            folder = source.label.partition(":")[2]
+            console.print(escape(unseen_text(repos, folder)), style="yellow")
+
+
+def _an_example(place: Place) -> str:
+    """A repository that can be downloaded, if one is found soon."""
+    for repo in place.sources.repos()[:_MOST_LOOKS]:
+        with contextlib.suppress(HubmirrorError):
+            return str(place.sources.snapshot(repo, "HEAD").repo)
+    return "ORG/NAME"
 
 
 def _log_start(place: Place, listener: socket.socket) -> None:
@@ -208,7 +223,7 @@ def _log_start(place: Place, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     log.info("hubmirror %s listens on %s port %d", __version__, host, port)
     if unseen := place.sources.unseen():
-        log.warning(unseen)
+        log.warning(unseen_text(unseen))
 
 
 def _table(rows: list[Row]) -> Table:
@@ -220,7 +235,7 @@ def _table(rows: list[Row]) -> Table:
         status = f"{row.status}: {row.note}" if row.note else row.status
         table.add_row(
             str(row.repo), row.commit_hash[:8], " ".join(map(_short, row.refs)), str(row.files),
-            _human(row.size), escape(row.source), escape(status),
+            human(row.size), escape(row.source), escape(status),
         )  # fmt: skip
     return table
 
@@ -235,11 +250,3 @@ def _plain(row: Row) -> dict[str, Any]:
         "commit_hash": row.commit_hash, "refs": row.refs, "source": row.source,
         "status": row.status, "files": row.files, "size": row.size, "note": row.note,
     }  # fmt: skip
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mirror.sizes import human
+
 if TYPE_CHECKING:
     from mirror.repos import Repo
 
@@ -104,7 +106,14 @@ class UnavailableError(HubmirrorError):
 
 
 class RevisionIncompleteError(UnavailableError):
-    """No complete revision answers: files are still missing from the folder."""
+    """No complete revision answers: files are still missing from the folder.
+
+    `brief` says how much is missing in a few words, for a table.
+    """
+
+    def __init__(self, message: str, brief: str = "its record is missing or damaged") -> None:
+        self.brief = brief
+        super().__init__(message)
 
 
 class DigestPendingError(UnavailableError):
@@ -116,7 +125,7 @@ class DigestPendingError(UnavailableError):
         self.remaining = remaining
         super().__init__(
             f"{name} is being read for the first time, to know its digests: "
-            f"{remaining / 1e6:,.0f} MB are left. Try again in a moment."
+            f"{human(remaining)} are left. Try again in a moment."
         )
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror.errors import HubmirrorError, NotFoundError, UnavailableError
+from mirror.errors import (
+    HubmirrorError,
+    NotFoundError,
+    RevisionIncompleteError,
+    UnavailableError,
+)
 from mirror.trees import used_storage
 
 if TYPE_CHECKING:
@@ -46,7 +51,7 @@ def _rows(sources: FirstFound, source: Source, repo: Repo) -> Iterator[Row]:
         yield Row(repo, "", (), source.label, "waiting", note=str(exc))
         return
     if not commits:
-        yield Row(repo, "", (), source.label, "waiting", note="no revision is recorded")
+        yield Row(repo, "", (), source.label, "waiting", note="no pull has recorded it")
     for commit in commits:
         names = tuple(name for name, target in refs.items() if target == commit)
         yield _row(source, repo, commit, names, shadow)
@@ -55,6 +60,8 @@ def _rows(sources: FirstFound, source: Source, repo: Repo) -> Iterator[Row]:
 def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow: str) -> Row:
     try:
         snapshot = source.snapshot(repo, commit)
+    except RevisionIncompleteError as exc:
+        return Row(repo, commit, refs, source.label, "waiting", note=exc.brief)
     except (NotFoundError, UnavailableError) as exc:
         return Row(repo, commit, refs, source.label, "waiting", note=str(exc))
     files = [stored.file for stored in snapshot.files.values()]

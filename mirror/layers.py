@@ -51,8 +51,8 @@ class FirstFound:
     def stamp(self, repo: Repo) -> Hashable:
         return tuple(_stamp(source, repo) for source in self.sources)
 
-    def unseen(self) -> str | None:
-        return "\n".join(filter(None, (source.unseen() for source in self.sources))) or None
+    def unseen(self) -> list[Repo]:
+        return [repo for source in self.sources for repo in source.unseen()]
 
     def holder(self, repo: Repo) -> Source:
         """The source that answers for a repository."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mirror.errors import BlobUnreadableError, EntryNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -95,8 +95,17 @@ class Source(Protocol):
     def stamp(self, repo: Repo) -> Hashable:
         """A value that changes when what `HEAD` means, or its files, may have changed."""
 
-    def unseen(self) -> str | None:
-        """What lies in the folder and is not served, and what to do about it; None for nothing."""
+    def unseen(self) -> Sequence[Repo]:
+        """Repositories that lie in the folder and can never be seen as it is declared."""
+
+
+def unseen_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
+    """What to tell of `Source.unseen`, and what to do about it."""
+    return (
+        f"{len(repos)} repositories (the first is {repos[0]}) lie in the managed cache without a "
+        "record of a pull, and are not visible: they may be arriving still. To serve them as they "
+        f"are, declare the folder: --source hf-cache:{folder}"
+    )
 
 
 def open_blob(stored: StoredFile) -> int:

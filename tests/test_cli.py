@@ -40,8 +40,8 @@ def test_ls_of_nothing(data: Path) -> None:
 def test_ls_tells_what_is_not_visible_and_why(data: Path) -> None:
     make_classic(data / "hub")
     listed = " ".join(_run("ls").split())
-    assert "waiting: no revision is recorded" in listed
-    assert "--source hf-cache:FOLDER" in listed
+    assert "waiting: no pull has recorded it" in listed
+    assert "--source hf-cache:data/hub" in listed
 
 
 def test_ls_tells_what_is_shadowed(data: Path, tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ class Folder:
     def stamp(self, repo: Repo) -> Hashable:
         return self.snapshot(repo, "main").commit_hash
 
-    def unseen(self) -> str | None:
-        return None
+    def unseen(self) -> list[Repo]:
+        return []
 
     def _check(self, repo: Repo) -> None:
         mine = self._repo

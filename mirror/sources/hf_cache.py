@@ -68,18 +68,11 @@ class HfCache:
         with _disk_errors(str(repo)):
             return self._folder(repo).stamp()
 
-    def unseen(self) -> str | None:
+    def unseen(self) -> list[Repo]:
         if not self._managed:
-            return None
+            return []
         with _disk_errors(f"A source ({self._kind})"):
-            unrecorded = [repo for repo in self.repos() if not self._folder(repo).recorded()]
-        if not unrecorded:
-            return None
-        return (
-            f"{len(unrecorded)} repositories (the first is {unrecorded[0]}) lie in the managed "
-            "cache without a record of a pull, and are not visible: they may be arriving still. "
-            "To serve them as they are, declare the folder: --source hf-cache:FOLDER."
-        )
+            return [repo for repo in self.repos() if not self._folder(repo).recorded()]
 
     def _revisions(self, repo: Repo) -> ManagedRevisions | ForeignRevisions:
         folder = self._folder(repo)

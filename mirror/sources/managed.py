@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import RevisionIncompleteError, RevisionNotFoundError, UnavailableError
 from mirror.manifests import ManifestError
 from mirror.repos import COMMIT_HASH, find_commit
+from mirror.sizes import human
 from mirror.source import Snapshot, StoredFile
 from mirror.sources.layout import LinkError, RepoDir
 
@@ -104,7 +105,7 @@ class ManagedRevisions:
             ) from exc
         files = self._stored(record)
         if len(files) < len(record.files):
-            raise RevisionIncompleteError(_how_much(record, files))
+            raise _incomplete(record, files)
         return Snapshot(
             repo=record.repo,
             commit_hash=commit_hash,
@@ -146,13 +147,14 @@ class ManagedRevisions:
             return RevisionIncompleteError(
                 f"{repo} lies in this mirror's managed cache without a record of a pull. If a copy "
                 "is running, it will answer when that is done; if it was copied from another "
-                "cache, its operator can serve it with --source hf-cache:FOLDER."
+                "cache, its operator can serve it with --source hf-cache:FOLDER.",
+                brief="no pull has recorded it",
             )
         waiting = [one for one in self._records() if self._is_meant(one, revision)]
         for record in sorted(waiting, key=lambda one: one.pulled_at, reverse=True):
             stored = self._stored(record)
             if len(stored) < len(record.files):
-                return RevisionIncompleteError(_how_much(record, stored))
+                return _incomplete(record, stored)
         refs, snapshots = self.folder.refs(), self.folder.snapshot_commits()
         if arriving := find_commit(revision, refs, {*snapshots, *refs.values()}):
             return RevisionIncompleteError(_NO_RECORD.format(repo=repo, commit_hash=arriving))
@@ -172,12 +174,13 @@ def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
-def _how_much(record: Record, stored: Mapping[str, StoredFile]) -> str:
+def _incomplete(record: Record, stored: Mapping[str, StoredFile]) -> RevisionIncompleteError:
     total = sum(file.size for file in record.files.values())
-    absent = total - sum(one.file.size for one in stored.values())
-    return (
-        f"{record.repo} at {record.commit_hash} is not complete in this mirror: "
-        f"{len(record.files) - len(stored)} of {len(record.files)} files "
-        f"({absent / 1e9:,.2f} of {total / 1e9:,.2f} GB) are missing. It "
-        "will answer once they are here; if no copy is running, ask the mirror's operator for one."
+    absent = human(total - sum(one.file.size for one in stored.values()))
+    count = f"{len(record.files) - len(stored)} of {len(record.files)} files"
+    return RevisionIncompleteError(
+        f"{record.repo} at {record.commit_hash} is not complete in this mirror: {count} "
+        f"({absent} of {human(total)}) are missing. It will answer once they are here; if no copy "
+        "is running, ask the mirror's operator for one.",
+        brief=f"{count} missing, {absent} of {human(total)}",
     )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from mirror import wire
 from mirror.errors import NotFoundError, UnavailableError
+from mirror.source import unseen_text
 from mirror.web.paging import page_link
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def _why_empty(call: Call, entries: list[Entry]) -> str | None:
     if not entries:
         return None
     waiting = f"{len(entries)} repositories are in this mirror, and none is complete yet."
-    return " ".join(filter(None, [waiting, call.hub.source.unseen()]))
+    unseen = call.hub.source.unseen()
+    return f"{waiting} {unseen_text(unseen)}" if unseen else waiting
 
 
 def _choose(call: Call, entries: list[Entry]) -> list[Entry]:

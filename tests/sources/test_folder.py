@@ -142,6 +142,6 @@ def test_a_long_hash_is_pending(root: Path, state: State) -> None:
     os.truncate(root / "model.safetensors", 2_000_000_000)
     digests = Digests(state, patience=0.01)
     source = Folder(root, MODEL, digests, hold=0)
-    with pytest.raises(DigestPendingError, match="2,000 MB are left"):
+    with pytest.raises(DigestPendingError, match=r"2\.0 GB are left"):
         source.snapshot(MODEL, "main")
     digests.close()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,10 @@ class Command:
 
 
 @contextlib.contextmanager
-def run_command(folder: Path, *words: str) -> Iterator[Command]:
-    """`hubmirror serve` in a process of its own, on a free port, started in `folder`."""
-    command = [sys.executable, "-m", "mirror", "serve", "--port", "0", *words]
+def run_command(folder: Path, *words: str, under: Sequence[str] = ()) -> Iterator[Command]:
+    """`hubmirror serve` in a process of its own, on a free port, started in `folder`; `under`
+    another command, where one is given."""
+    command = [*under, sys.executable, "-m", "mirror", "serve", "--port", "0", *words]
     process = subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"},

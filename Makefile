@@ -12,6 +12,10 @@ serve: $(VENV)/serve.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2
 
+# Every client in an environment of its own, below .venvs/: some GB, and some minutes.
+test-clients: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest tests/clients -n 2 -m ""
+
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

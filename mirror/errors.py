@@ -50,7 +50,7 @@ class ReadOnlyError(HubmirrorError):
     """An upload, or any other change, was asked of a read-only mirror."""
 
     def __init__(self) -> None:
-        super().__init__("This server is a read-only mirror; uploads are disabled.")
+        super().__init__("This server is a read-only mirror; uploads are disabled")
 
 
 class NotOfferedError(HubmirrorError):

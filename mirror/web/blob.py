@@ -86,25 +86,13 @@ def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) 
 
     Raises BlobUnreadableError where the file is not there with its right size.
     """
-    size, etag = stored.file.size, headers.get("etag")
-    full = {"accept-ranges": "bytes", **headers}
+    size = stored.file.size
     if asked.accel and not asked.head and size > CHUNK:
         check_blob(stored)
-        return Response(headers={**full, "x-accel-redirect": accel_path(stored.location)})
-    range_header = asked.range if asked.if_range in (None, etag) else None
-    try:
-        span = parse_range(range_header, size) if range_header else None
-    except ValueError:
-        return Response(status_code=416, headers={**full, "content-range": f"bytes */{size}"})
-    status = 200 if span is None else 206
-    if span is not None:
-        last = span.offset + span.count - 1
-        full["content-range"] = f"bytes {span.offset}-{last}/{size}"
-    elif range_header and size == 0:
-        full["content-range"] = "bytes */0"
-    span = span or Span(0, size)
-    full["content-length"] = str(span.count)
-    if asked.head:
+        told = {"accept-ranges": "bytes", "x-accel-redirect": accel_path(stored.location)}
+        return Response(headers={**headers, **told})
+    status, span, full = _plan(size, headers, asked)
+    if asked.head or status == 416:
         check_blob(stored)
         return Response(status_code=status, headers=full)
     descriptor = open_blob(stored)
@@ -113,6 +101,30 @@ def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) 
     return BlobResponse(
         descriptor, span, status, full, again=partial(blob_response, stored, headers)
     )
+
+
+def body_response(body: bytes, headers: Mapping[str, str], asked: Asked) -> Response:
+    """The same for a file that lies nowhere, but is made here."""
+    status, span, full = _plan(len(body), headers, asked)
+    return Response(body[span.offset : span.offset + span.count], status, full)
+
+
+def _plan(size: int, headers: Mapping[str, str], asked: Asked) -> tuple[int, Span, dict[str, str]]:
+    """The status, the part to send and the headers, for what was asked of a file."""
+    full = {"accept-ranges": "bytes", **headers}
+    is_same = asked.if_range in (None, headers.get("etag"))
+    range_header = asked.range if is_same else None
+    try:
+        span = parse_range(range_header, size) if range_header else None
+    except ValueError:
+        return 416, Span(0, 0), {**full, "content-range": f"bytes */{size}"}
+    if range_header and size == 0:
+        full["content-range"] = "bytes */0"
+    if span is None:
+        return 200, Span(0, size), {**full, "content-length": str(size)}
+    last = span.offset + span.count - 1
+    full["content-range"] = f"bytes {span.offset}-{last}/{size}"
+    return 206, span, {**full, "content-length": str(span.count)}
 
 
 def accel_path(location: str) -> str:

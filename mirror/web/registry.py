@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from starlette.responses import Response
 
-from mirror.errors import EntryNotFoundError
+from mirror.errors import EntryNotFoundError, RequestError
 from mirror.web.api import json_response
-from mirror.web.blob import blob_response
+from mirror.web.blob import blob_response, body_response
 
 if TYPE_CHECKING:
     from mirror.source import Snapshot, StoredFile
@@ -29,6 +29,9 @@ _DEFAULT_QUANTISATIONS = ("Q4_K_M", "Q8_0")  # llama.cpp's own order
 # What a repository may hold beside the weights for Ollama, by the hub's convention.
 _EXTRAS = {"template": "template", "system": "system", "params": "params"}
 _SMALL = 1024 * 1024
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+# llama.cpp's `gguf_filename_is_model` passes over the same.
+_NO_MODEL = re.compile(r"mmproj|imatrix|(^|/)(mtp|eagle3|dflash|dspark)-")
 # llama.cpp's `llama_ftype` numbers of the common quantisations.
 _FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
@@ -43,6 +46,10 @@ def manifest(call: Call) -> Response:
     stored = _choose(snapshot, call.target.rest[0])
     if "llama-cpp" in call.headers.get("user-agent", ""):
         return json_response(_llama_manifest(snapshot, stored))
+    if _SPLIT.search(stored.file.path):
+        raise RequestError(
+            f"{stored.file.path} is one of several parts, and Ollama loads models of one file only."
+        )
     layers = [_layer("model", _sha256(call, stored), stored.file.size)]
     if projector := _projector(snapshot):
         layers.append(_layer("projector", _sha256(call, projector), projector.file.size))
@@ -75,7 +82,7 @@ def blob(call: Call) -> Response:
     for stored in _weights(snapshot):
         config = _config(call, snapshot, stored)
         if hashlib.sha256(config).hexdigest() == digest:
-            return Response(config, 200, headers)
+            return body_response(config, headers, call.asked)
     raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, f"sha256:{digest[:64]}")
 
 
@@ -95,7 +102,7 @@ def _choose(snapshot: Snapshot, tag: str) -> StoredFile:
 
 def _weights(snapshot: Snapshot) -> list[StoredFile]:
     ggufs = [path for path in sorted(snapshot.files) if path.endswith(".gguf")]
-    return [snapshot.files[path] for path in ggufs if "mmproj" not in path]
+    return [snapshot.files[path] for path in ggufs if not _NO_MODEL.search(path)]
 
 
 def _projector(snapshot: Snapshot) -> StoredFile | None:

@@ -30,7 +30,7 @@ WEIGHTS = "model.safetensors"
 ODD = "sub dir/deep/\u00fcn\u00ef#100%+?.txt"
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 OID = re.compile(r"[0-9a-f]{40}")
-REFUSAL = "This server is a read-only mirror; uploads are disabled."
+REFUSAL = "This server is a read-only mirror; uploads are disabled"
 TRUE = ["true", "True", "1"]
 
 DATA = Repo.parse("datasets/Org/Data")

@@ -48,6 +48,7 @@ CONTENT = Content(
     {
         "README.md": b"# Tiny\n",
         "empty.txt": b"",
+        "imatrix_x.gguf": make_gguf("imatrix", 0, 8),
         "mmproj-F16.gguf": make_gguf("clip", 1, 8),
         "params": b'{"temperature": 0.5}',
         "template": b"{{ .Prompt }}",
@@ -225,6 +226,20 @@ def test_ollama_reads_the_model_from_the_config(client: httpx2.Client) -> None:
 def test_ollama_gets_the_same_manifest_each_time(client: httpx2.Client) -> None:
     first, second = (client.get(MANIFEST, headers=OLLAMA) for _ in range(2))
     assert first.content == second.content
+
+
+def test_ollama_is_told_that_it_cannot_load_a_split_model(client: httpx2.Client) -> None:
+    """With a 400: of a 404 it shows no text, and half a model it would pull."""
+    answer = client.get("/v2/Org/Split/manifests/latest", headers=OLLAMA)
+    assert answer.status_code == 400
+    assert "one of several parts" in answer.json()["error"]
+
+
+def test_ollama_resumes_the_config(client: httpx2.Client) -> None:
+    url = f"/v2/Org/Tiny-GGUF/blobs/{manifest(client)['config']['digest']}"
+    whole = client.get(url, headers=OLLAMA).content
+    part = client.get(url, headers=OLLAMA | {"range": "bytes=10-20"})
+    assert (part.status_code, part.content) == (206, whole[10:21])
 
 
 @pytest.mark.parametrize("name", ["Org/Absent/manifests/latest", "Org/Tiny-GGUF/manifests/x"])

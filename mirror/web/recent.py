@@ -2,11 +2,13 @@
 
 A model's start asks for the same few things over and over, half of them absent (vLLM: eleven times
 the same HEAD), and large files are fetched in many ranges, or by many hosts at once. A repeated
-small answer costs no thread and no look at the disk; a large file asked for again is just opened.
+small answer costs no thread and no look at the disk; a large file asked for again is just opened;
+and of those who ask the same at once, one finds the answer for all.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -41,6 +43,7 @@ class RecentAnswers:
         self._hold = hold
         self._kept: OrderedDict[Key, tuple[float, str, Response]] = OrderedDict()
         self._bytes = 0
+        self._making: dict[Key, asyncio.Event] = {}
         self._files: OrderedDict[bytes, tuple[float, str, Callable[[Asked], Response]]]
         self._files = OrderedDict()
 
@@ -50,6 +53,29 @@ class RecentAnswers:
         if kept is None or time.monotonic() > kept[0]:
             return None
         return kept[1], kept[2]
+
+    def find(self, scope: Scope) -> tuple[str, Response] | None:
+        """The route and the answer, where it was just given to somebody."""
+        return self.get(key_of(scope)) or self.again(scope)
+
+    async def wait(self, scope: Scope) -> bool:
+        """Whether another request for the same was being answered, and now is.
+
+        If none was, this one is the first, which calls `done`.
+        """
+        if not self._hold:
+            return False
+        event = self._making.get(_question(scope))
+        if event is None:
+            self._making[_question(scope)] = asyncio.Event()
+            return False
+        await event.wait()
+        return True
+
+    def done(self, scope: Scope) -> None:
+        """Let those go on who wait for the answer to the same question."""
+        if event := self._making.pop(_question(scope), None):
+            event.set()
 
     def again(self, scope: Scope) -> tuple[str, Response] | None:
         """The route and the answer for a large file that was just sent to somebody."""
@@ -66,6 +92,10 @@ class RecentAnswers:
 
     def put(self, scope: Scope, response: Response) -> None:
         """Keep an answer that is small, and is not an accident; or the way to a large file."""
+        self._keep(scope, response)
+        self.done(scope)
+
+    def _keep(self, scope: Scope, response: Response) -> None:
         key, route = key_of(scope), scope["state"].get("route", "none")
         if isinstance(response, BlobResponse) and self._hold:
             self._files[scope["raw_path"]] = (time.monotonic() + self._hold, route, response.again)
@@ -100,6 +130,10 @@ def key_of(scope: Scope) -> Key:
     return tuple(key)
 
 
+def _question(scope: Scope) -> Key:
+    return (scope["method"], scope["raw_path"])
+
+
 def _weight(key: Key, response: Response) -> int:
     """Roughly the bytes that an answer takes in memory."""
     return _OVERHEAD + len(response.body) + sum(len(str(part)) for part in key)
@@ -116,9 +150,14 @@ class Recall:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        kept = self._recent.get(key_of(scope)) or self._recent.again(scope)
-        if kept is None:
-            await self._app(scope, receive, send)
+        kept = self._recent.find(scope)
+        if kept is None and await self._recent.wait(scope):
+            kept = self._recent.find(scope)
+        if kept is not None:
+            scope["state"]["route"], response = kept
+            await response(scope, receive, send)
             return
-        scope["state"]["route"], response = kept
-        await response(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._recent.done(scope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -91,3 +92,17 @@ def test_many_different_questions_are_forgotten_in_turn(client: httpx2.Client) -
     for number in range(300):
         assert client.get(LARGE, params={"n": number}).status_code == 200
         assert client.get(SMALL, params={"n": number, "pad": 2000 * "x"}).status_code == 200
+
+
+def test_those_who_ask_at_once_get_one_answer_each(client: httpx2.Client) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        sizes = list(threads.map(lambda _: len(client.get(LARGE).content), range(64)))
+    assert sizes == [len(BODY)] * 64
+
+
+def test_those_who_ask_for_what_is_broken_at_once(client: httpx2.Client, blobs: Path) -> None:
+    client.get(SMALL)
+    (blobs / Content(FILES).entries["model.bin"].etag).unlink()
+    with ThreadPoolExecutor(16) as threads:
+        statuses = set(threads.map(lambda _: client.get(LARGE).status_code, range(32)))
+    assert statuses == {503}

@@ -229,6 +229,7 @@ def test_a_client_that_leaves_without_zero_copy(hub: Path, foreign: HfCache, sta
     app = create_app(FirstFound([foreign]), state, hold=0)
     with run_server(app, http="h11") as url:
         with httpx2.stream("GET", url + PATH) as answer:
-            next(answer.iter_raw(1000))
+            chunks = answer.iter_raw(1000)
+            next(chunks)
             assert str(blob) in _descriptors()
         assert _until(lambda: str(blob) not in _descriptors())

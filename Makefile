@@ -16,6 +16,11 @@ test: $(VENV)/dev.stamp
 test-clients: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/clients -n 2 -m ""
 
+# The mirror beside nginx (Debian: nginx-light), and a mirror of many repositories: a quarter of an hour.
+bench: $(VENV)/dev.stamp
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/scale.py
+
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

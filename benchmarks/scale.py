@@ -1,0 +1,409 @@
+"""How a mirror of many repositories starts, lists them, and answers small requests.
+
+It makes 10,000 repositories of 50 tiny files, serves them from one process, and prints tables in
+Markdown. All files are in the page cache, since they were just made.
+
+The client is a few lines of asyncio on uvloop, in this process. Its share of a core is in the
+table: near 100% it is the client that was measured. The server's CPU is there because it says more
+than the clock on a machine that has other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from mirror.manifests import Record, render_tree
+from mirror.repos import Repo
+from mirror.trees import RepoFile, git_id, lfs_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+COMMIT = "c0ffee" + 34 * "0"
+CONNECTIONS = (1, 32)
+PAGE = 1000
+HOLD = 1.5  # seconds after which the server looks at its folders again
+LATER = "third listing, after a pause: the server looks at its folders again"
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 * 1024**3
+_PATIENCE = 120.0
+_FILE = "/{}/resolve/main/config.json"
+_NO_FILE = "/{}/resolve/main/nope.json"
+_INFO = "/api/models/{}"
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_NEXT = re.compile(r'<([^>]+)>; rel="next"')
+
+
+def main() -> None:
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the folder is removed
+    with tempfile.TemporaryDirectory(dir=options.dir, prefix="hubmirror-scale-") as name:
+        folder = Path(name)
+        started = time.perf_counter()
+        repos = make_hub(folder, options.kind, options.repos, options.files)
+        print(
+            f"{options.repos} repositories × {options.files} files, {options.kind}, made in "
+            f"{time.perf_counter() - started:.0f} s; {os.cpu_count()} cores, "
+            f"Python {sys.version.split()[0]}, client: asyncio on uvloop\n"
+        )
+        rows = [Row.median("start to first 200 of /readyz", start(folder, options))]
+        with serving(folder, options.kind) as server:
+            memory = [f"{server.memory():.0f} when ready"]
+            rows.append(measure("first listing", server, lambda: list_all(server, options.repos)))
+            memory.append(f"{server.memory():.0f} after the first listing")
+            rows.append(measure("second listing", server, lambda: list_all(server, options.repos)))
+            time.sleep(HOLD)
+            rows.append(measure(LATER, server, lambda: list_all(server, options.repos)))
+            print_table(Row.columns, [one.cells for one in rows])
+            print_table(
+                Result.columns, [one.cells for one in measure_requests(server, repos, options)]
+            )
+            memory.append(f"{server.memory():.0f} at the end")
+            print(f"Resident MiB: {', '.join(memory)}.")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kind", choices=["managed", "foreign"], default="managed")
+    parser.add_argument("--repos", type=int, default=10_000)
+    parser.add_argument("--files", type=int, default=50, help="of each repository; at least 10")
+    parser.add_argument("--dir", type=Path, help="where they are made; else in memory, if it fits")
+    parser.add_argument("--rounds", type=int, default=5, help="medians of them are shown")
+    parser.add_argument("--seconds", type=float, default=1.0, help="the longest round")
+    parser.add_argument("--requests", type=int, default=20_000, help="the most of one round")
+    options = parser.parse_args()
+    if options.dir is None and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
+        options.dir = _MEMORY
+    return options
+
+
+def make_hub(folder: Path, kind: str, repos: int, files: int) -> list[Repo]:
+    """A cache in which all repositories have the same blobs: hard links of one pool."""
+    bodies = _bodies(files)
+    entries = {path: _entry(path, body) for path, body in bodies.items()}
+    (folder / "pool").mkdir()
+    for path, body in bodies.items():
+        (folder / "pool" / entries[path].etag).write_bytes(body)
+    named = [Repo.parse(f"org-{number % 100:02}/model-{number:05}") for number in range(repos)]
+    for repo in named:
+        _make_repo(str(folder), repo, entries)
+        if kind == "managed":
+            _add_record(str(folder), repo, entries)
+    return named
+
+
+def _bodies(count: int) -> dict[str, bytes]:
+    header = b'{"w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}}'
+    shard = len(header).to_bytes(8, "little") + header
+    bodies = {
+        "README.md": b"---\nlicense: mit\nlanguage: [en]\ntags: [tiny]\n---\n# Model\n",
+        "config.json": b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}',
+        "tokenizer.json": b'{"version": "1.0", "model": {"type": "WordLevel", "vocab": {}}}',
+        "tokenizer_config.json": b'{"eos_token": "</s>"}',
+    }
+    bodies |= {f"model-{n:05}-of-00004.safetensors": shard + bytes([n]) * 8 for n in range(1, 5)}
+    return bodies | {f"text-{n:03}.txt": b"%d\n" % n for n in range(count - len(bodies))}
+
+
+def _entry(path: str, body: bytes) -> RepoFile:
+    if path.endswith(".safetensors"):
+        return lfs_file(path, len(body), hashlib.sha256(body).hexdigest())
+    return RepoFile(path, len(body), git_id("blob", body))
+
+
+def _make_repo(folder: str, repo: Repo, entries: Mapping[str, RepoFile]) -> None:
+    here = f"{folder}/hub/{repo.folder_name}"
+    snapshot = f"{here}/snapshots/{COMMIT}"
+    for one in (f"{here}/blobs", f"{here}/refs", snapshot):
+        os.makedirs(one)  # noqa: PTH103  (a million calls: strings are faster)
+    for path, file in entries.items():
+        os.link(f"{folder}/pool/{file.etag}", f"{here}/blobs/{file.etag}")
+        os.symlink(f"../../blobs/{file.etag}", f"{snapshot}/{path}")  # noqa: PTH211
+    Path(f"{here}/refs/main").write_text(COMMIT)
+
+
+def _add_record(folder: str, repo: Repo, entries: Mapping[str, RepoFile]) -> None:
+    here = Path(folder, "hub", repo.folder_name)
+    record = Record(repo, COMMIT, entries, refs=("refs/heads/main",))
+    for name, body in (("trees", render_tree(entries.values())), ("hubmirror", record.render())):
+        (here / name).mkdir()
+        (here / name / f"{COMMIT}.json").write_bytes(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    pid: int
+    url: str
+
+    def memory(self) -> float:
+        """Resident MiB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used, in user and in system mode."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def serving(folder: Path, kind: str) -> Iterator[Server]:
+    """One server process; it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mirror", "serve", "--workers", "1"]
+    command += ["--port", str(port), "--data", str(folder)]
+    if kind == "foreign":
+        command += ["--source", f"hf-cache:{folder}/hub"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
+    ) as process:
+        try:
+            server = Server(process.pid, f"http://127.0.0.1:{port}")
+            _wait(server.url)
+            yield server
+        finally:
+            process.terminate()
+
+
+def _environment() -> dict[str, str]:
+    """As it is, but for a setting that makes every start compile all modules."""
+    return {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/readyz", timeout=_PATIENCE).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What something took: by the clock, and of the server's CPU."""
+
+    what: str
+    seconds: float
+    cpu: float
+
+    columns = ("", "seconds", "server's CPU (s)")
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.what, f"{self.seconds:.2f}", f"{self.cpu:.2f}"
+
+    @classmethod
+    def median(cls, what: str, rows: Iterable[Row]) -> Row:
+        rows = list(rows)
+        return cls(
+            what,
+            statistics.median(one.seconds for one in rows),
+            statistics.median(one.cpu for one in rows),
+        )
+
+
+def start(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+    """Starts the server several times, until it is ready each time."""
+    for _ in range(options.rounds):
+        started = time.perf_counter()
+        with serving(folder, options.kind) as server:
+            yield Row("", time.perf_counter() - started, server.cpu())
+
+
+def measure(what: str, server: Server, work: Callable[[], None]) -> Row:
+    started, cpu = time.perf_counter(), server.cpu()
+    work()
+    return Row(what, time.perf_counter() - started, server.cpu() - cpu)
+
+
+def list_all(server: Server, repos: int) -> None:
+    """All pages of the listing."""
+    listed = 0
+    url = f"{server.url}/api/models?limit={PAGE}"
+    while url:
+        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+            listed += len(json.load(answer))
+            link = _NEXT.search(answer.headers.get("link", ""))
+            url = link[1] if link else ""
+    if listed != repos:
+        sys.exit(f"{listed} of {repos} repositories were listed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Requests of one kind without an end. A round goes on where the last stopped."""
+
+    name: str
+    status: int
+    requests: Iterator[bytes]
+
+
+@dataclass(slots=True)
+class Result:
+    case: Case
+    connections: int
+    rounds: list[tuple[float, ...]] = field(default_factory=list)
+
+    columns = (
+        "request", "connections", "requests/s", "p50 (ms)", "p99 (ms)",
+        "server's CPU for each (ms)", "client's share of a core",
+    )  # fmt: skip
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        rate, p50, p99, share, cpu = (
+            statistics.median(one) for one in zip(*self.rounds, strict=True)
+        )
+        times = (f"{1000 * one:.2f}" for one in (p50, p99, cpu))
+        return self.case.name, str(self.connections), f"{rate:.0f}", *times, f"{share:.0%}"
+
+
+def measure_requests(
+    server: Server, repos: Sequence[Repo], options: argparse.Namespace
+) -> list[Result]:
+    results = [Result(case, count) for case in _cases(repos) for count in CONNECTIONS]
+    for _, one in itertools.product(range(options.rounds), results):
+        load = Load(one.case, options.seconds, options.requests)
+        cpu = server.cpu()
+        measured = uvloop.run(load.run(server.url, one.connections))
+        one.rounds.append((*measured, (server.cpu() - cpu) / len(load.latencies)))
+    return results
+
+
+def _cases(repos: Sequence[Repo]) -> list[Case]:
+    """Each asks for one repository again and again, or for all of them in an order of its own."""
+    one = [repos[len(repos) // 2]]
+    return [
+        Case("HEAD of a file, one repository", 200, _endless("HEAD", one, _FILE)),
+        Case("HEAD of a file, any repository", 200, _endless("HEAD", repos, _FILE)),
+        Case("404 of a file, one repository", 404, _endless("HEAD", one, _NO_FILE)),
+        Case("404 of a file, any repository", 404, _endless("HEAD", repos, _NO_FILE)),
+        Case("model info, one repository", 200, _endless("GET", one, _INFO)),
+        Case("model info, any repository", 200, _endless("GET", repos, _INFO)),
+    ]
+
+
+def _endless(method: str, repos: Sequence[Repo], path: str) -> Iterator[bytes]:
+    order = random.Random(path).sample(repos, len(repos))
+    return itertools.cycle([_request(method, path.format(repo)) for repo in order])
+
+
+def _request(method: str, path: str) -> bytes:
+    agent = "unknown/None; hf_hub/2.4.0; python/3.11.7"
+    return f"{method} {path} HTTP/1.1\r\nhost: mirror\r\nuser-agent: {agent}\r\n\r\n".encode()
+
+
+class Load:
+    """Keeps connections busy with a case's requests, until time or requests are used up."""
+
+    def __init__(self, case: Case, seconds: float, most: int) -> None:
+        self.expected = b"HTTP/1.1 %d " % case.status
+        self.latencies: list[float] = []
+        self._requests = itertools.islice(case.requests, most)
+        self._seconds = seconds
+        self._deadline = 0.0
+
+    async def run(self, url: str, connections: int) -> tuple[float, ...]:
+        """Requests a second, the median and the 99th percentile in seconds, our share of a core."""
+        host, _, port = url.removeprefix("http://").partition(":")
+        loop = asyncio.get_running_loop()
+        begun, cpu = time.perf_counter(), time.process_time()
+        self._deadline = begun + self._seconds
+        opened = [
+            await loop.create_connection(lambda: Connection(self), host, int(port))
+            for _ in range(connections)
+        ]
+        await asyncio.gather(*(connection.done for _, connection in opened))
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        p50, p99 = (statistics.quantiles(self.latencies, n=100)[n] for n in (49, 98))
+        return len(self.latencies) / seconds, p50, p99, cpu / seconds
+
+    def next(self) -> bytes | None:
+        return next(self._requests, None) if time.perf_counter() < self._deadline else None
+
+
+class Connection(asyncio.Protocol):
+    """Sends the next request as soon as the last was answered."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, load: Load) -> None:
+        self.done = asyncio.get_running_loop().create_future()
+        self._load = load
+        self._is_head = False
+        self._sent = 0.0
+        self._answer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._send()
+
+    def _send(self) -> None:
+        request = self._load.next()
+        if request is None:
+            self.transport.close()
+            return
+        self._answer, self._is_head = b"", request.startswith(b"HEAD")
+        self._sent = time.perf_counter()
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        if not self._is_whole():
+            return
+        self._load.latencies.append(time.perf_counter() - self._sent)
+        if self._answer.startswith(self._load.expected):
+            self._send()
+        else:
+            self.done.set_exception(
+                RuntimeError(f"an answer that is wrong: {self._answer[:500]!r}")
+            )
+
+    def _is_whole(self) -> bool:
+        end = self._answer.find(b"\r\n\r\n")
+        if end < 0 or self._is_head:
+            return end > 0
+        length = _LENGTH.search(self._answer, 0, end)
+        return len(self._answer) >= end + 4 + int(length[1] if length else 0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    for row in (columns, ["---", *["--:"] * (len(columns) - 1)], *rows):
+        print(f"| {' | '.join(row)} |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -81,7 +81,9 @@ class Catalog:
         row = wire.info(Facts(snapshot, self._state), expand=_LISTED)
         commits = list(self._source.commits(repo))
         waiting = sum(not self._is_visible(repo, commit) for commit in commits)
-        return Entry(snapshot.repo, orjson.dumps(row), len(commits) - waiting, waiting)
+        # orjson's own bytes keep the buffer that they were written in: 8 KB a row.
+        body = bytes(memoryview(orjson.dumps(row)))
+        return Entry(snapshot.repo, body, len(commits) - waiting, waiting)
 
     def _is_visible(self, repo: Repo, commit_hash: str) -> bool:
         try:

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Literal
 from mirror.errors import BlobUnreadableError, DigestPendingError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Iterable
 
     from mirror.state import State
 
 _CHUNK = 1 << 20
-_MOST_WAITERS = 8
 
 Kind = Literal["git-sha1", "sha256"]
 
@@ -51,7 +50,6 @@ class Digests:
         self._running: dict[Wanted, Future[str]] = {}
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._waiters = threading.Semaphore(_MOST_WAITERS)
         self._thread = ThreadPoolExecutor(1, "digests")
 
     def of(self, name: str, wanted: Iterable[Wanted]) -> list[str]:
@@ -64,19 +62,11 @@ class Digests:
         digests = {one: self._recall(one) for one in wanted}
         unknown = [one for one, digest in digests.items() if digest is None]
         futures = {one: self._start(one) for one in unknown}
-        self._wait(futures.values())
+        wait(futures.values(), timeout=self._patience)
         remaining = sum(one.size for one, future in futures.items() if not future.done())
         if not all(future.done() for future in futures.values()):
             raise DigestPendingError(name, remaining)
         return [digests[one] or futures[one].result() for one in wanted]
-
-    def _wait(self, futures: Collection[Future[str]]) -> None:
-        """Wait with patience; but at most a few callers do, since each keeps a thread busy."""
-        if futures and self._waiters.acquire(blocking=False):
-            try:
-                wait(futures, timeout=self._patience)
-            finally:
-                self._waiters.release()
 
     def close(self) -> None:
         """Stop the work under way; what was finished stays known."""

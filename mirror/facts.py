@@ -5,7 +5,6 @@ The real hub computes the same from the same files. Anything damaged is left out
 
 from __future__ import annotations
 
-import os
 import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -122,7 +121,7 @@ class Facts:
         """In the hub's forms: `transformers`, `safetensors`, `en`, `license:mit`, …"""
         tags: dict[str, None] = {}
         if self.snapshot.repo.repo_type is RepoType.MODEL:
-            formats = {_FORMATS.get(os.path.splitext(path)[1]) for path in self.snapshot.files}
+            formats = {_FORMATS.get(path[path.rfind(".") :]) for path in self.snapshot.files}
             tags |= dict.fromkeys(
                 tag for tag in (self.library_name, *sorted(filter(None, formats))) if tag
             )

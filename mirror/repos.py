@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,39}")
 # huggingface_hub.utils.validate_repo_id applies the same rule before a client sends anything.
-_REPO_ID = re.compile(r"(?:[\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
+_PART = r"(?![.-])[\w.-]{1,96}(?<![.-])"
+_REPO_ID = re.compile(rf"(?!.*(?:--|\.\.))(?:{_PART}/)?{_PART}(?<!\.git)", re.ASCII)
 
 
 class RepoType(StrEnum):
@@ -68,9 +69,10 @@ class Repo:
         """The repo of an HF cache's folder, or None for any other folder."""
         plural, _, rest = name.partition("--")
         repo_id = rest.replace("--", "/")
-        if plural not in PLURALS or not is_repo_id(repo_id):
+        try:
+            return cls(PLURALS[plural], repo_id)
+        except (KeyError, ValueError):
             return None
-        return cls(PLURALS[plural], repo_id)
 
     @classmethod
     def parse(cls, text: str) -> Repo:
@@ -83,11 +85,7 @@ class Repo:
 
 def is_repo_id(text: str) -> bool:
     """Whether huggingface_hub would accept the id (`validate_repo_id`)."""
-    if not _REPO_ID.fullmatch(text) or "--" in text or ".." in text:
-        return False
-    return not any(part[0] in "-." or part[-1] in "-." for part in text.split("/")) and not (
-        text.endswith(".git")
-    )
+    return _REPO_ID.fullmatch(text) is not None
 
 
 def find_commit(revision: str, refs: Mapping[str, str], commits: Collection[str]) -> str | None:

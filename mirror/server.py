@@ -38,6 +38,7 @@ log = logging.getLogger("hubmirror")
 
 _KEEP_ALIVE = 75
 _GRACE = 10
+_MOMENT = 0.05
 _SWITCH = 0.0005  # so that a thread at work does not keep the event loop waiting for long
 
 
@@ -62,10 +63,13 @@ class Plan:
     log_format: str = "text"
 
     def open(self) -> Place:
-        return open_place(self.data, self.state, self.sources)
+        """The sources, which wait for digests for a moment only: the web layer waits longer."""
+        return open_place(self.data, self.state, self.sources, patience=_MOMENT)
 
 
-def open_place(data: Path, state: Path | None, declared: Sequence[SourceSpec]) -> Place:
+def open_place(
+    data: Path, state: Path | None, declared: Sequence[SourceSpec], *, patience: float = 5.0
+) -> Place:
     """The sources in the order in which they are asked: the managed hub/ of `data`, then those
     that were declared. One that is declared for the same folder takes its place.
 
@@ -84,7 +88,7 @@ def open_place(data: Path, state: Path | None, declared: Sequence[SourceSpec]) -
         if not spec.path.is_dir() and (spec.path != hub or hub.exists()):
             raise ConfigError(f"The source {spec} is not there, or is no folder.")
     kept = State(_state_folder(data, state))
-    digests = Digests(kept)
+    digests = Digests(kept, patience=patience)
     return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests)
 
 

@@ -360,7 +360,7 @@ def test_a_first_read_that_is_slow_holds_nobody_else_up(
     state.folder.mkdir()
     with (state.folder / "digests.lock").open("w") as lock, ExitStack() as stack:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        digests = stack.enter_context(closing(Digests(state, patience=20)))
+        digests = stack.enter_context(closing(Digests(state, patience=0.05)))
         stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
         client = serve(HfCache(hub, digests, managed=False, hold=0))
         for _ in range(45):

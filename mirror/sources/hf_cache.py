@@ -41,16 +41,12 @@ class HfCache:
         self._managed = managed
         self._recent = RecentSnapshots(hold)
         self._hold = hold
-        self._folders: tuple[float, dict[Repo, str]] = (0.0, {})
+        self._folders: tuple[float, dict[str, tuple[Repo, str]]] = (0.0, {})
         self._lock = threading.Lock()
 
     def repos(self) -> list[Repo]:
         with _disk_errors(f"A source ({self._kind})"):
-            return sorted(
-                repo
-                for name in self._list().values()
-                if (repo := Repo.from_folder_name(name)) is not None
-            )
+            return [repo for repo, _ in self._list().values()]
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
         with _disk_errors(str(repo)):
@@ -62,7 +58,9 @@ class HfCache:
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
         with _disk_errors(str(repo)):
-            return self._revisions(repo).snapshot(revision)
+            return self._recent.get(
+                (repo, revision), lambda: self._revisions(repo).snapshot(revision)
+            )
 
     def stamp(self, repo: Repo) -> Hashable:
         with _disk_errors(str(repo)):
@@ -72,7 +70,11 @@ class HfCache:
         if not self._managed:
             return []
         with _disk_errors(f"A source ({self._kind})"):
-            return [repo for repo in self.repos() if not self._folder(repo).recorded()]
+            listed = self._list().values()
+            return [repo for repo, name in listed if not self._is_recorded(name)]
+
+    def _is_recorded(self, name: str) -> bool:
+        return os.path.isdir(f"{self._root}/{name}/hubmirror")
 
     def _revisions(self, repo: Repo) -> ManagedRevisions | ForeignRevisions:
         folder = self._folder(repo)
@@ -84,20 +86,21 @@ class HfCache:
         exact = self._root / repo.folder_name
         if exact.is_dir():
             return RepoDir(self._root, repo, exact)
-        name = self._list().get(_folded(repo))
-        true_repo = Repo.from_folder_name(name) if name else None
-        if name is None or true_repo is None:
+        found = self._list().get(_folded(repo))
+        if found is None:
             raise RepositoryNotFoundError(repo)
+        true_repo, name = found
         return RepoDir(self._root, true_repo, self._root / name)
 
-    def _list(self) -> dict[Repo, str]:
-        """Folder names by the repo they hold in lower case, read at most once in `hold`."""
+    def _list(self) -> dict[str, tuple[Repo, str]]:
+        """Repos and their folders by `_folded`, in order, read at most once in `hold`."""
         with self._lock:
             until, folders = self._folders
             if time.monotonic() >= until:
-                names = sorted(self._names(), reverse=True)
-                repos = ((name, Repo.from_folder_name(name)) for name in names)
-                folders = {_folded(repo): name for name, repo in repos if repo is not None}
+                folders = {}
+                for name in sorted(self._names()):
+                    if repo := Repo.from_folder_name(name):
+                        folders.setdefault(_folded(repo), (repo, name))
                 self._folders = (time.monotonic() + self._hold, folders)
             return folders
 
@@ -110,8 +113,8 @@ class HfCache:
             raise
 
 
-def _folded(repo: Repo) -> Repo:
-    return Repo(repo.repo_type, repo.repo_id.lower())
+def _folded(repo: Repo) -> str:
+    return f"{repo.repo_type}:{repo.repo_id.lower()}"
 
 
 @contextlib.contextmanager

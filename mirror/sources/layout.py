@@ -15,7 +15,6 @@ import os
 import re
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.manifests import ManifestError, Record, parse_tree
@@ -23,10 +22,12 @@ from mirror.repos import COMMIT_HASH, Repo, ref_name
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
+    from pathlib import Path
 
     from mirror.trees import RepoFile
 
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_MOST_REF = 1000
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -82,10 +83,10 @@ class RepoDir:
 
         The refs that huggingface_hub keeps for abbreviated hashes are left out.
         """
-        folder = self.path / "refs"
+        folder = f"{self.path}/refs/"
         found = {}
-        for file in sorted(_files_below(str(folder))):
-            short = os.path.relpath(file, folder)
+        for file in sorted(_files_below(folder)):
+            short = file.removeprefix(folder)
             commit = _read_ref(file)
             if not (_SHORT_HASH.fullmatch(short) and commit.startswith(short)):
                 found[ref_name(short)] = commit
@@ -126,7 +127,7 @@ class RepoDir:
         """
         found = os.lstat(path)
         etag = None
-        for allowed in (self.blobs, self.root / "blobs"):
+        for allowed in (f"{self.path}/blobs", f"{self.root}/blobs"):
             if not stat.S_ISLNK(found.st_mode):
                 break
             path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
@@ -148,27 +149,32 @@ class RepoDir:
 
     def stamp(self) -> Hashable:
         folders = ("refs", "snapshots", "hubmirror", "blobs", "trees")
-        main = _mtime_ns(self.path / "refs" / "main")
-        return (main, *(_mtime_ns(self.path / folder) for folder in folders))
+        main = _mtime_ns(f"{self.path}/refs/main")
+        return (main, *(_mtime_ns(f"{self.path}/{folder}") for folder in folders))
 
 
 def _read_ref(file: str) -> str:
     try:
-        text = Path(file).read_bytes().decode("ascii", "replace").strip()
+        with open(file, "rb", buffering=0) as opened:
+            text = opened.read(_MOST_REF).decode("ascii", "replace").strip()
     except OSError:
         return ""
     return text if COMMIT_HASH.fullmatch(text) else ""
 
 
 def _files_below(folder: str) -> Iterator[str]:
-    for parent, _, names in os.walk(folder, onerror=_raise_unless_absent):
-        for name in names:
-            yield os.path.join(parent, name)
-
-
-def _raise_unless_absent(exc: OSError) -> None:
-    if not isinstance(exc, (FileNotFoundError, NotADirectoryError)):
-        raise exc
+    pending = [folder]
+    while pending:
+        parent = pending.pop()
+        try:
+            entries = list(os.scandir(parent))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(f"{entry.path}/")
+            else:
+                yield entry.path
 
 
 def _commits(folder: Path, suffix: str) -> list[str]:
@@ -180,8 +186,8 @@ def _commits(folder: Path, suffix: str) -> list[str]:
     return [stem for stem in stems if COMMIT_HASH.fullmatch(stem)]
 
 
-def _mtime_ns(path: Path) -> int:
+def _mtime_ns(path: str | Path) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     except FileNotFoundError:
         return 0

@@ -120,26 +120,24 @@ class ManagedRevisions:
 
     def _stored(self, record: Record) -> dict[str, StoredFile]:
         """The files that are here with their right size."""
-        located = ((file, self._locate(record.commit_hash, file)) for file in record.files.values())
-        return {file.path: StoredFile(file, place) for file, place in located if place}
+        blobs = f"{self.folder.path}/blobs"
+        is_real = self.folder.is_real(blobs)
+        found = {}
+        for file in record.files.values():
+            place = f"{blobs}/{file.etag}"
+            if not (is_real and _has_size(place, file.size)):
+                place = self._linked(record.commit_hash, file)
+            if place:
+                found[file.path] = StoredFile(file, place)
+        return found
 
-    def _locate(self, commit_hash: str, file: RepoFile) -> str | None:
-        """Where a file lies with its right size: in blobs/, or (on a disk without links) below
-        snapshots/."""
-        blob = os.path.join(self.folder.blobs, file.etag)
+    def _linked(self, commit_hash: str, file: RepoFile) -> str:
+        """Where a file lies below snapshots/, on a disk without links; empty if it does not."""
         try:
-            found = os.lstat(blob)
-        except FileNotFoundError:
-            pass
-        else:
-            is_plain = stat.S_ISREG(found.st_mode) and self.folder.is_real(str(self.folder.blobs))
-            if is_plain and found.st_size == file.size:
-                return blob
-        try:
-            linked = self.folder.find(os.path.join(self.folder.snapshot(commit_hash), file.path))
+            found = self.folder.find(os.path.join(self.folder.snapshot(commit_hash), file.path))
         except (FileNotFoundError, NotADirectoryError, LinkError):
-            return None
-        return linked.location if linked.stat.st_size == file.size else None
+            return ""
+        return found.location if found.stat.st_size == file.size else ""
 
     def _why_not(self, revision: str, *, nothing_visible: bool) -> Exception:
         repo = self.folder.repo
@@ -168,6 +166,14 @@ class ManagedRevisions:
     def _is_meant(self, record: Record, revision: str) -> bool:
         refs = dict.fromkeys(record.refs, record.commit_hash) | self.folder.refs()
         return find_commit(revision, refs, [record.commit_hash]) == record.commit_hash
+
+
+def _has_size(path: str, size: int) -> bool:
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def _short(ref: str) -> str:

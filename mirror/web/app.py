@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
@@ -19,6 +20,7 @@ from starlette.routing import Route
 
 from mirror.catalog import Catalog
 from mirror.errors import (
+    DigestPendingError,
     HubmirrorError,
     ReadOnlyError,
     RequestError,
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from mirror.source import Source
     from mirror.state import State
 
+_THREADS = 16  # more fight each other for the interpreter
+_PATIENCE = 5.0  # seconds; clients give up on a HEAD after ten
 _MOST_BODY = 8 * 1024 * 1024
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
@@ -107,6 +111,7 @@ class HubApp:
         self._hub = hub
         self._reach = reach
         self._recent = recent
+        self._threads = anyio.CapacityLimiter(_THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -114,7 +119,7 @@ class HubApp:
             call = await self._call(request)
             scope["state"]["route"] = call.target.action
             answer = ANSWERS.get(call.target.action, api.not_offered)
-            response = await anyio.to_thread.run_sync(answer, call)
+            response = await self._answer(answer, call)
         except ClientDisconnect:
             return
         except HubmirrorError as exc:
@@ -122,6 +127,17 @@ class HubApp:
         if request.method in ("GET", "HEAD"):
             self._recent.put(scope, response)
         await response(scope, receive, send)
+
+    async def _answer(self, answer: Callable[[Call], Response], call: Call) -> Response:
+        """Make the answer in a thread; one that waits for digests waits here, and keeps none."""
+        deadline = anyio.current_time() + _PATIENCE
+        while True:
+            try:
+                return await anyio.to_thread.run_sync(answer, call, limiter=self._threads)
+            except DigestPendingError:
+                if anyio.current_time() > deadline:
+                    raise
+            await anyio.sleep(_PATIENCE / 20)
 
     async def _call(self, request: Request) -> Call:
         target = _target(request.method, request.scope["raw_path"])

@@ -33,7 +33,7 @@ _MOST_DEPTH = 64
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # transformers' Auto classes by the end of an architecture's name, and the task that each is for.
-_AUTO_CLASSES = (
+_AUTO_CLASSES: tuple[tuple[str, str, str | None], ...] = (
     ("ForCausalLM", "AutoModelForCausalLM", "text-generation"),
     ("LMHeadModel", "AutoModelForCausalLM", "text-generation"),
     ("ForSequenceClassification", "AutoModelForSequenceClassification", "text-classification"),
@@ -44,6 +44,11 @@ _AUTO_CLASSES = (
     ("ForCTC", "AutoModelForCTC", "automatic-speech-recognition"),
     ("ForImageClassification", "AutoModelForImageClassification", "image-classification"),
     ("ForConditionalGeneration", "AutoModelForSeq2SeqLM", None),
+)
+_VISION_CLASS = (
+    "ForConditionalGeneration",
+    "AutoModelForImageTextToText",
+    "image-text-to-text",
 )
 _LIBRARY_MARKS = (
     ("modules.json", "sentence-transformers"),
@@ -96,7 +101,10 @@ class Facts:
         """`auto_model` and `pipeline_tag`, by the first architecture's name."""
         architectures = self.config.get("architectures")
         name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
-        for ending, auto_model, task in _AUTO_CLASSES:
+        classes = _AUTO_CLASSES
+        if "vision_config" in self.json("config.json"):
+            classes = (_VISION_CLASS, *classes)
+        for ending, auto_model, task in classes:
             if name.endswith(ending):
                 return {"auto_model": auto_model} | ({"pipeline_tag": task} if task else {})
         return {"auto_model": "AutoModel"} if name else {}
@@ -126,6 +134,8 @@ class Facts:
                 tag for tag in (self.library_name, *sorted(filter(None, formats))) if tag
             )
             tags |= dict.fromkeys(_strings([self.config.get("model_type"), self.pipeline_tag]))
+            if "auto_map" in self.config:
+                tags["custom_code"] = None
         tags |= dict.fromkeys(_strings(self.card.get("tags")))
         tags |= dict.fromkeys(_strings(self.card.get("language")))
         for key, start in _CARD_TAGS:

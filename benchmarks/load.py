@@ -7,7 +7,7 @@ import itertools
 import re
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -15,11 +15,11 @@ _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Requests of one kind, which are sent in turn, again and again."""
+    """Requests of one kind without an end. A round goes on where the last stopped."""
 
     name: str
     status: int
-    requests: Sequence[bytes]
+    requests: Iterator[bytes]
 
 
 def request(method: str, path: str, *headers: str) -> bytes:
@@ -34,7 +34,7 @@ class Load:
     def __init__(self, case: Case, seconds: float, most: int) -> None:
         self.expected = b"HTTP/1.1 %d " % case.status
         self.latencies: list[float] = []
-        self._requests = itertools.islice(itertools.cycle(case.requests), most)
+        self._requests = itertools.islice(case.requests, most)
         self._seconds = seconds
         self._deadline = 0.0
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -331,22 +332,27 @@ def small(folder: Path, options: argparse.Namespace) -> None:
     files = [f"{SMALL}/resolve/main/file-{number:02}.json" for number in range(10)]
     cases = {
         "HEAD of a file": (
-            Case("", 200, [request("HEAD", path) for path in files]),
+            Case("", 200, itertools.cycle([request("HEAD", path) for path in files])),
             "constant HEAD",
         ),
         "404 of a file": (
-            Case("", 404, [request("HEAD", f"{SMALL}/resolve/main/no")]),
+            Case("", 404, itertools.cycle([request("HEAD", f"{SMALL}/resolve/main/no")])),
             "constant HEAD",
         ),
-        "model info": (Case("", 200, [request("GET", "/api/models/org/small")]), "constant JSON"),
+        "model info": (
+            Case("", 200, itertools.cycle([request("GET", "/api/models/org/small")])),
+            "constant JSON",
+        ),
         "tree": (
-            Case("", 200, [request("GET", "/api/models/org/small/tree/main")]),
+            Case("", 200, itertools.cycle([request("GET", "/api/models/org/small/tree/main")])),
             "constant JSON",
         ),
     }
     bases = {
-        "constant HEAD": Case("", 200, [request("HEAD", "/org/small/resolve/main/x")]),
-        "constant JSON": Case("", 200, [request("GET", "/json")]),
+        "constant HEAD": Case(
+            "", 200, itertools.cycle([request("HEAD", "/org/small/resolve/main/x")])
+        ),
+        "constant JSON": Case("", 200, itertools.cycle([request("GET", "/json")])),
     }
     os.sched_setaffinity(0, {1})
     with mirror(folder, 1, "taskset -c 0") as one, constant(folder, 1, "taskset -c 0") as base:
@@ -458,7 +464,7 @@ def _head_beside(folder: Path, server: Server, clients: int, *, cold: bool) -> f
     ) as downloads:
         time.sleep(0.3)
         path = f"{SMALL}/resolve/main/file-00.json"
-        load = Load(Case("", 200, [request("HEAD", path)]), 1.5, 100_000)
+        load = Load(Case("", 200, itertools.cycle([request("HEAD", path)])), 1.5, 100_000)
         _, _, p99, _ = uvloop.run(load.run(f"http://127.0.0.1:{server.port}", 1))
         downloads.terminate()
     return 1000 * p99

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import re
@@ -150,7 +151,7 @@ def serve(
         _greet(place, listener, plan)
     else:
         _log_start(place, listener)
-    run(replace(plan, state=place.state.folder), listener, rest["workers"])
+    run(replace(plan, state=place.state.folder), place, listener, rest["workers"])
 
 
 @main.command()
@@ -212,9 +213,10 @@ def _tell_unseen(console: Console, place: Place) -> None:
 
 def _an_example(place: Place) -> str:
     """A repository that can be downloaded, if one is found soon."""
-    for repo in place.sources.repos()[:_MOST_LOOKS]:
-        with contextlib.suppress(HubmirrorError):
-            return str(place.sources.snapshot(repo, "HEAD").repo)
+    for source in place.sources.sources:
+        for repo in itertools.islice(source.repos(), _MOST_LOOKS):
+            with contextlib.suppress(HubmirrorError):
+                return str(source.snapshot(repo, "HEAD").repo)
     return "ORG/NAME"
 
 

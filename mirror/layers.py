@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from mirror.errors import (
@@ -37,7 +38,7 @@ class FirstFound:
         for source in self.sources:
             for repo in source.repos():
                 found.setdefault((repo.repo_type, repo.repo_id.lower()), repo)
-        return sorted(found.values())
+        return sorted(found.values(), key=attrgetter("repo_type", "repo_id"))
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
         return self._ask(repo, lambda source: source.refs(repo))

@@ -165,11 +165,11 @@ def configure_log(log_format: str) -> None:
     logging.getLogger("hubmirror").setLevel(logging.INFO)
 
 
-def build_app(plan: Plan) -> Starlette:
-    """The application of one process."""
+def build_app(plan: Plan, place: Place | None = None) -> Starlette:
+    """The application of one process, which opens the place itself unless it is given."""
     configure_log(plan.log_format)
     sys.setswitchinterval(_SWITCH)
-    place = plan.open()
+    place = place or plan.open()
     return create_app(
         place.sources,
         place.state,
@@ -180,10 +180,10 @@ def build_app(plan: Plan) -> Starlette:
     )
 
 
-def run(plan: Plan, listener: socket.socket, workers: int) -> None:
+def run(plan: Plan, place: Place, listener: socket.socket, workers: int) -> None:
     """Serve until a signal ends it, by one process or by several under a supervisor."""
     config = uvicorn.Config(
-        partial(build_app, plan),
+        partial(build_app, plan, place if workers == 1 else None),
         factory=True,
         http=Protocol,
         ws="none",

@@ -416,6 +416,7 @@ def hf_download(folder: Path, options: argparse.Namespace) -> None:
 
 def latency(folder: Path, options: argparse.Namespace) -> None:
     table = Table()
+    os.sched_setaffinity(0, {1})
     with nginx(folder, 1, "taskset -c 0") as one, mirror(folder, 1, "taskset -c 0") as other:
         for _ in range(max(1, options.rounds // 2)):
             for server in (one, other):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from mirror.web.protocol import ZERO_COPY
 from tests.servers import run_server
 
 
@@ -17,6 +19,9 @@ async def _ok(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await Request(scope, receive).body()
         await PlainTextResponse("ok")(scope, receive, send)
+
+
+_UNREADABLE = Path("/proc/self/mem")
 
 
 @pytest.fixture
@@ -54,3 +59,21 @@ def test_a_long_body_is_no_head(port: int) -> None:
 def test_many_requests_on_one_connection_are_no_head(port: int) -> None:
     one = b"GET / HTTP/1.1\r\nHost: x\r\nA: " + 900 * b"a" + b"\r\n\r\n"
     assert _answer(port, *[one] * 100).count(b"HTTP/1.1 200 ") == 100
+
+
+async def _unreadable(scope: Scope, receive: Receive, send: Send) -> None:
+    """A file that gives an error of the kernel when it is read."""
+    with _UNREADABLE.open("rb", buffering=0) as file:  # noqa: ASYNC230
+        headers = [(b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": ZERO_COPY, "file": file, "offset": 0, "count": 1000})
+
+
+def test_a_read_error_in_the_middle_closes_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with run_server(_unreadable, lifespan="off") as url:
+        answer = _answer(int(url.rpartition(":")[2]), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n")
+    assert "not sent to its end" in caplog.text

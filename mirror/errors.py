@@ -70,7 +70,7 @@ class RepositoryNotFoundError(NotFoundError):
     def __init__(self, repo: Repo) -> None:
         self.repo = repo
         super().__init__(
-            f"{repo} is not in this mirror. Ask its operator to pull it, or check the spelling."
+            f"{repo} is not in this mirror. Ask its operator to add it, or check the spelling."
         )
 
 

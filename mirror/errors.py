@@ -13,7 +13,8 @@
     └── UnavailableError                 it is there, or may be, and cannot be served now
         ├── RevisionIncompleteError      files of the revision are still missing
         ├── DigestPendingError           files are being read for the first time
-        └── BlobUnreadableError          vanished, wrong size, or the disk fails
+        ├── BlobUnreadableError          vanished, wrong size, or the disk fails
+        └── BlobChangedError             it became shorter while it was read
 
 A "not found" is kept on disk by clients, so only a source that *knows* may raise one; all else
 is an `UnavailableError`. Messages name the thing, the cause and the next step, and never a path
@@ -136,3 +137,11 @@ class BlobUnreadableError(UnavailableError):
         super().__init__(
             f"{path} cannot be served: {cause}. Ask the mirror's operator to copy or pull it again."
         )
+
+
+class BlobChangedError(UnavailableError):
+    """A file became shorter while it was read. Once an answer has begun, its connection is closed:
+    nothing is ever padded."""
+
+    def __init__(self) -> None:
+        super().__init__("The file became shorter while it was read. Try again in a moment.")

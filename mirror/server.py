@@ -86,7 +86,10 @@ def open_place(
         specs.insert(0, SourceSpec("managed", hub))
     for spec in specs:
         if not spec.path.is_dir() and (spec.path != hub or hub.exists()):
-            raise ConfigError(f"The source {spec} is not there, or is no folder.")
+            raise ConfigError(
+                f"The source {spec} is not there, or is no folder. Check its path, and that its "
+                "disk is mounted."
+            )
     kept = State(_state_folder(data, state))
     digests = Digests(kept, patience=patience)
     return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests)

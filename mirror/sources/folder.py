@@ -23,9 +23,8 @@ from mirror.errors import (
 )
 from mirror.repos import Repo, find_commit
 from mirror.source import Snapshot, StoredFile
-from mirror.sources.foreign import digested
 from mirror.sources.recent import HOLD, RecentSnapshots
-from mirror.sources.scan import LfsRule, files_below
+from mirror.sources.scan import LfsRule, digested, files_below
 from mirror.trees import Tree, check_path, lfs_file
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from mirror.errors import RevisionNotFoundError, UnavailableError
 from mirror.repos import find_commit
 from mirror.source import Snapshot, StoredFile
 from mirror.sources.layout import Found, LinkError, RepoDir
-from mirror.sources.scan import LfsRule, files_below
+from mirror.sources.scan import LfsRule, digested, files_below
 from mirror.trees import RepoFile, lfs_file
 
 if TYPE_CHECKING:
@@ -116,10 +116,3 @@ def _wanted(path: str, found: Found, rule: LfsRule) -> Wanted:
     size = found.stat.st_size
     kind = rule.kind(path, found.location, size)
     return Wanted(found.location, size, found.stat.st_mtime_ns, kind)
-
-
-def digested(path: str, wanted: Wanted, digest: str) -> RepoFile:
-    """The entry of a file whose digest was computed here."""
-    if wanted.kind == "sha256":
-        return lfs_file(path, wanted.size, digest)
-    return RepoFile(path, wanted.size, digest)

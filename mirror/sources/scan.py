@@ -1,4 +1,4 @@
-"""The files below a folder, and which of them git would keep by LFS."""
+"""The files below a folder, which of them git would keep by LFS, and their entries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirror.trees import RepoFile, lfs_file
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from mirror.digests import Kind
+    from mirror.digests import Kind, Wanted
 
 _LFS_SIZE = 10 * 1000 * 1000
 _GIT_LOOKS_AT = 8000
@@ -67,6 +69,13 @@ class LfsRule:
         if self.patterns is None:
             return "sha256" if _is_binary(location) else "git-sha1"
         return "sha256" if any(_matches(path, one) for one in self.patterns) else "git-sha1"
+
+
+def digested(path: str, wanted: Wanted, digest: str) -> RepoFile:
+    """The entry of a file whose digest was computed here."""
+    if wanted.kind == "sha256":
+        return lfs_file(path, wanted.size, digest)
+    return RepoFile(path, wanted.size, digest)
 
 
 def _matches(path: str, pattern: str) -> bool:

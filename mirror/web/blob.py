@@ -13,7 +13,7 @@ import aiofiles
 import anyio
 from starlette.responses import Response
 
-from mirror.errors import HubmirrorError
+from mirror.errors import BlobChangedError
 from mirror.source import check_blob, open_blob
 from mirror.web.protocol import ZERO_COPY
 
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 CHUNK = 256 * 1024
 _MOST_DIGITS = 20
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
-
-
-class BlobChangedError(HubmirrorError):
-    """A file became shorter while it was sent: the connection is closed, and nothing is padded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +134,7 @@ def _read(descriptor: int, span: Span) -> bytes:
     finally:
         os.close(descriptor)
     if len(body) != span.count:
-        raise BlobChangedError("The file became shorter while it was read.")
+        raise BlobChangedError
     return body
 
 
@@ -184,7 +180,7 @@ class BlobResponse(Response):
             is_short = left > 0
             tasks.cancel_scope.cancel()
         if is_short:
-            raise BlobChangedError("The file became shorter while it was sent.")
+            raise BlobChangedError
 
 
 async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:

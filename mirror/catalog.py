@@ -78,7 +78,7 @@ class Catalog:
 
     def _read(self, repo: Repo) -> Entry:
         snapshot = self._source.snapshot(repo, "HEAD")
-        row = wire.info(Facts(snapshot, self._state), expand=_LISTED)
+        row = wire.info(Facts(snapshot, self._state), {}, expand=_LISTED)
         commits = list(self._source.commits(repo))
         waiting = sum(not self._is_visible(repo, commit) for commit in commits)
         # orjson's own bytes keep the buffer that they were written in: 8 KB a row.

@@ -75,6 +75,7 @@ def _option(setting: Setting) -> Callable[[_Command], _Command]:
         "accel": click.Choice(["nginx"]),
         "port": click.IntRange(0, 65535),
         "workers": click.IntRange(1, 256),
+        "xet_min_size": click.IntRange(0),
     }.get(setting.name, _Path(path_type=Path) if setting.type is Path else setting.type)
     return click.option(
         setting.flag,
@@ -121,7 +122,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> Non
     if path is None and not DEFAULT_FILE.exists():
         return
     file = File.read(path or DEFAULT_FILE)
-    ctx.default_map = {**file.serve, "sources": [str(spec) for spec in file.sources]}
+    ctx.default_map = {**file.settings, "sources": [str(spec) for spec in file.sources]}
 
 
 @click.group(cls=_Errors, context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,9 +142,15 @@ def serve(
         data,
         state,
         tuple(SourceSpec.parse(text) for text in sources),
-        parse_reach(rest["public_url"] or "", rest["trusted_proxies"], rest["accel"] or ""),
-        read_token(rest["token_file"]),
+        parse_reach(
+            rest["public_url"] or "",
+            rest["trusted_proxies"],
+            rest["accel"] or "",
+            read_token(rest["token_file"]),
+        ),
         rest["log_format"],
+        advertise_xet=rest["xet"],
+        xet_min_size=rest["xet_min_size"],
     )
     place = plan.open()
     listener = listen(host, port)
@@ -198,7 +205,7 @@ def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
     console.print("On a client:\n")
     console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
     console.print(f"  hf download {_an_example(place)}\n", soft_wrap=True)
-    if not plan.token and not host.startswith("127.") and host != "::1":
+    if not plan.reach.signer.closed and not host.startswith("127.") and host != "::1":
         console.print(
             "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
         )

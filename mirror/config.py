@@ -1,6 +1,6 @@
 """The configuration: one list of settings, and the file that may hold them.
 
-A setting is taken from its flag, else from `HUBMIRROR_<NAME>`, else from `[serve]` of the file,
+A setting is taken from its flag, else from `HUBMIRROR_<NAME>`, else from its table of the file,
 else it has its default.
 """
 
@@ -24,17 +24,23 @@ DEFAULT_DATA = Path("data")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of `[serve]`; `default` is None where there is none."""
+    """One setting; `default` is None where there is none. In the file it is `key` of `table`."""
 
     name: str
     help: str
     type: type = str
     default: Any = None
     several: bool = False
+    table: str = "serve"
+
+    @property
+    def key(self) -> str:
+        return self.name.removeprefix(f"{self.table}_")
 
     @property
     def flag(self) -> str:
-        return f"--{self.name.replace('_', '-')}"
+        flag = f"--{self.name.replace('_', '-')}"
+        return f"{flag}/--no-{flag[2:]}" if self.type is bool else flag
 
     @property
     def variable(self) -> str:
@@ -42,11 +48,11 @@ class Setting:
 
     def check(self, value: Any, path: Path) -> None:
         """Raises ConfigError where a value of the file is of the wrong type."""
-        one = int if self.type is int else str
+        one = self.type if self.type in (int, bool) else str
         values = value if self.several else [value]
         if not isinstance(values, list) or any(type(each) is not one for each in values):
             what = f"a list of {one.__name__}" if self.several else one.__name__
-            raise ConfigError(f"{self.name} in {path} is {value!r}, and must be {what}.")
+            raise ConfigError(f"{self.key} in {path} is {value!r}, and must be {what}.")
 
 
 SETTINGS = {
@@ -72,8 +78,23 @@ SETTINGS = {
         Setting("accel", "The proxy in front that sends large files itself: nginx."),
         Setting("token_file", "A file with the one token that clients must send.", Path),
         Setting("log_format", "The form of log lines: text or json.", str, "text"),
+        Setting(
+            "xet",
+            "Whether clients are told that files can be had by Xet.",
+            bool,
+            default=True,
+        ),
+        Setting(
+            "xet_min_size",
+            "The smallest file, in bytes, that clients are told to fetch by Xet.",
+            int,
+            8_000_000,
+            table="xet",
+        ),
     )
 }
+
+TABLES = ("serve", "xet")
 
 KINDS = {
     "managed": "an HF cache that pull fills: complete revisions only",
@@ -116,9 +137,9 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a configuration file holds: the settings of `[serve]`, and the sources."""
+    """What a configuration file holds: settings by name, and the sources."""
 
-    serve: Mapping[str, Any]
+    settings: Mapping[str, Any]
     sources: tuple[SourceSpec, ...]
 
     @classmethod
@@ -132,14 +153,25 @@ class File:
             ) from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
-        _refuse_unknown(data, ("serve", "source"), f"in {path}")
-        serve, sources = data.get("serve", {}), data.get("source", [])
-        if not isinstance(serve, dict) or not isinstance(sources, list):
-            raise ConfigError(f"{path}: serve is a table, [serve]; source a list, [[source]].")
-        _refuse_unknown(serve, SETTINGS, f"in [serve] of {path}")
-        for name, value in serve.items():
-            SETTINGS[name].check(value, path)
-        return cls(serve, tuple(_source(entry, path) for entry in sources))
+        _refuse_unknown(data, (*TABLES, "source"), f"in {path}")
+        sources = data.get("source", [])
+        if not isinstance(sources, list):
+            raise ConfigError(f"{path}: source is a list, [[source]].")
+        settings: dict[str, Any] = {}
+        for table in TABLES:
+            settings |= _settings(data.get(table, {}), table, path)
+        return cls(settings, tuple(_source(entry, path) for entry in sources))
+
+
+def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
+    """A table's settings, by name."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {table} is a table, [{table}].")
+    known = {setting.key: setting for setting in SETTINGS.values() if setting.table == table}
+    _refuse_unknown(values, known, f"in [{table}] of {path}")
+    for key, value in values.items():
+        known[key].check(value, path)
+    return {known[key].name: value for key, value in values.items()}
 
 
 def refuse_unknown_variables(environ: Mapping[str, str]) -> None:

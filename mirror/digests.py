@@ -1,4 +1,4 @@
-"""Digests of files that no cache has named: computed once, in the background, and kept.
+"""Digests of files that nobody has told: computed once, in the background, and kept.
 
 A digest is kept in the state folder under the file's path, and holds as long as the file's size
 and mtime do.
@@ -7,9 +7,13 @@ and mtime do.
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 import os
+import subprocess
+import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,8 +25,17 @@ if TYPE_CHECKING:
     from mirror.state import State
 
 _CHUNK = 1 << 20
+_STOPPING = "the mirror is stopping"
+_STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
+# huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
+_MOST_BY_HTTP = 50_000_000_000
+_XET_HASH = """
+import os, sys, hf_xet
+os.nice(10)
+print(hf_xet.hash_files(sys.argv[1:])[0].hash)
+"""
 
-Kind = Literal["git-sha1", "sha256"]
+Kind = Literal["git-sha1", "sha256", "xet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,11 @@ class Wanted:
     def key(self) -> str:
         return f"{self.kind}:{self.location}"
 
+    @property
+    def rank(self) -> int:
+        """What nothing can be served without comes first, then what Xet alone can serve."""
+        return 0 if self.kind != "xet" else 1 if self.size > _MOST_BY_HTTP else 2
+
 
 class Digests:
     """Computes digests one file at a time for all processes that share a state folder."""
@@ -48,9 +66,11 @@ class Digests:
         self._patience = patience
         self._known: dict[str, tuple[int, int, str]] = {}
         self._running: dict[Wanted, Future[str]] = {}
-        self._lock = threading.Lock()
+        self._queue: list[tuple[int, int, Wanted]] = []
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
         self._closed = threading.Event()
-        self._thread = ThreadPoolExecutor(1, "digests")
+        self._thread: threading.Thread | None = None
 
     def of(self, name: str, wanted: Iterable[Wanted]) -> list[str]:
         """The digests, in order, as hex.
@@ -59,21 +79,17 @@ class Digests:
         work goes on. Raises BlobUnreadableError where a file cannot be read.
         """
         wanted = list(wanted)
-        digests = {one: self._recall(one) for one in wanted}
+        digests = {one: self.known(one) for one in wanted}
         unknown = [one for one, digest in digests.items() if digest is None]
-        futures = {one: self._start(one) for one in unknown}
+        futures = {one: self.start(one) for one in unknown}
         wait(futures.values(), timeout=self._patience)
         remaining = sum(one.size for one, future in futures.items() if not future.done())
         if not all(future.done() for future in futures.values()):
             raise DigestPendingError(name, remaining)
         return [digests[one] or futures[one].result() for one in wanted]
 
-    def close(self) -> None:
-        """Stop the work under way; what was finished stays known."""
-        self._closed.set()
-        self._thread.shutdown(cancel_futures=True)
-
-    def _recall(self, one: Wanted) -> str | None:
+    def known(self, one: Wanted) -> str | None:
+        """The digest, where it was computed before."""
         kept = self._known.get(one.key)
         if kept is None:
             fact = self._state.get("digests", one.key)
@@ -82,39 +98,100 @@ class Digests:
             kept = self._known[one.key] = (fact[0], fact[1], fact[2])
         return kept[2] if kept[:2] == (one.size, one.mtime_ns) else None
 
-    def _start(self, one: Wanted) -> Future[str]:
-        with self._lock:
-            if one not in self._running:
-                self._running[one] = self._thread.submit(self._compute, one)
-            return self._running[one]
+    def start(self, one: Wanted, *, urgent: bool = False) -> Future[str]:
+        """Have it computed; what is `urgent`, somebody waits for."""
+        with self._changed:
+            future = self._running.get(one)
+            if future is None:
+                future = self._running[one] = Future()
+            elif not urgent:
+                return future
+            rank = 0 if urgent else one.rank
+            if (rank, one) not in ((waiting, other) for waiting, _, other in self._queue):
+                heapq.heappush(self._queue, (rank, next(self._numbers), one))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="digests", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+            return future
 
-    def _compute(self, one: Wanted) -> str:
-        try:
+    def close(self) -> None:
+        """Stop the work under way; what was finished stays known."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed.is_set())
             with self._state.lock("digests", self._closed):
-                self._known.pop(one.key, None)
-                digest = self._recall(one) or self._read(one)
+                self._compute_next()
+            if self._queue:
+                self._closed.wait(_STEP if self._queue[0][0] else 0)
+        for future in self._running.values():
+            future.set_exception(BlobUnreadableError("A file", _STOPPING))
+
+    def _compute_next(self) -> None:
+        """The most wanted now, which may not be what was so before the lock was got."""
+        with self._changed:
+            if not self._queue or self._closed.is_set():
+                return
+            one = heapq.heappop(self._queue)[2]
+        future = self._running.get(one)
+        if future is None:
+            return
+        self._known.pop(one.key, None)
+        try:
+            digest = self.known(one) or self._compute(one)
+        except BlobUnreadableError as exc:
+            future.set_exception(exc)
+        else:
             self._known[one.key] = (one.size, one.mtime_ns, digest)
             self._state.put("digests", one.key, [one.size, one.mtime_ns, digest])
-            return digest
-        finally:
-            with self._lock:
-                self._running.pop(one, None)
+            future.set_result(digest)
+        with self._changed:
+            del self._running[one]
 
-    def _read(self, one: Wanted) -> str:
-        running = hashlib.sha256() if one.kind == "sha256" else _git_blob(one.size)
+    def _compute(self, one: Wanted) -> str:
         name = os.path.basename(one.location)
         try:
-            with open(one.location, "rb", buffering=0) as file:
-                while chunk := file.read(_CHUNK):
-                    running.update(chunk)
-                    if self._closed.is_set():
-                        raise BlobUnreadableError(name, "the mirror is stopping")
-                now = os.fstat(file.fileno())
+            digest = self._xet_hash(one) if one.kind == "xet" else self._digest(one)
+            now = os.stat(one.location)
         except OSError as exc:
             raise BlobUnreadableError(name, exc.strerror or "it cannot be read") from exc
         if (now.st_size, now.st_mtime_ns) != (one.size, one.mtime_ns):
             raise BlobUnreadableError(name, "it changed while it was read")
+        return digest
+
+    def _digest(self, one: Wanted) -> str:
+        running = hashlib.sha256() if one.kind == "sha256" else _git_blob(one.size)
+        with open(one.location, "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                running.update(chunk)
+                if self._closed.is_set():
+                    raise BlobUnreadableError(os.path.basename(one.location), _STOPPING)
         return running.hexdigest()
+
+    def _xet_hash(self, one: Wanted) -> str:
+        """By hf_xet (which huggingface_hub brings where there is one for the platform), in a process
+        of its own: it takes all cores, and cannot be stopped."""
+        command = [sys.executable, "-I", "-c", _XET_HASH, one.location]
+        with subprocess.Popen(  # noqa: S603
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            while True:
+                try:
+                    output, _ = process.communicate(timeout=_STEP)
+                    break
+                except subprocess.TimeoutExpired:
+                    if self._closed.is_set():
+                        process.kill()
+        if process.returncode:
+            raise BlobUnreadableError(os.path.basename(one.location), "its hash was not computed")
+        return output.decode().strip()
 
 
 def _git_blob(size: int) -> hashlib._Hash:

@@ -4,12 +4,14 @@
     ├── ConfigError                      the start is refused
     ├── RequestError                     the request itself is malformed
     ├── UnauthorizedError                the mirror's own token is missing or wrong
+    ├── ForbiddenError                   a signed URL is forged or has expired
     ├── ReadOnlyError                    somebody tried to upload
     ├── NotOfferedError                  a hub route that a mirror has no answer for
     ├── NotFoundError
     │   ├── RepositoryNotFoundError
     │   ├── RevisionNotFoundError
-    │   └── EntryNotFoundError           `known`: a promise that the commit has no such file
+    │   ├── EntryNotFoundError           `known`: a promise that the commit has no such file
+    │   └── XetHashNotFoundError
     └── UnavailableError                 it is there, or may be, and cannot be served now
         ├── RevisionIncompleteError      files of the revision are still missing
         ├── DigestPendingError           files are being read for the first time
@@ -45,6 +47,10 @@ class RequestError(HubmirrorError):
 
 class UnauthorizedError(HubmirrorError):
     """The request lacks the token that this mirror was started with."""
+
+
+class ForbiddenError(HubmirrorError):
+    """The request carries a signature that does not hold, or holds no more."""
 
 
 class ReadOnlyError(HubmirrorError):
@@ -98,6 +104,16 @@ class EntryNotFoundError(NotFoundError):
         self.path = path
         self.known = not reason
         super().__init__(f"Entry not found: {path}. {reason}".rstrip(" ."))
+
+
+class XetHashNotFoundError(NotFoundError):
+    """No file of the revision has the xet hash."""
+
+    def __init__(self, repo: Repo, commit_hash: str, xet_hash: str) -> None:
+        super().__init__(
+            f"No file of {repo} at {commit_hash} in this mirror has the xet hash {xet_hash}. If "
+            "upstream has it, ask the mirror's operator to add the file."
+        )
 
 
 class UnavailableError(HubmirrorError):

@@ -23,9 +23,11 @@ from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
 from mirror.supervisor import Supervisor
+from mirror.web.access import Signer
 from mirror.web.app import Reach, create_app
 from mirror.web.observe import METRICS_FOLDER, AccessLog, JsonFormatter
 from mirror.web.protocol import Protocol
+from mirror.xet_hashes import XetHashes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +61,9 @@ class Plan:
     state: Path | None
     sources: tuple[SourceSpec, ...]
     reach: Reach = field(default_factory=Reach)
-    token: str = field(default="", repr=False)
     log_format: str = "text"
+    advertise_xet: bool = True
+    xet_min_size: int = 0
 
     def open(self) -> Place:
         """The sources, which wait for digests for a moment only: the web layer waits longer."""
@@ -147,13 +150,16 @@ def read_token(file: Path | None) -> str:
     return token
 
 
-def parse_reach(public_url: str, trusted_proxies: Sequence[str], accel: str = "") -> Reach:
+def parse_reach(
+    public_url: str, trusted_proxies: Sequence[str], accel: str = "", token: str = ""
+) -> Reach:
     if public_url and not public_url.startswith(("http://", "https://")):
         raise ConfigError(f"public_url {public_url!r} must begin with http:// or https://.")
     try:
-        return Reach(public_url, [ipaddress.ip_network(one) for one in trusted_proxies], accel)
+        networks = [ipaddress.ip_network(one) for one in trusted_proxies]
     except ValueError as exc:
         raise ConfigError(f"trusted_proxies: {exc}.") from exc
+    return Reach(public_url, networks, accel, Signer(token))
 
 
 def configure_log(log_format: str) -> None:
@@ -177,7 +183,7 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
         place.sources,
         place.state,
         reach=plan.reach,
-        token=plan.token,
+        xet_hashes=XetHashes(place.digests, plan.xet_min_size, plan.advertise_xet),
         access_log=AccessLog(sys.stderr, plan.log_format),
         on_stop=place.digests.close,
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FIRST_DATE = datetime(2022, 3, 2, 23, 29, 4, tzinfo=UTC)  # the hub's own floor for createdAt
 _OWN = frozenset({"_id", "id", "modelId", "sha", "siblings", "gated", "private", "disabled"})
-# What upstream says of Xet would send clients to a server that is not here.
+# What upstream says of Xet is not what this mirror offers of it.
 _XET = frozenset({"xetHash", "xetEnabled", "xet_hash", "xet_enabled"})
 _SPACE_STAGE = {
     "stage": "PAUSED",
@@ -46,6 +46,8 @@ def tree_row(
                 "size": entry.size,
                 "pointerSize": len(lfs_pointer(entry.lfs_sha256, entry.size)),
             }
+        if entry.xet_hash:
+            row["xetHash"] = entry.xet_hash
     else:
         row = {"type": "directory", "oid": entry.tree_id, "size": 0, "path": entry.path}
     return row | {"lastCommit": commit} if commit else row
@@ -96,11 +98,19 @@ def _sibling(file: RepoFile) -> dict[str, Any]:
     if file.lfs_sha256:
         pointer_size = len(lfs_pointer(file.lfs_sha256, file.size))
         row["lfs"] = {"sha256": file.lfs_sha256, "size": file.size, "pointerSize": pointer_size}
+    if file.xet_hash:
+        row["xetHash"] = file.xet_hash
     return row
 
 
-def info(facts: Facts, *, expand: Collection[str] = (), blobs: bool = False) -> dict[str, Any]:
-    """The body of `/api/{type}s/{repo}`.
+def info(
+    facts: Facts,
+    files: Mapping[str, RepoFile],
+    expand: Collection[str] = (),
+    *,
+    blobs: bool = False,
+) -> dict[str, Any]:
+    """The body of `/api/{type}s/{repo}`; `files` are the entries as clients see them.
 
     With `expand` only the ids and the properties asked for; unknown ones are left out. What
     upstream said of the repository outranks what its files say, but for what is true of this
@@ -119,10 +129,9 @@ def info(facts: Facts, *, expand: Collection[str] = (), blobs: bool = False) -> 
     else:
         wanted = [name for name in _PROPERTIES if name not in _ONLY_EXPANDED]
         rest = upstream
-    files = [stored.file for stored in snapshot.files.values()]
     for name in wanted:
         if name == "siblings":
-            body[name] = siblings(files, blobs=blobs)
+            body[name] = siblings(files.values(), blobs=blobs)
         elif name not in rest and (value := _PROPERTIES[name](facts)) is not None:
             body[name] = value
     return body | rest

@@ -35,7 +35,7 @@ def test_a_file_holds_settings_and_sources(tmp_path: Path) -> None:
         repo_type = "dataset"
         """,
     )
-    assert file.serve == {"port": 9000}
+    assert file.settings == {"port": 9000}
     assert file.sources == (
         SourceSpec("hf-cache", Path("~/.cache/huggingface/hub").expanduser()),
         SourceSpec("folder", Path("/models/squad"), Repo.parse("datasets/rajpurkar/squad")),
@@ -140,5 +140,5 @@ def test_a_public_url_needs_its_scheme() -> None:
 def test_every_setting_is_documented() -> None:
     page = Path(__file__).parents[1].joinpath("docs", "configuration.md").read_text()
     for setting in SETTINGS.values():
-        assert f"`{setting.name}`" in page
+        assert f"`{setting.key}`" in page
         assert setting.help in page

@@ -26,7 +26,8 @@ from mirror.source import Snapshot
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
-from mirror.web.app import create_app
+from mirror.web.access import Signer
+from mirror.web.app import Reach, create_app
 from mirror.web.observe import AccessLog
 from tests import folders
 from tests.conftest import Serve, serving
@@ -371,7 +372,7 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     state = State(folder / "state")
     with closing(Digests(state)) as digests:
         source = HfCache(folder / "hub", digests, managed=True, hold=0)
-        with serving(state, source, token=TOKEN) as client:
+        with serving(state, source, reach=Reach(signer=Signer(TOKEN))) as client:
             yield client
 
 
@@ -426,6 +427,6 @@ def test_an_answer_from_memory_needs_the_token_too(
     hub: Path, managed: HfCache, state: State
 ) -> None:
     folders.make_managed(hub)
-    with run_server(create_app(managed, state, token=TOKEN, hold=60)) as url:
+    with run_server(create_app(managed, state, reach=Reach(signer=Signer(TOKEN)), hold=60)) as url:
         assert httpx2.get(url + CONFIG, headers=SECRETS).status_code == 200
         assert httpx2.get(url + CONFIG).status_code == 401

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -103,12 +103,12 @@ class ForeignRevisions:
 def _named(path: str, found: Found, listed: RepoFile | None) -> RepoFile | None:
     """The entry, where the tree file or the name of the blob tells its digest."""
     if listed is not None and found.etag in (None, listed.etag):
-        return listed
+        return replace(listed, xet_hash=listed.xet_hash or found.xet_hash)
     if found.etag is None:
         return None
     size = found.stat.st_size
     if len(found.etag) == 64:
-        return lfs_file(path, size, found.etag)
+        return lfs_file(path, size, found.etag, found.xet_hash)
     return RepoFile(path, size, found.etag)
 
 

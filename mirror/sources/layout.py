@@ -37,11 +37,15 @@ class LinkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file's bytes: where they are, the blob name that a link gave them, and their stat."""
+    """A file's bytes: where they are, the blob name that a link gave them, and their stat.
+
+    `xet_hash` where they lie in the cache's shared blobs/, which it names.
+    """
 
     location: str
     etag: str | None
     stat: os.stat_result
+    xet_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +130,21 @@ class RepoDir:
         OSError where there is nothing.
         """
         found = os.lstat(path)
-        etag = None
+        names: list[str] = []
         for allowed in (f"{self.path}/blobs", f"{self.root}/blobs"):
             if not stat.S_ISLNK(found.st_mode):
                 break
             path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
             if not path.startswith(f"{allowed}{os.sep}"):
                 raise LinkError("it is a link that leaves the cache, which is not followed")
-            etag = etag or os.path.basename(path)
+            names.append(os.path.basename(path))
             found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
             raise LinkError("it is a link that leads to no plain file")
         if not self.is_real(os.path.dirname(path)):
             raise LinkError("its folder is a link, which is not followed")
-        return Found(path, etag if etag and ETAG.fullmatch(etag) else None, found)
+        etag, xet_hash = [name if ETAG.fullmatch(name) else None for name in [*names, "", ""][:2]]
+        return Found(path, etag, found, xet_hash)
 
     def is_real(self, folder: str) -> bool:
         """Whether no part of a folder's path below the cache is a link."""

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 TREE_PAGE = 10_000
 
 
-def json_response(body: Any, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(body), 200, headers, "application/json")
+def json_response(body: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")
 
 
 def info(call: Call) -> Response:
     """`/api/{type}s/{repo}[/revision/{revision}]` (`model_info`, `snapshot_download`)."""
     snapshot = call.revision_and_path()[0] if call.target.rest else call.snapshot()
-    body = wire.info(call.facts(snapshot), expand=call.several("expand"), blobs=call.flag("blobs"))
-    return json_response(body)
+    expand, blobs = call.several("expand"), call.flag("blobs")
+    return json_response(wire.info(call.facts(snapshot), call.files(snapshot), expand, blobs=blobs))
 
 
 def tree(call: Call) -> Response:
     """A folder's entries (`list_repo_tree`). A path that is no folder is EntryNotFound: on that
     HfFileSystem falls back to the parent."""
     snapshot, path = call.revision_and_path()
-    listed = Tree({name: stored.file for name, stored in snapshot.files.items()})
+    listed = Tree(call.files(snapshot))
     if path and check_path(path) not in listed:
         raise snapshot.not_found(path)
     entries = listed.entries(path, recursive=call.flag("recursive"))
@@ -53,7 +53,7 @@ def paths_info(call: Call) -> Response:
     """The entries at given paths; those that are absent are left out (`get_paths_info`)."""
     snapshot, _ = call.revision_and_path()
     paths, expand = _asked_paths(call)
-    listed = Tree({name: stored.file for name, stored in snapshot.files.items()})
+    listed = Tree(call.files(snapshot))
     entries = [listed.entry(path) for path in paths]
     commit = wire.last_commit(snapshot) if expand else None
     return json_response([wire.tree_row(entry, commit) for entry in entries if entry is not None])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -19,37 +18,43 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from mirror.catalog import Catalog
+from mirror.digests import Digests
 from mirror.errors import (
     DigestPendingError,
     HubmirrorError,
     ReadOnlyError,
     RequestError,
-    UnauthorizedError,
     UnavailableError,
 )
-from mirror.web import api, registry, resolve
+from mirror.web import api, registry, resolve, xet
+from mirror.web.access import Gate, Signer
 from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
 from mirror.web.observe import AccessLog, Metrics, Observe
 from mirror.web.recent import Recall, RecentAnswers
 from mirror.web.urls import Target, parse
+from mirror.xet_hashes import XetHashes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
     from mirror.source import Source
     from mirror.state import State
 
 _THREADS = 16  # more fight each other for the interpreter
-_PATIENCE = 5.0  # seconds; clients give up on a HEAD after ten
+# Seconds that an answer may wait for digests. Clients give up on a HEAD after ten; hf_xet waits for
+# five minutes, and knows no plain way to a file whose hash the real hub told it.
+_PATIENCE = 5.0
+_MORE_PATIENCE = {"reconstructions": 240.0}
+_GLANCE = 0.25
 _MOST_BODY = 8 * 1024 * 1024
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
-_POSTED_READ = re.compile(rb"/paths-info(/|$)|/git-upload-pack$")
-_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+_POSTED_READ = re.compile(rb"/paths-info(/|$)|^/v1/telemetry$|/git-upload-pack$")
+_POSTED = frozenset({"paths-info", "xet-telemetry"})
 
 
 def _own_address(scope: Scope) -> str:
@@ -60,7 +65,7 @@ def _own_address(scope: Scope) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How clients reach this server: the base of absolute links.
+    """How clients reach this server: the base of absolute links, and who may read.
 
     `public_url` where it is set; else the Host header, or X-Forwarded-Host and -Proto where the
     connection comes from one of the `trusted_proxies` (addresses and networks). `accel` is
@@ -72,6 +77,7 @@ class Reach:
         default_factory=lambda: [ipaddress.ip_network(one) for one in ("127.0.0.0/8", "::1")]
     )
     accel: str = ""
+    signer: Signer = field(default_factory=Signer)
 
     def base_url(self, scope: Scope, headers: Headers) -> str:
         if self.public_url:
@@ -93,15 +99,19 @@ class Reach:
         return any(address in network for network in self.trusted_proxies)
 
 
-ANSWERS: dict[str, Callable[[Call], Response]] = api.ANSWERS | {
-    "resolve": resolve.resolve,
-    "raw": resolve.raw,
-    "listing": listing,
-    "manifests": registry.manifest,
-    "blobs": registry.blob,
-    "registry": registry.registry,
-    "welcome": lambda call: _welcome(call.base_url),
-}
+ANSWERS: dict[str, Callable[[Call], Response]] = (
+    api.ANSWERS
+    | xet.ANSWERS
+    | {
+        "resolve": resolve.resolve,
+        "raw": resolve.raw,
+        "listing": listing,
+        "manifests": registry.manifest,
+        "blobs": registry.blob,
+        "registry": registry.registry,
+        "welcome": lambda call: _welcome(call.base_url),
+    }
+)
 
 
 class HubApp:
@@ -130,14 +140,14 @@ class HubApp:
 
     async def _answer(self, answer: Callable[[Call], Response], call: Call) -> Response:
         """Make the answer in a thread; one that waits for digests waits here, and keeps none."""
-        deadline = anyio.current_time() + _PATIENCE
+        deadline = anyio.current_time() + _MORE_PATIENCE.get(call.target.action, _PATIENCE)
         while True:
             try:
                 return await anyio.to_thread.run_sync(answer, call, limiter=self._threads)
             except DigestPendingError:
                 if anyio.current_time() > deadline:
                     raise
-            await anyio.sleep(_PATIENCE / 20)
+            await anyio.sleep(_GLANCE)
 
     async def _call(self, request: Request) -> Call:
         target = _target(request.method, request.scope["raw_path"])
@@ -161,33 +171,9 @@ def _target(method: str, raw_path: bytes) -> Target:
     is_read = method in ("GET", "HEAD")
     if is_read or (method == "POST" and _POSTED_READ.search(raw_path)):
         target = parse(raw_path)
-        if is_read or target.action == "paths-info":
+        if is_read or target.action in _POSTED:
             return target
     raise ReadOnlyError
-
-
-class TokenGate:
-    """ASGI middleware: only requests with the token pass, but for the health routes."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._token = token.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN_PATHS or self._has_token(scope):
-            await self._app(scope, receive, send)
-            return
-        exc = UnauthorizedError(
-            "This mirror asks for its token: set HF_TOKEN to the one that its operator gave you."
-        )
-        await error_response(exc)(scope, receive, send)
-
-    def _has_token(self, scope: Scope) -> bool:
-        given = Headers(raw=scope["headers"]).get("authorization", "")
-        scheme, _, token = given.partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(
-            token.strip().encode(), self._token
-        )
 
 
 def create_app(
@@ -195,7 +181,7 @@ def create_app(
     state: State,
     *,
     reach: Reach | None = None,
-    token: str = "",
+    xet_hashes: XetHashes | None = None,
     hold: float = 1.0,
     access_log: AccessLog | None = None,
     on_stop: Callable[[], None] = lambda: None,
@@ -203,8 +189,16 @@ def create_app(
     """The whole server as an ASGI application; `on_stop` is called in a thread when it stops.
 
     `hold` is for how many seconds an answer, and the listing of all repositories, is trusted.
+    Without `xet_hashes` nobody is told of Xet.
     """
-    hub = Hub(source, Catalog(source, state, hold=hold), state)
+    reach = reach or Reach()
+    hub = Hub(
+        source,
+        Catalog(source, state, hold=hold),
+        state,
+        xet_hashes or XetHashes(Digests(state), advertise=False),
+        reach.signer,
+    )
     metrics = Metrics(hub.catalog)
 
     @contextlib.asynccontextmanager
@@ -220,10 +214,11 @@ def create_app(
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     recent = RecentAnswers(hold)
-    middleware = [Middleware(Observe, metrics=metrics, log=access_log)]
-    if token:
-        middleware.append(Middleware(TokenGate, token=token))
-    middleware.append(Middleware(Recall, recent=recent))
+    middleware = [
+        Middleware(Observe, metrics=metrics, log=access_log),
+        Middleware(Gate, signer=hub.signer),
+        Middleware(Recall, recent=recent),
+    ]
     app = Starlette(
         routes=[
             Route("/healthz", _healthz),
@@ -233,7 +228,7 @@ def create_app(
         middleware=middleware,
         lifespan=lifespan,
     )
-    app.router.default = HubApp(hub, reach or Reach(), recent)
+    app.router.default = HubApp(hub, reach, recent)
     return app
 
 

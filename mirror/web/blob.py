@@ -18,11 +18,12 @@ from mirror.source import check_blob, open_blob
 from mirror.web.protocol import ZERO_COPY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from mirror.source import StoredFile
+    from mirror.xet import Part, Xorb
 
 CHUNK = 256 * 1024
 _MOST_DIGITS = 20
@@ -35,6 +36,14 @@ class Span:
 
     offset: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is sent of a file: parts, which follow each other in it from `offset`."""
+
+    offset: int
+    parts: Sequence[Part]
 
 
 def parse_range(header: str, size: int) -> Span | None:
@@ -83,20 +92,43 @@ def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) 
     Raises BlobUnreadableError where the file is not there with its right size.
     """
     size = stored.file.size
+    again = partial(blob_response, stored, headers)
     if asked.accel and not asked.head and size > CHUNK:
         check_blob(stored)
         told = {"accept-ranges": "bytes", "x-accel-redirect": accel_path(stored.location)}
         return Response(headers={**headers, **told})
-    status, span, full = _plan(size, headers, asked)
+    plan = _plan(size, headers, asked)
+    return _send(stored, plan, lambda span: Cut(span.offset, [(b"", span.count)]), again, asked)
+
+
+def xorb_response(stored: StoredFile, xorb: Xorb, asked: Asked) -> Response:
+    """The same for a virtual xorb of a file, which is small heads and parts of it in turn."""
+    headers = {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
+    plan = _plan(xorb.stored_size, headers, asked)
+    return _send(
+        stored,
+        plan,
+        lambda span: Cut(*xorb.cut(span.offset, span.count)),
+        partial(xorb_response, stored, xorb),
+        asked,
+    )
+
+
+def _send(
+    stored: StoredFile,
+    plan: tuple[int, Span, dict[str, str]],
+    cut: Callable[[Span], Cut],
+    again: Callable[[Asked], Response],
+    asked: Asked,
+) -> Response:
+    status, span, headers = plan
     if asked.head or status == 416:
         check_blob(stored)
-        return Response(status_code=status, headers=full)
+        return Response(status_code=status, headers=headers)
     descriptor = open_blob(stored)
     if span.count <= CHUNK:
-        return Response(_read(descriptor, span), status, full)
-    return BlobResponse(
-        descriptor, span, status, full, again=partial(blob_response, stored, headers)
-    )
+        return Response(_read(descriptor, cut(span)), status, headers)
+    return BlobResponse(descriptor, cut(span), status, headers, again)
 
 
 def body_response(body: bytes, headers: Mapping[str, str], asked: Asked) -> Response:
@@ -128,23 +160,28 @@ def accel_path(location: str) -> str:
     return quote(f"/-/files{location}")
 
 
-def _read(descriptor: int, span: Span) -> bytes:
+def _read(descriptor: int, cut: Cut) -> bytes:
+    """All of the cut; closes the descriptor."""
+    body, offset = b"", cut.offset
     try:
-        body = os.pread(descriptor, span.count, span.offset)
+        for head, count in cut.parts:
+            read = os.pread(descriptor, count, offset)
+            if len(read) != count:
+                raise BlobChangedError
+            body += head + read
+            offset += count
     finally:
         os.close(descriptor)
-    if len(body) != span.count:
-        raise BlobChangedError
     return body
 
 
 class BlobResponse(Response):
-    """Sends a span of an open file, which it closes, and stops when the client has gone."""
+    """Sends a cut of an open file, which it closes, and stops when the client has gone."""
 
     def __init__(
         self,
         descriptor: int,
-        span: Span,
+        cut: Cut,
         status: int,
         headers: Mapping[str, str],
         again: Callable[[Asked], Response],
@@ -152,7 +189,7 @@ class BlobResponse(Response):
         """`again` makes the answer to another request for the same file."""
         super().__init__(status_code=status, headers=headers)
         self._descriptor = descriptor
-        self._span = span
+        self._cut = cut
         self.again = again
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,27 +197,38 @@ class BlobResponse(Response):
         with os.fdopen(self._descriptor, "rb", buffering=0) as file:
             await send({**start, "headers": self.raw_headers})
             if ZERO_COPY in scope.get("extensions", {}):
-                span = {"offset": self._span.offset, "count": self._span.count}
-                await send({"type": ZERO_COPY, "file": file, **span})
+                cut = {"offset": self._cut.offset, "parts": self._cut.parts}
+                await send({"type": ZERO_COPY, "file": file, **cut})
             else:
                 await self._copy(receive, send)
 
     async def _copy(self, receive: Receive, send: Send) -> None:
         """For servers without zero copy: read in a thread, a chunk at a time."""
-        left, is_short = self._span.count, False
+        is_short = False
         async with (
             aiofiles.open(self._descriptor, "rb", buffering=0, closefd=False) as file,
             anyio.create_task_group() as tasks,
         ):
             tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
-            await file.seek(self._span.offset)
-            while left and (body := await file.read(min(CHUNK, left))):
-                left -= len(body)
-                await send({"type": "http.response.body", "body": body, "more_body": left > 0})
-            is_short = left > 0
+            await file.seek(self._cut.offset)
+            for head, count in self._cut.parts:
+                left = count
+                body = head
+                while left and (read := await file.read(min(CHUNK, left))):
+                    left -= len(read)
+                    await send(_body(body + read))
+                    body = b""
+                if left:
+                    is_short = True
+                    break
             tasks.cancel_scope.cancel()
         if is_short:
             raise BlobChangedError
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _body(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
 
 
 async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from mirror.catalog import Catalog
     from mirror.source import Snapshot, Source
     from mirror.state import State
+    from mirror.trees import RepoFile
+    from mirror.web.access import Signer
     from mirror.web.urls import Target
+    from mirror.xet_hashes import XetHashes
 
 _TRUE = frozenset({"true", "True", "1"})
 # A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
@@ -33,6 +36,8 @@ class Hub:
     source: Source
     catalog: Catalog
     state: State
+    xet_hashes: XetHashes
+    signer: Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,11 @@ class Call:
             return self.snapshot(segments[0]), "/".join(segments[1:])
         except RevisionNotFoundError as exc:
             return self._longer_revision(segments, exc)
+
+    def files(self, snapshot: Snapshot) -> dict[str, RepoFile]:
+        """The entries of a snapshot as clients see them."""
+        entry = self.hub.xet_hashes.entry
+        return {path: entry(stored) for path, stored in snapshot.files.items()}
 
     def facts(self, snapshot: Snapshot) -> Facts:
         return Facts(snapshot, self.hub.state)

@@ -101,5 +101,5 @@ def _row(call: Call, entry: Entry) -> bytes:
         snapshot = call.hub.source.snapshot(entry.repo, "HEAD")
     except (NotFoundError, UnavailableError):
         return b""
-    extra = wire.info(call.facts(snapshot), expand=[*expand, *more])
+    extra = wire.info(call.facts(snapshot), call.files(snapshot), [*expand, *more])
     return orjson.dumps(extra if expand else orjson.loads(entry.row) | extra)

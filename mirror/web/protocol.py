@@ -1,8 +1,10 @@
 """The one place that touches uvicorn's private parts.
 
 `Protocol` bounds the head of a request, and offers the ASGI extension `http.response.zerocopysend`:
-a span of a file goes from the page cache to the socket by `os.sendfile`, on asyncio and on uvloop
-(whose `loop.sendfile` is not implemented), without a byte in Python.
+parts of a file go from the page cache to the socket by `os.sendfile`, on asyncio and on uvloop
+(whose `loop.sendfile` is not implemented), without a byte in Python. The message has the open
+`file`, the `offset` at which the first part begins, and `parts`: pairs of some bytes to send, and
+of how many bytes of the file follow them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Mapping
 
 ZERO_COPY = "http.response.zerocopysend"
@@ -116,7 +118,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class Sending:
-    """One span of a file on its way to a socket.
+    """Parts of a file on their way to a socket.
 
     It works from the event loop's own callback for a writable socket, one step each time, so that
     thousands of downloads take turns with all other requests. Pages that are not in memory are
@@ -128,12 +130,14 @@ class Sending:
     def __init__(self, client: socket.socket, message: Mapping[str, Any]) -> None:
         self._file = message["file"].fileno()
         self._offset = message["offset"]
-        self._left = message["count"]
+        self._parts = list(reversed(message["parts"]))
         self._loop = asyncio.get_running_loop()
-        self._socket = os.dup(client.fileno())  # the transport does not share its own
+        # The transport does not share its own.
+        copy = os.dup(client.fileno())
+        self._socket = socket.socket(client.family, client.type, client.proto, copy)
         self._done: asyncio.Future[OSError | None] = self._loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
-        self._cold: asyncio.Future[int] | None = None
+        self._cold: asyncio.Future[None] | None = None
         self._probe = [bytearray(1)]
         self.sent = 0
 
@@ -150,7 +154,7 @@ class Sending:
             self._watch.cancel()
             if self._cold is not None:
                 await asyncio.wait([self._cold])
-            os.close(self._socket)
+            self._socket.close()
 
     def _step(self) -> None:
         try:
@@ -160,47 +164,58 @@ class Sending:
             return
         most = min(_MOST_STEP, max(_LEAST_STEP, _TURN // Sending._running))
         try:
-            count = os.sendfile(self._socket, self._file, self._offset, min(most, self._left))
+            self._send(most)
         except BlockingIOError:
             return
         except OSError as exc:
             self._end(exc)
-            return
-        self._advance(count)
+        else:
+            self._go_on()
 
     def _send_cold(self) -> None:
         """Send from a thread, and watch the socket again afterwards."""
         self._loop.remove_writer(self._socket)
-        self._cold = self._loop.run_in_executor(
-            _cold_reads,
-            os.sendfile,
-            self._socket,
-            self._file,
-            self._offset,
-            min(_COLD_STEP, self._left),
-        )
+        self._cold = self._loop.run_in_executor(_cold_reads, self._send, _COLD_STEP)
         self._cold.add_done_callback(self._after_cold)
 
-    def _after_cold(self, cold: asyncio.Future[int]) -> None:
+    def _after_cold(self, cold: asyncio.Future[None]) -> None:
         self._cold = None
         if self._done.done():
             return
         self._loop.add_writer(self._socket, self._step)
         try:
-            self._advance(cold.result())
+            cold.result()
         except BlockingIOError:
             return
         except OSError as exc:
             self._end(exc)
+        else:
+            self._go_on()
 
-    def _advance(self, count: int) -> None:
-        if count == 0:
-            self._end(OSError(errno.EIO, "it became shorter while it was sent"))
-            return
-        self.sent += count
-        self._offset += count
-        self._left -= count
-        if not self._left:
+    def _send(self, most: int) -> None:
+        """Send up to `most` bytes, or as many as the socket takes."""
+        while most > 0 and self._parts:
+            head, left = self._parts.pop()
+            count = 0
+            try:
+                if head:
+                    count = self._socket.send(head, socket.MSG_MORE)
+                    head = head[count:]
+                elif left:
+                    fd = self._socket.fileno()
+                    count = os.sendfile(fd, self._file, self._offset, min(most, left))
+                    if count == 0:
+                        raise OSError(errno.EIO, "it became shorter while it was sent")
+                    self._offset += count
+                    left -= count
+            finally:
+                if head or left:
+                    self._parts.append((head, left))
+            self.sent += count
+            most -= count
+
+    def _go_on(self) -> None:
+        if not self._parts:
             self._end(None)
 
     def _end(self, cause: OSError | None) -> None:

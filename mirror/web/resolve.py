@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from mirror.trees import check_path, lfs_pointer
 from mirror.web.blob import blob_response
+from mirror.web.xet import hints
 
 if TYPE_CHECKING:
     from mirror.trees import RepoFile
@@ -27,7 +28,9 @@ def resolve(call: Call) -> Response:
     """The file, or a range of it (`hf_hub_download`; every client)."""
     snapshot, path = call.revision_and_path()
     stored = snapshot.find(check_path(path))
-    headers = _headers(stored.file, snapshot.commit_hash)
+    call.hub.xet_hashes.want(stored)
+    file = call.hub.xet_hashes.entry(stored)
+    headers = _headers(file, snapshot.commit_hash) | hints(call, file, snapshot.commit_hash)
     if call.headers.get("if-none-match") in (headers["etag"], "*"):
         return Response(status_code=304, headers=headers)
     return blob_response(stored, headers, call.asked)

@@ -44,10 +44,14 @@ def parse(raw_path: bytes) -> Target:
     match segments:
         case []:
             return Target("welcome")
+        case ["-", "cas", plural, *rest] if plural in PLURALS:
+            return _cas(PLURALS[plural], rest)
         case ["-", *_]:
             raise NotOfferedError
         case ["api", *rest]:
             return _api(rest)
+        case ["v1", "telemetry"]:
+            return Target("xet-telemetry")
         case ["v2", *rest]:
             return _registry(rest)
         case ["datasets" | "spaces" as plural, *rest]:
@@ -101,6 +105,26 @@ def _resolve_cache(repo_type: RepoType, segments: list[str]) -> Target:
     for end in (1, 2):
         if len(segments) > end + 1 and COMMIT_HASH.fullmatch(segments[end]):
             return Target("resolve", repo_type, "/".join(segments[:end]), tuple(segments[end:]))
+    raise NotOfferedError
+
+
+def _cas(repo_type: RepoType, segments: list[str]) -> Target:
+    """Xet's routes, below the address that `xet-read-token` gives."""
+    for end in (1, 2):
+        if len(segments) > end and COMMIT_HASH.fullmatch(segments[end]):
+            action, rest = _cas_action(segments[end + 1 :])
+            return Target(action, repo_type, "/".join(segments[:end]), (segments[end], *rest))
+    raise NotOfferedError
+
+
+def _cas_action(segments: list[str]) -> tuple[str, tuple[str, ...]]:
+    match segments:
+        case [("v1" | "v2") as version, "reconstructions", xet_hash]:
+            return "reconstructions", (version, xet_hash)
+        case ["reconstruction", xet_hash]:
+            return "reconstructions", ("v1", xet_hash)
+        case ["blocks", number, *path]:
+            return "blocks", (number, *path)
     raise NotOfferedError
 
 

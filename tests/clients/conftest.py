@@ -21,6 +21,8 @@ from mirror.repos import Repo
 from mirror.source import Source
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
+from mirror.web.access import Signer
+from mirror.web.app import Reach
 from mirror.web.observe import AccessLog
 from tests import folders
 from tests.clients.clients import Cell, Run
@@ -83,7 +85,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
         access_log = AccessLog(log := io.StringIO(), "text")
         with (
             serving(state, *sources, access_log=access_log) as client,
-            serving(state, *sources, token=TOKEN) as locked,
+            serving(state, *sources, reach=Reach(signer=Signer(TOKEN))) as locked,
         ):
             yield Mirror(url_of(client), url_of(locked), managed, log)
 

@@ -66,7 +66,7 @@ async def _unreadable(scope: Scope, receive: Receive, send: Send) -> None:
     with _UNREADABLE.open("rb", buffering=0) as file:  # noqa: ASYNC230
         headers = [(b"content-length", b"1000")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": ZERO_COPY, "file": file, "offset": 0, "count": 1000})
+        await send({"type": ZERO_COPY, "file": file, "offset": 0, "parts": [(b"", 1000)]})
 
 
 def test_a_read_error_in_the_middle_closes_the_connection(

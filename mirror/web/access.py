@@ -1,0 +1,117 @@
+"""Who may read, where the mirror has a token.
+
+hf_xet sends the token to the hub's own routes alone. To our Xet routes it sends what the token
+route gave it, and to the data URLs of a reconstruction nothing at all: so both are signed with
+the mirror's token, for one commit and for one block, until a time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers
+
+from mirror.errors import ForbiddenError, UnauthorizedError
+from mirror.web.errors import error_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v1/telemetry"})
+_CAS = re.compile(rb"(/-/cas/.+/[0-9a-f]{40})/(.+)")
+_DATA = b"blocks/"
+
+
+class Signer:
+    """Makes and checks signatures; with no `token` all is open, and nothing is signed.
+
+    `lifetime` in seconds.
+    """
+
+    def __init__(self, token: str = "", lifetime: int = 3600) -> None:
+        self._token = token.encode()
+        self._lifetime = lifetime
+
+    @property
+    def closed(self) -> bool:
+        """Whether readers need the token."""
+        return bool(self._token)
+
+    def expiry(self) -> int:
+        """Until when what is signed now holds, in seconds since 1970."""
+        return int(time.time()) + self._lifetime
+
+    def access_token(self, cas_path: str, expires: int) -> str:
+        """What hf_xet sends to the routes below `cas_path`, which names a commit."""
+        return f"{expires}.{self._sign(cas_path, expires)}" if self._token else "open"
+
+    def query(self, path: str, expires: int) -> str:
+        """What follows a data URL's path."""
+        if not self._token:
+            return ""
+        return f"?expires={expires}&signature={self._sign(path, expires)}"
+
+    def check_token(self, given: str) -> None:
+        """Raises UnauthorizedError where it is not the mirror's own token."""
+        if not hmac.compare_digest(given.encode(), self._token):
+            raise UnauthorizedError(
+                "This mirror asks for its token: "
+                "set HF_TOKEN to the one that its operator gave you."
+            )
+
+    def check_access_token(self, given: str, cas_path: str) -> None:
+        """Raises UnauthorizedError: the client then asks the token route again."""
+        expires, _, signature = given.partition(".")
+        if not self._holds(cas_path, expires, signature):
+            raise UnauthorizedError(
+                "The Xet access token is wrong or has expired. Ask for another."
+            )
+
+    def check_query(self, query: bytes, path: str) -> None:
+        """Raises ForbiddenError: the client then asks for the reconstruction again."""
+        fields = parse_qs(query.decode("ascii", "replace"))
+        expires, signature = (fields.get(name, [""])[0] for name in ("expires", "signature"))
+        if not self._holds(path, expires, signature):
+            raise ForbiddenError("The signature of this URL is wrong or has expired. Ask again.")
+
+    def _holds(self, path: str, expires: str, signature: str) -> bool:
+        if not re.fullmatch(r"[0-9]{1,12}", expires) or int(expires) < time.time():
+            return False
+        return hmac.compare_digest(signature.encode(), self._sign(path, int(expires)).encode())
+
+    def _sign(self, path: str, expires: int) -> str:
+        return hmac.new(self._token, f"{expires} {path}".encode(), "sha256").hexdigest()
+
+
+class Gate:
+    """ASGI middleware: only requests that the signer lets through pass, but for health."""
+
+    def __init__(self, app: ASGIApp, signer: Signer) -> None:
+        self._app = app
+        self._signer = signer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._signer.closed and scope["path"] not in _OPEN_PATHS:
+            try:
+                self._check(scope)
+            except (ForbiddenError, UnauthorizedError) as exc:
+                await error_response(exc)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        path = scope["raw_path"]
+        given = Headers(raw=scope["headers"]).get("authorization", "")
+        scheme, _, token = given.partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        match = _CAS.fullmatch(path)
+        if match is None:
+            self._signer.check_token(token)
+        elif match[2].startswith(_DATA):
+            self._signer.check_query(scope["query_string"], path.decode("ascii", "replace"))
+        else:
+            self._signer.check_access_token(token, match[1].decode("ascii", "replace"))

@@ -1,0 +1,148 @@
+"""The routes of Xet's read protocol (xet-core `RemoteClient`; hf_xet 1.1 to 1.8).
+
+The CAS address that the token route gives names the repository and the commit, since what a
+client sends afterwards is a hash alone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from mirror.errors import NotOfferedError, RequestError
+from mirror.trees import check_path
+from mirror.web.api import json_response
+from mirror.web.blob import Span, parse_range, xorb_response
+from mirror.xet import CHUNK, Xorb, terms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.responses import Response
+
+    from mirror.repos import Repo
+    from mirror.source import Snapshot, StoredFile
+    from mirror.trees import RepoFile
+    from mirror.web.call import Call
+    from mirror.xet import Term
+
+_XET_HASH = re.compile(r"[0-9a-f]{64}")
+_RANGE_END = re.compile(r"bytes=[0-9]{1,18}-([0-9]{1,18})")
+_BLOCK = re.compile(r"[0-9]{1,9}")
+
+
+def cas_path(repo: Repo, commit_hash: str) -> str:
+    """What the CAS address of a commit ends in."""
+    return f"/-/cas/{repo.repo_type.plural}/{repo.repo_id}/{commit_hash}"
+
+
+def hints(call: Call, file: RepoFile, commit_hash: str) -> dict[str, str]:
+    """The headers of a file that say how to get it by Xet (`parse_xet_file_data_from_response`)."""
+    if file.xet_hash is None:
+        return {}
+    repo = call.repo
+    route = f"{call.base_url}/api/{repo.repo_type.plural}/{repo.repo_id}/xet-read-token"
+    return {"x-xet-hash": file.xet_hash, "link": f'<{route}/{commit_hash}>; rel="xet-auth"'}
+
+
+def read_token(call: Call) -> Response:
+    """Where to ask for reconstructions (`parse_xet_connection_info_from_headers`, hf_xet)."""
+    snapshot, _ = call.revision_and_path()
+    path = cas_path(snapshot.repo, snapshot.commit_hash)
+    expires = call.hub.signer.expiry()
+    url, token = call.base_url + path, call.hub.signer.access_token(path, expires)
+    headers = {
+        "x-xet-cas-url": url,
+        "x-xet-access-token": token,
+        "x-xet-token-expiration": str(expires),
+    }
+    return json_response({"casUrl": url, "exp": expires, "accessToken": token}, headers)
+
+
+def reconstruction(call: Call) -> Response:
+    """`/v2/reconstructions/{hash}`, and the v1 form, which hf_xet 1.1 asks below another name."""
+    version, xet_hash = call.target.rest[1:]
+    if not _XET_HASH.fullmatch(xet_hash):
+        raise RequestError(f"{xet_hash[:80]!r} is no xet hash.")
+    snapshot = call.snapshot(call.target.rest[0])
+    asked = call.headers.get("range", "")
+    stored = call.hub.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
+    size = stored.file.size
+    try:
+        span = parse_range(asked, size) or Span(0, size)
+    except ValueError:
+        return json_response({}, {"content-range": f"bytes */{size}"}, 416)
+    wanted = list(terms(size, span.offset, span.offset + span.count - 1))
+    rows = [_row(xet_hash, term) for term in wanted]
+    urls = _urls(call, snapshot, stored, wanted)
+    fetched = zip(wanted, rows, urls, strict=True)
+    body: dict[str, Any] = {"offset_into_first_range": span.offset % CHUNK, "terms": rows}
+    if version == "v2":
+        body["xorbs"] = {row["hash"]: [_fetch_v2(term, url)] for term, row, url in fetched}
+    else:
+        body["fetch_info"] = {row["hash"]: [_fetch_v1(term, url)] for term, row, url in fetched}
+    return json_response(body)
+
+
+def block(call: Call) -> Response:
+    """A part of a virtual xorb."""
+    commit_hash, number, *path = call.target.rest
+    stored = call.snapshot(commit_hash).find(check_path("/".join(path)))
+    if not _BLOCK.fullmatch(number):
+        raise RequestError(f"{number[:80]!r} is no number of a block.")
+    try:
+        xorb = Xorb(stored.file.size, int(number))
+    except ValueError as exc:
+        raise NotOfferedError from exc
+    return xorb_response(stored, xorb, call.asked)
+
+
+def _row(xet_hash: str, term: Term) -> dict[str, Any]:
+    return {
+        "hash": term.xorb_hash(xet_hash),
+        "unpacked_length": term.unpacked_length,
+        "range": {"start": term.start, "end": term.end},
+    }
+
+
+def _fetch_v2(term: Term, url: str) -> dict[str, Any]:
+    chunks = {"start": term.start, "end": term.end}
+    return {"url": url, "ranges": [{"chunks": chunks, "bytes": _bytes(term)}]}
+
+
+def _fetch_v1(term: Term, url: str) -> dict[str, Any]:
+    chunks = {"start": term.start, "end": term.end}
+    return {"range": chunks, "url": url, "url_range": _bytes(term)}
+
+
+def _bytes(term: Term) -> dict[str, int]:
+    return {"start": term.bytes_start, "end": term.bytes_end}
+
+
+def _urls(call: Call, snapshot: Snapshot, stored: StoredFile, wanted: list[Term]) -> list[str]:
+    """Where the block of each term is read. The file's path spares another look for its hash."""
+    signer, base = call.hub.signer, cas_path(snapshot.repo, snapshot.commit_hash)
+    expires = signer.expiry()
+    paths = [f"{base}/blocks/{term.block}/{quote(stored.file.path)}" for term in wanted]
+    return [f"{call.base_url}{path}{signer.query(path, expires)}" for path in paths]
+
+
+def _last_byte(asked: str) -> int:
+    """The last byte of the file that is asked for, as far as the header tells."""
+    match = _RANGE_END.fullmatch(asked)
+    return int(match[1]) if match else 0
+
+
+def telemetry(_: Call) -> Response:
+    """hf_xet sends it after each transfer, to the root of the host that the CAS address names,
+    and waits for up to two seconds."""
+    return json_response({})
+
+
+ANSWERS: dict[str, Callable[[Call], Response]] = {
+    "xet-read-token": read_token,
+    "reconstructions": reconstruction,
+    "blocks": block,
+    "xet-telemetry": telemetry,
+}

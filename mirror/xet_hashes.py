@@ -1,0 +1,92 @@
+"""Which xet hash a file has: what upstream told, else what was computed here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mirror.digests import Wanted
+from mirror.errors import DigestPendingError, XetHashNotFoundError
+
+if TYPE_CHECKING:
+    from mirror.digests import Digests
+    from mirror.source import Snapshot, StoredFile
+    from mirror.trees import RepoFile
+
+
+@dataclass(frozen=True, slots=True)
+class XetHashes:
+    """Xet hashes of stored files. Files that git keeps whole have none, as on the real hub.
+
+    `min_size`, in bytes, and `advertise` say of which files clients are told; what they know
+    already from the real hub is answered in any case.
+    """
+
+    digests: Digests
+    min_size: int = 0
+    advertise: bool = True
+
+    def entry(self, stored: StoredFile) -> RepoFile:
+        """A file as clients see it: with its xet hash where that is known and to be told."""
+        file = stored.file
+        is_told = self.advertise and file.lfs_sha256 is not None and file.size >= self.min_size
+        return replace(file, xet_hash=self._known(stored) if is_told else None)
+
+    def want(self, stored: StoredFile) -> None:
+        """Have the hash of a file computed, if it is to be told and is not known."""
+        if (
+            self.advertise
+            and stored.file.lfs_sha256 is not None
+            and stored.file.size >= self.min_size
+            and not self._known(stored)
+            and (wanted := _wanted(stored))
+        ):
+            self.digests.start(wanted)
+
+    def find(self, snapshot: Snapshot, xet_hash: str, last: int) -> StoredFile:
+        """The file of a commit that has the hash; the client asks for bytes up to `last`.
+
+        Raises XetHashNotFoundError, and DigestPendingError while hashes of files that it may
+        mean are computed. One file that is the only possible one needs no hash.
+        """
+        unknown: list[StoredFile] = []
+        for stored in snapshot.files.values():
+            if stored.file.lfs_sha256 is not None:
+                known = self._known(stored)
+                if known == xet_hash:
+                    return stored
+                if known is None and stored.file.size > last:
+                    unknown.append(stored)
+        if len(unknown) == 1 and snapshot.whole and not snapshot.absent:
+            self._start(unknown)
+            return unknown[0]
+        if self._start(sorted(unknown, key=lambda stored: stored.file.size != last + 1)):
+            remaining = sum(stored.file.size for stored in unknown)
+            raise DigestPendingError(str(snapshot.repo), remaining)
+        raise XetHashNotFoundError(snapshot.repo, snapshot.commit_hash, xet_hash)
+
+    def _start(self, files: list[StoredFile]) -> bool:
+        """Have hashes computed in this order; whether there is any that can be."""
+        wanted = [one for one in map(_wanted, files) if one]
+        for one in wanted:
+            self.digests.start(one, urgent=True)
+        return bool(wanted)
+
+    def _known(self, stored: StoredFile) -> str | None:
+        if stored.file.xet_hash:
+            return stored.file.xet_hash
+        wanted = _wanted(stored)
+        return self.digests.known(wanted) if wanted else None
+
+
+def _wanted(stored: StoredFile) -> Wanted | None:
+    """The digest to ask for; None where the file is not there with its right size."""
+    try:
+        found = os.stat(stored.location, follow_symlinks=False)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or found.st_size != stored.file.size:
+        return None
+    return Wanted(stored.location, found.st_size, found.st_mtime_ns, "xet")

@@ -50,10 +50,8 @@ def parse(raw_path: bytes) -> Target:
             raise NotOfferedError
         case ["api", *rest]:
             return _api(rest)
-        case ["v1", "telemetry"]:
-            return Target("xet-telemetry")
-        case ["v2", *rest]:
-            return _registry(rest)
+        case ["v1" | "v2", *_]:
+            return _foreign(segments)
         case ["datasets" | "spaces" as plural, *rest]:
             return _file(PLURALS[plural], rest)
         case _:
@@ -128,11 +126,14 @@ def _cas_action(segments: list[str]) -> tuple[str, tuple[str, ...]]:
     raise NotOfferedError
 
 
-def _registry(segments: list[str]) -> Target:
-    """The routes of a container registry, which Ollama and older llama.cpp use."""
+def _foreign(segments: list[str]) -> Target:
+    """Routes of other services that clients expect at the root: hf_xet's telemetry, and a container
+    registry, which Ollama and older llama.cpp use."""
     match segments:
-        case []:
+        case ["v1", "telemetry"]:
+            return Target("xet-telemetry")
+        case ["v2"]:
             return Target("registry")
-        case [namespace, name, ("manifests" | "blobs") as action, reference]:
+        case ["v2", namespace, name, ("manifests" | "blobs") as action, reference]:
             return Target(action, RepoType.MODEL, f"{namespace}/{name}", (reference,))
     raise NotOfferedError

@@ -176,8 +176,7 @@ class Digests:
         return running.hexdigest()
 
     def _xet_hash(self, one: Wanted) -> str:
-        """By hf_xet, which huggingface_hub brings where the platform has it. In a process of its own,
-        since it takes all cores and cannot be stopped."""
+        """By hf_xet, in a process of its own: it takes all cores, and cannot be stopped."""
         command = [sys.executable, "-I", "-c", _XET_HASH, one.location]
         with subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

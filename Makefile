@@ -19,6 +19,7 @@ test-clients: $(VENV)/dev.stamp
 # The mirror beside nginx (Debian: nginx-light), and a mirror of many repositories: a quarter of an hour.
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/xet.py
 	$(BIN)/python benchmarks/scale.py
 
 check: $(VENV)/dev.stamp

@@ -20,18 +20,16 @@ import selectors
 import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
-from load import Case, Load, print_table, request
+from load import Case, Load, request
+from servers import Server, Table, free_port, started, until_200
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -39,62 +37,6 @@ FILE = "/org/big/resolve/main/model.bin"
 SMALL = "/org/small"
 _SLOW_RATE = 256 * 1024
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-
-
-@dataclass
-class Server:
-    """A running server, and how to reach the same thing on it."""
-
-    name: str
-    pid: int
-    port: int
-
-    def pids(self) -> list[int]:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return [self.pid, *map(int, children)]
-
-    def cpu(self) -> float:
-        """Seconds of user and system time, of all its processes."""
-        ticks = 0
-        for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def memory(self) -> float:
-        """Resident MiB, of all its processes."""
-        texts = (Path(f"/proc/{pid}/status").read_text() for pid in self.pids())
-        return sum(int(text.partition("VmRSS:")[2].split()[0]) for text in texts) / 1024
-
-
-@dataclass
-class Table:
-    """Rounds of figures by what was measured and by server."""
-
-    rounds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-
-    def add(self, what: str, server: str, figure: float) -> None:
-        self.rounds.setdefault((what, server), []).append(figure)
-
-    def print(self, names: Sequence[str], base: str) -> None:
-        whats = list(dict.fromkeys(what for what, _ in self.rounds))
-        rows = []
-        for what in whats:
-            row = [what]
-            medians = {
-                n: statistics.median(self.rounds[what, n])
-                for n in names
-                if (what, n) in self.rounds
-            }
-            for name in names:
-                if name not in medians:
-                    row.append("")
-                elif name == base or not medians.get(base):
-                    row.append(f"{medians[name]:.4g}")
-                else:
-                    row.append(f"{medians[name]:.4g} ({medians[name] / medians[base]:.2f})")
-            rows.append(row)
-        print_table(["", *names], rows)
 
 
 def main() -> None:
@@ -158,7 +100,7 @@ def make_files(folder: Path, size: int) -> None:
 @contextlib.contextmanager
 def nginx(folder: Path, workers: int, pin: str, behind: int = 0) -> Iterator[Server]:
     """nginx on the files, or with `behind` in front of the mirror on that port."""
-    port = _free_port()
+    port = free_port()
     conf = folder / f"nginx-{behind}.conf"
     server = f"server {{ listen 127.0.0.1:{port} backlog=2048; root {folder}/www; }}"
     if behind:
@@ -172,79 +114,35 @@ def nginx(folder: Path, workers: int, pin: str, behind: int = 0) -> Iterator[Ser
           sendfile on; tcp_nopush on; keepalive_requests 100000000; access_log /dev/null;
           {server}
         }}""")
-    with _started(
-        [*pin.split(), "nginx", "-p", str(folder), "-c", str(conf)], "nginx", port
-    ) as one:
+    with started([*pin.split(), "nginx", "-p", str(folder), "-c", str(conf)], "nginx", port) as one:
         yield one
 
 
 @contextlib.contextmanager
 def mirror(folder: Path, workers: int, pin: str, *more: str) -> Iterator[Server]:
-    port = _free_port()
+    port = free_port()
     words = ["serve", "--port", str(port), "--workers", str(workers), "--data", f"{folder}/data"]
     words += more
     for repo in ("big", "small"):
         words += ["--source", f"folder:{folder}/{repo}=org/{repo}"]
-    with _started([*pin.split(), sys.executable, "-m", "mirror", *words], "mirror", port) as one:
+    with started([*pin.split(), sys.executable, "-m", "mirror", *words], "mirror", port) as one:
         for path in (FILE, f"{SMALL}/resolve/main/README.md"):
-            _until_200(port, path)
+            until_200(port, path)
         yield one
 
 
 @contextlib.contextmanager
 def constant(_: Path, __: int, pin: str) -> Iterator[Server]:
     """Bare Starlette on the same protocol class: what an answer costs at the least."""
-    port = _free_port()
+    port = free_port()
     command = [
         *pin.split(),
         sys.executable,
         str(Path(__file__).with_name("constant.py")),
         str(port),
     ]
-    with _started(command, "starlette", port) as one:
+    with started(command, "starlette", port) as one:
         yield one
-
-
-@contextlib.contextmanager
-def _started(command: list[str], name: str, port: int) -> Iterator[Server]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            _until_listening(port)
-            yield Server(name, process.pid, port)
-        finally:
-            process.terminate()
-
-
-def _until_listening(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
-
-
-def _until_200(port: int, path: str) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            head = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method="HEAD")
-            urllib.request.urlopen(head, timeout=60).close()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def bulk(folder: Path, options: argparse.Namespace, workers: int) -> None:

@@ -16,7 +16,7 @@ from mirror.errors import ConfigError
 from mirror.repos import Repo, RepoType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 DEFAULT_FILE = Path("hubmirror.toml")
 DEFAULT_DATA = Path("data")
@@ -88,7 +88,7 @@ SETTINGS = {
             "xet_min_size",
             "The smallest file, in bytes, that clients are told to fetch by Xet.",
             int,
-            8_000_000,
+            20_000_000,
             table="xet",
         ),
     )
@@ -136,11 +136,31 @@ class SourceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RepoSpec:
+    """A revision that a pull is to bring, with huggingface_hub's patterns for its files."""
+
+    repo: Repo
+    revision: str = "main"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
+    @classmethod
+    def parse(cls, text: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> RepoSpec:
+        """`[datasets/|spaces/]ORG/NAME[@REVISION]`."""
+        repo_id, _, revision = text.partition("@")
+        return cls(_repo(repo_id), revision or "main", tuple(include), tuple(exclude))
+
+
+@dataclass(frozen=True, slots=True)
 class File:
-    """What a configuration file holds: settings by name, and the sources."""
+    """What a configuration file holds: settings by name, the sources, and what pulls bring."""
 
     settings: Mapping[str, Any]
     sources: tuple[SourceSpec, ...]
+    repos: tuple[RepoSpec, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> File:
@@ -153,14 +173,18 @@ class File:
             ) from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
-        _refuse_unknown(data, (*TABLES, "source"), f"in {path}")
-        sources = data.get("source", [])
-        if not isinstance(sources, list):
-            raise ConfigError(f"{path}: source is a list, [[source]].")
+        _refuse_unknown(data, (*TABLES, "source", "repo"), f"in {path}")
+        sources, repos = data.get("source", []), data.get("repo", [])
+        if not isinstance(sources, list) or not isinstance(repos, list):
+            raise ConfigError(f"{path}: source and repo are lists, [[source]] and [[repo]].")
         settings: dict[str, Any] = {}
         for table in TABLES:
             settings |= _settings(data.get(table, {}), table, path)
-        return cls(settings, tuple(_source(entry, path) for entry in sources))
+        return cls(
+            settings,
+            tuple(_source(entry, path) for entry in sources),
+            tuple(_repo_spec(entry, path) for entry in repos),
+        )
 
 
 def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
@@ -199,6 +223,28 @@ def _source(entry: Any, path: Path) -> SourceSpec:
     if "repo_id" in entry:
         repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
     return SourceSpec(entry["kind"], Path(entry["path"]).expanduser(), repo)
+
+
+def _repo_spec(entry: Any, path: Path) -> RepoSpec:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"A repo of {path} is no table: write [[repo]].")
+    known = ("repo_id", "repo_type", "revision", "include", "exclude")
+    _refuse_unknown(entry, known, f"in [[repo]] of {path}")
+    if not isinstance(entry.get("repo_id"), str):
+        raise ConfigError(f"A [[repo]] of {path} lacks its repo_id.")
+    repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
+    patterns = [entry.get(key, []) for key in ("include", "exclude")]
+    revision = entry.get("revision", "main")
+    if not isinstance(revision, str) or not all(map(_is_list_of_str, patterns)):
+        raise ConfigError(
+            f"[[repo]] {repo} of {path}: revision is a string, include and exclude are lists of "
+            "strings."
+        )
+    return RepoSpec(repo, revision, *map(tuple, patterns))
+
+
+def _is_list_of_str(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _prefix(repo_type: str) -> str:

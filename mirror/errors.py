@@ -2,6 +2,9 @@
 
     HubmirrorError
     ├── ConfigError                      the start is refused
+    ├── UpstreamError                    the hub that is pulled from fails
+    ├── CarryError                       a copy to or from another place fails
+    ├── CorruptBlobError                 bytes that are not what their digest says
     ├── RequestError                     the request itself is malformed
     ├── UnauthorizedError                the mirror's own token is missing or wrong
     ├── ForbiddenError                   a signed URL is forged or has expired
@@ -39,6 +42,21 @@ class HubmirrorError(Exception):
 
 class ConfigError(HubmirrorError):
     """The configuration, a flag or a folder that it names is unusable."""
+
+
+class UpstreamError(HubmirrorError):
+    """The hub that is pulled from refuses, fails, or cannot be reached."""
+
+
+class CarryError(HubmirrorError):
+    """A copy to, or from, another place cannot be made: rsync fails, a bundle is damaged."""
+
+
+class CorruptBlobError(HubmirrorError):
+    """A file's bytes are not what its digest says."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(f"{path} is corrupt: {cause}.")
 
 
 class RequestError(HubmirrorError):
@@ -125,11 +143,19 @@ class UnavailableError(HubmirrorError):
 class RevisionIncompleteError(UnavailableError):
     """No complete revision answers: files are still missing from the folder.
 
-    `brief` says how much is missing in a few words, for a table.
+    `brief` says how much is missing in a few words, for a table; `corrupt` whether some of it was
+    set aside.
     """
 
-    def __init__(self, message: str, brief: str = "its record is missing or damaged") -> None:
+    def __init__(
+        self,
+        message: str,
+        brief: str = "its record is missing or damaged",
+        *,
+        corrupt: bool = False,
+    ) -> None:
         self.brief = brief
+        self.corrupt = corrupt
         super().__init__(message)
 
 

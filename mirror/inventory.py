@@ -15,16 +15,18 @@ from mirror.trees import used_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from mirror.layers import FirstFound
     from mirror.repos import Repo
-    from mirror.source import Source
+    from mirror.source import Snapshot, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One revision. `size` in bytes. `status` is `visible`, `partial`, `waiting` or `shadowed`;
-    `note` says more of the latter two."""
+    """One revision. `size` in bytes. `status` is `complete` or `waiting` for what a pull recorded,
+    `corrupt` where it waits because files were set aside, `foreign` or `partial` for what is served
+    in place, and `shadowed` where another source answers; `note` says more."""
 
     repo: Repo
     commit_hash: str
@@ -34,6 +36,7 @@ class Row:
     files: int = 0
     size: int = 0
     note: str = ""
+    pulled_at: datetime | None = None
 
 
 def inventory(sources: FirstFound) -> Iterator[Row]:
@@ -61,17 +64,28 @@ def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow:
     try:
         snapshot = source.snapshot(repo, commit)
     except RevisionIncompleteError as exc:
-        return Row(repo, commit, refs, source.label, "waiting", note=exc.brief)
+        status = "corrupt" if exc.corrupt else "waiting"
+        return Row(repo, commit, refs, source.label, status, note=exc.brief)
     except (NotFoundError, UnavailableError) as exc:
         return Row(repo, commit, refs, source.label, "waiting", note=str(exc))
     files = [stored.file for stored in snapshot.files.values()]
-    status = (
-        "shadowed" if shadow else "partial" if snapshot.absent or not snapshot.whole else "visible"
-    )
-    note = f"{shadow} answers for it" if shadow else ""
     return Row(
-        snapshot.repo, commit, refs, source.label, status, len(files), used_storage(files), note
+        snapshot.repo,
+        commit,
+        refs,
+        source.label,
+        "shadowed" if shadow else _status(snapshot),
+        len(files),
+        used_storage(files),
+        f"{shadow} answers for it" if shadow else "",
+        snapshot.pulled_at,
     )
+
+
+def _status(snapshot: Snapshot) -> str:
+    if snapshot.pulled_at is not None:
+        return "complete"
+    return "partial" if snapshot.absent or not snapshot.whole else "foreign"
 
 
 def _shadow(sources: FirstFound, source: Source, repo: Repo) -> str:

@@ -52,6 +52,9 @@ class FirstFound:
     def stamp(self, repo: Repo) -> Hashable:
         return tuple(_stamp(source, repo) for source in self.sources)
 
+    def identities(self) -> list[str]:
+        return [name for source in self.sources for name in source.identities()]
+
     def unseen(self) -> list[Repo]:
         return [repo for source in self.sources for repo in source.unseen()]
 

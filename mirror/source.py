@@ -40,7 +40,8 @@ class Snapshot:
     `repo` is in its true case. `files` is what is offered. `absent` says of other paths of the
     commit why they are not offered. `whole` is true where `files` and `absent` together are the
     whole tree of the commit; else `no_exist`, a folder of huggingface_hub's markers, may know
-    more. `info` is what upstream's API said of the repository.
+    more. `pulled_at` is known where a pull recorded it. `info` is what upstream's API said of the
+    repository.
     """
 
     repo: Repo
@@ -50,6 +51,7 @@ class Snapshot:
     absent: Mapping[str, str] = field(default_factory=dict)
     whole: bool = True
     no_exist: Path | None = None
+    pulled_at: datetime | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, path: str) -> StoredFile:
@@ -94,6 +96,9 @@ class Source(Protocol):
 
     def stamp(self, repo: Repo) -> Hashable:
         """A value that changes when what `HEAD` means, or its files, may have changed."""
+
+    def identities(self) -> Sequence[str]:
+        """The names of managed caches, which they have wherever they are served."""
 
     def unseen(self) -> Sequence[Repo]:
         """Repositories that lie in the folder and can never be seen as it is declared."""

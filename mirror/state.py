@@ -73,6 +73,15 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, body: bytes) -> None:
     """Write a file under a temporary name beside it, sync it to disk, and rename it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")

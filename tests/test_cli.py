@@ -30,7 +30,7 @@ def test_demo_makes_a_model_once(data: Path) -> None:
     assert "hubmirror/demo" in _run("demo")
     assert _run("demo") == ""
     (row,) = [json.loads(line) for line in _run("ls", "--json").splitlines()]
-    assert (row["repo_id"], row["status"], row["files"]) == ("hubmirror/demo", "visible", 6)
+    assert (row["repo_id"], row["status"], row["files"]) == ("hubmirror/demo", "complete", 6)
 
 
 def test_ls_of_nothing(data: Path) -> None:
@@ -49,7 +49,7 @@ def test_ls_tells_what_is_shadowed(data: Path, tmp_path: Path) -> None:
     make_classic(tmp_path / "other", Content({"a": b"b"}, OLDER))
     rows = _run("ls", "--json", "--source", f"hf-cache:{tmp_path}/other").splitlines()
     assert [(json.loads(row)["commit_hash"], json.loads(row)["status"]) for row in rows] == [
-        (COMMIT, "visible"),
+        (COMMIT, "complete"),
         (OLDER, "shadowed"),
     ]
 

@@ -79,6 +79,9 @@ class Folder:
     def stamp(self, repo: Repo) -> Hashable:
         return self.snapshot(repo, "main").commit_hash
 
+    def identities(self) -> list[str]:
+        return []
+
     def unseen(self) -> list[Repo]:
         return []
 

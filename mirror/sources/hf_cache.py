@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import RepositoryNotFoundError, UnavailableError
 from mirror.repos import Repo
 from mirror.sources.foreign import ForeignRevisions
-from mirror.sources.layout import RepoDir
+from mirror.sources.layout import WORKSHOP, RepoDir
 from mirror.sources.managed import ManagedRevisions
 from mirror.sources.recent import HOLD, RecentSnapshots
 
@@ -36,9 +36,9 @@ class HfCache:
     ) -> None:
         self._kind = "managed" if managed else "hf-cache"
         self.label = label or self._kind
-        self._root = Path(os.path.realpath(root))
+        self.root = Path(os.path.realpath(root))
+        self.managed = managed
         self._digests = digests
-        self._managed = managed
         self._recent = RecentSnapshots(hold)
         self._hold = hold
         self._folders: tuple[float, dict[str, tuple[Repo, str]]] = (0.0, {})
@@ -66,31 +66,37 @@ class HfCache:
         with _disk_errors(str(repo)):
             return self._folder(repo).stamp()
 
+    def identities(self) -> list[str]:
+        try:
+            return [(self.root / WORKSHOP / "id").read_text().strip()]
+        except OSError:
+            return []
+
     def unseen(self) -> list[Repo]:
-        if not self._managed:
+        if not self.managed:
             return []
         with _disk_errors(f"A source ({self._kind})"):
             listed = self._list().values()
             return [repo for repo, name in listed if not self._is_recorded(name)]
 
     def _is_recorded(self, name: str) -> bool:
-        return os.path.isdir(f"{self._root}/{name}/hubmirror")
+        return os.path.isdir(f"{self.root}/{name}/hubmirror")
 
     def _revisions(self, repo: Repo) -> ManagedRevisions | ForeignRevisions:
         folder = self._folder(repo)
-        if self._managed or folder.recorded():
+        if self.managed or folder.recorded():
             return ManagedRevisions(folder, self._recent)
         return ForeignRevisions(folder, self._digests, self._recent)
 
     def _folder(self, repo: Repo) -> RepoDir:
-        exact = self._root / repo.folder_name
+        exact = self.root / repo.folder_name
         if exact.is_dir():
-            return RepoDir(self._root, repo, exact)
+            return RepoDir(self.root, repo, exact)
         found = self._list().get(_folded(repo))
         if found is None:
             raise RepositoryNotFoundError(repo)
         true_repo, name = found
-        return RepoDir(self._root, true_repo, self._root / name)
+        return RepoDir(self.root, true_repo, self.root / name)
 
     def _list(self) -> dict[str, tuple[Repo, str]]:
         """Repos and their folders by `_folded`, in order, read at most once in `hold`."""
@@ -106,9 +112,9 @@ class HfCache:
 
     def _names(self) -> list[str]:
         try:
-            return os.listdir(self._root)
+            return os.listdir(self.root)
         except FileNotFoundError:
-            if self._managed and self._root.parent.is_dir():
+            if self.managed and self.root.parent.is_dir():
                 return []
             raise
 

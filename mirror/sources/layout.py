@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from mirror.trees import RepoFile
 
+WORKSHOP = ".hubmirror"
+"""What those who fill a managed cache have under way in it; no reader looks there."""
+
 ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MOST_REF = 1000
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")

@@ -15,7 +15,7 @@ from mirror.manifests import ManifestError
 from mirror.repos import COMMIT_HASH, find_commit
 from mirror.sizes import human
 from mirror.source import Snapshot, StoredFile
-from mirror.sources.layout import LinkError, RepoDir
+from mirror.sources.layout import WORKSHOP, LinkError, RepoDir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,12 +105,13 @@ class ManagedRevisions:
             ) from exc
         files = self._stored(record)
         if len(files) < len(record.files):
-            raise _incomplete(record, files)
+            raise self._incomplete(record, files)
         return Snapshot(
             repo=record.repo,
             commit_hash=commit_hash,
             files=files,
             last_modified=record.pulled_at,
+            pulled_at=record.pulled_at,
             absent=dict.fromkeys(record.left_out, _LEFT_OUT),
             info=record.info,
         )
@@ -139,6 +140,26 @@ class ManagedRevisions:
             return ""
         return found.location if found.stat.st_size == file.size else ""
 
+    def _incomplete(
+        self, record: Record, stored: Mapping[str, StoredFile]
+    ) -> RevisionIncompleteError:
+        total = sum(file.size for file in record.files.values())
+        absent = human(total - sum(one.file.size for one in stored.values()))
+        count = f"{len(record.files) - len(stored)} of {len(record.files)} files"
+        return RevisionIncompleteError(
+            f"{record.repo} at {record.commit_hash} is not complete in this mirror: {count} "
+            f"({absent} of {human(total)}) are missing. It will answer once they are here; if no "
+            "copy is running, ask the mirror's operator for one.",
+            brief=f"{count} missing, {absent} of {human(total)}",
+            corrupt=any(self._is_set_aside(file) for file in record.files.values()),
+        )
+
+    def _is_set_aside(self, file: RepoFile) -> bool:
+        """Whether a check of the cache found the blob to be corrupt, and took it away."""
+        aside = self.folder.root / WORKSHOP / "corrupt" / self.folder.repo.folder_name
+        missing = not os.path.lexists(self.folder.blobs / file.etag)
+        return missing and os.path.lexists(aside / file.etag)
+
     def _why_not(self, revision: str, *, nothing_visible: bool) -> Exception:
         repo = self.folder.repo
         if not self.commits():
@@ -152,7 +173,7 @@ class ManagedRevisions:
         for record in sorted(waiting, key=lambda one: one.pulled_at, reverse=True):
             stored = self._stored(record)
             if len(stored) < len(record.files):
-                return _incomplete(record, stored)
+                return self._incomplete(record, stored)
         refs, snapshots = self.folder.refs(), self.folder.snapshot_commits()
         if arriving := find_commit(revision, refs, {*snapshots, *refs.values()}):
             return RevisionIncompleteError(_NO_RECORD.format(repo=repo, commit_hash=arriving))
@@ -178,15 +199,3 @@ def _has_size(path: str, size: int) -> bool:
 
 def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
-
-
-def _incomplete(record: Record, stored: Mapping[str, StoredFile]) -> RevisionIncompleteError:
-    total = sum(file.size for file in record.files.values())
-    absent = human(total - sum(one.file.size for one in stored.values()))
-    count = f"{len(record.files) - len(stored)} of {len(record.files)} files"
-    return RevisionIncompleteError(
-        f"{record.repo} at {record.commit_hash} is not complete in this mirror: {count} "
-        f"({absent} of {human(total)}) are missing. It will answer once they are here; if no copy "
-        "is running, ask the mirror's operator for one.",
-        brief=f"{count} missing, {absent} of {human(total)}",
-    )

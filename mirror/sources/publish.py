@@ -7,31 +7,45 @@ from typing import TYPE_CHECKING
 
 from mirror.manifests import render_tree
 from mirror.sources.layout import RepoDir
-from mirror.state import write_atomically
+from mirror.state import sync_folder, write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from mirror.manifests import Record
 
 
-def publish(root: Path, record: Record) -> None:
-    """Link, list and record a revision whose blobs are all in place; its refs come last.
+def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> None:
+    """Link, list and record a revision whose blobs are all in place; its refs come last: those of
+    the record, or `refs`.
 
     Afterwards the folder is a complete cache to huggingface_hub as well: its tree file lists the
-    wanted files alone, since `HF_HUB_OFFLINE=1` refuses a snapshot that lacks a listed one.
+    wanted files alone, since `HF_HUB_OFFLINE=1` refuses a snapshot that lacks a listed one. Each
+    step is on the disk before the next.
     """
     folder = RepoDir(root, record.repo, root / record.repo.folder_name)
     snapshot = folder.snapshot(record.commit_hash)
-    for name, file in record.files.items():
-        link = snapshot / name
+    links = {snapshot / name: folder.blobs / file.etag for name, file in record.files.items()}
+    snapshot.mkdir(parents=True, exist_ok=True)
+    for link, blob in links.items():
+        target = os.path.relpath(blob, link.parent)
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(os.path.relpath(folder.blobs / file.etag, link.parent))
+        if not link.is_symlink() or os.readlink(link) != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    for one in {snapshot, snapshot.parent, *(link.parent for link in links)}:
+        sync_folder(one)
+    if folder.blobs.is_dir():
+        sync_folder(folder.blobs)
     for path, body in (
         (folder.tree(record.commit_hash), render_tree(record.files.values())),
         (folder.record(record.commit_hash), record.render()),
-        *((folder.ref(ref), record.commit_hash.encode()) for ref in record.refs),
+        *(
+            (folder.ref(ref), record.commit_hash.encode())
+            for ref in (record.refs if refs is None else refs)
+        ),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, body)
+        sync_folder(path.parent)

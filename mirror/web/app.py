@@ -109,6 +109,7 @@ ANSWERS: dict[str, Callable[[Call], Response]] = (
         "manifests": registry.manifest,
         "blobs": registry.blob,
         "registry": registry.registry,
+        "identity": lambda call: api.json_response({"caches": call.hub.source.identities()}),
         "welcome": lambda call: _welcome(call.base_url),
     }
 )

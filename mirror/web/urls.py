@@ -44,10 +44,8 @@ def parse(raw_path: bytes) -> Target:
     match segments:
         case []:
             return Target("welcome")
-        case ["-", "cas", plural, *rest] if plural in PLURALS:
-            return _cas(PLURALS[plural], rest)
-        case ["-", *_]:
-            raise NotOfferedError
+        case ["-", *rest]:
+            return _own(rest)
         case ["api", *rest]:
             return _api(rest)
         case ["v1" | "v2", *_]:
@@ -103,6 +101,16 @@ def _resolve_cache(repo_type: RepoType, segments: list[str]) -> Target:
     for end in (1, 2):
         if len(segments) > end + 1 and COMMIT_HASH.fullmatch(segments[end]):
             return Target("resolve", repo_type, "/".join(segments[:end]), tuple(segments[end:]))
+    raise NotOfferedError
+
+
+def _own(segments: list[str]) -> Target:
+    """Routes that are this server's own."""
+    match segments:
+        case ["identity"]:
+            return Target("identity")
+        case ["cas", plural, *rest] if plural in PLURALS:
+            return _cas(PLURALS[plural], rest)
     raise NotOfferedError
 
 

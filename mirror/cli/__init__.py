@@ -1,0 +1,51 @@
+"""The command line: parse, build the objects, call one function, print."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from mirror import __version__
+from mirror.errors import HubmirrorError
+
+# Each is imported when it is called for: serving needs no upstream, and pulling no server.
+_COMMANDS = {
+    "serve": "serve:serve",
+    "ls": "look:ls",
+    "demo": "serve:demo",
+    "pull": "fill:pull",
+    "verify": "fill:verify",
+    "adopt": "fill:adopt",
+    "rm": "fill:rm",
+    "gc": "fill:gc",
+    "push": "carry:push",
+    "bundle": "carry:bundle",
+}
+
+
+class _Commands(click.Group):
+    """Shows our own errors as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HubmirrorError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"mirror.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hubmirror")
+def main() -> None:
+    """A local Hugging Face hub for hosts without internet."""

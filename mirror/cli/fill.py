@@ -1,0 +1,265 @@
+"""The commands that fill a managed cache and look after it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from mirror.cli.settings import PLACE, settings
+from mirror.cli.show import showing
+from mirror.config import File, RepoSpec, SourceSpec
+from mirror.errors import ConfigError
+from mirror.fill.adopt import Adopt
+from mirror.fill.blobs import Cache
+from mirror.fill.events import Noted, Report
+from mirror.fill.pull import Outcome, Plan, Pull
+from mirror.fill.remove import Waste, collect, prunable, remove_repo, remove_revision, waste
+from mirror.fill.upstream import Upstream
+from mirror.fill.verify import Problem, Verify
+from mirror.repos import Repo
+from mirror.server import Place, open_place
+from mirror.sizes import human
+from mirror.sources.hf_cache import HfCache
+from mirror.state import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+_LAST_PULL = "last-pull.json"
+
+
+@click.command()
+@click.argument("repos", nargs=-1, metavar="[REPO[@REVISION]…]")
+@settings("data")
+@click.option("--upstream", envvar="HUBMIRROR_UPSTREAM", help="The hub [default: HF_ENDPOINT].")
+@click.option("--include", multiple=True, help="A pattern of files to bring, and no other.")
+@click.option("--exclude", multiple=True, help="A pattern of files to leave out.")
+@click.option("--dry-run", is_flag=True, help="Show files and bytes, and bring nothing.")
+@click.option("--prune", is_flag=True, help="Remove what the configuration lists no more.")
+@click.option("--with-needs", is_flag=True, help="Bring repositories that a model names, too.")
+@_as_json
+@click.pass_obj
+def pull(
+    file: File | None,
+    /,
+    repos: tuple[str, ...],
+    data: Path,
+    upstream: str | None,
+    **options: Any,
+) -> None:
+    """Bring revisions from a hub into the managed cache; by default those of [[repo]].
+
+    REPO is ORG/NAME, datasets/ORG/NAME or spaces/ORG/NAME.
+    """
+    declared = file.repos if file else ()
+    filters = options["include"], options["exclude"]
+    specs = [RepoSpec.parse(text, *filters) for text in repos] or list(declared)
+    if not specs:
+        raise ConfigError(
+            "Nothing to pull. Name a repository (hubmirror pull ORG/NAME), or declare some as "
+            "[[repo]] in hubmirror.toml."
+        )
+    if options["prune"] and repos:
+        raise ConfigError("--prune goes with what the configuration declares: name no repository.")
+    cache = Cache.of(data / "hub")
+    started = datetime.now(UTC)
+    with showing(as_json=options["as_json"]) as report:
+        hub = Upstream(upstream or "", retrying=lambda *why: report(_retry(*why)))
+        run = Pull(cache, hub, report)
+        plans = run.plan(specs)
+        if options["dry_run"]:
+            _show_plans(plans, as_json=options["as_json"])
+            sys.exit(1 if len(plans) < len(specs) else 0)
+        outcome = run.run(plans)
+        if options["with_needs"] and outcome.needs:
+            more = run.run(run.plan([RepoSpec(need.repo) for need in outcome.needs]))
+            outcome = Outcome(outcome.done + more.done, outcome.failed, more.needs)
+        for need in outcome.needs:
+            text = f"A start will need {need.repo} as well ({need.why}). --with-needs brings it."
+            report(Noted("warning", text))
+        if not repos:
+            _prune(cache, declared, report, really=options["prune"])
+    _keep_last(cache, started, outcome)
+    sys.exit(1 if outcome.failed else 0)
+
+
+def _retry(text: str, pause: float) -> Noted:
+    return Noted("warning", f"{text}. Trying again in {pause:.0f} s.")
+
+
+def _show_plans(plans: list[Plan], *, as_json: bool) -> None:
+    for plan in plans:
+        record, missing = plan.record, {file.path for file in plan.missing}
+        if as_json:
+            rows = [
+                {"path": file.path, "size": file.size, "missing": file.path in missing}
+                for file in record.files.values()
+            ]
+            row = {"repo": str(record.repo), "commit_hash": record.commit_hash, "files": rows}
+            click.echo(orjson.dumps(row))
+            continue
+        click.echo(f"{record.repo} at {record.commit_hash}")
+        for file in record.files.values():
+            mark = "+" if file.path in missing else " "
+            click.echo(f"  {mark} {human(file.size):>10}  {file.path}")
+    if not as_json:
+        files, size = sum(len(plan.missing) for plan in plans), sum(p.missing_size for p in plans)
+        click.echo(f"To fetch: {files} files, {human(size)}.")
+
+
+def _prune(cache: Cache, declared: tuple[RepoSpec, ...], report: Report, *, really: bool) -> None:
+    for folder, revision in prunable(cache, declared):
+        name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
+        if not really:
+            report(Noted("warning", f"{name} is declared no more. --prune removes it."))
+        elif revision:
+            remove_revision(cache, folder, revision)
+            report(Noted("info", f"{name} was removed."))
+        else:
+            remove_repo(cache, folder)
+            report(Noted("info", f"{name} was removed."))
+
+
+def _keep_last(cache: Cache, started: datetime, outcome: Outcome) -> None:
+    """What a monitor reads: when the last run began and ended, and what failed."""
+    body = {
+        "started_at": started.isoformat(),
+        "finished_at": datetime.now(UTC).isoformat(),
+        "ok": not outcome.failed,
+        "revisions": len(outcome.done),
+        "errors": outcome.failed,
+    }
+    write_atomically(cache.workshop / _LAST_PULL, orjson.dumps(body, option=orjson.OPT_INDENT_2))
+
+
+@click.command()
+@click.argument("repos", nargs=-1, metavar="[REPO…]")
+@settings(*PLACE)
+@click.option("--repair", is_flag=True, help="Fetch what is missing or corrupt again.")
+@click.option("--upstream", envvar="HUBMIRROR_UPSTREAM", help="The hub [default: HF_ENDPOINT].")
+@_as_json
+def verify(
+    repos: tuple[str, ...], data: Path, state: Path | None, sources: tuple[str, ...], **options: Any
+) -> None:
+    """Read every file again, and report what is missing, truncated, corrupt, dangling or stray.
+
+    What is corrupt in a managed cache is set aside, and not served again.
+    """
+    place = open_place(data, state, [SourceSpec.parse(text) for text in sources], patience=3600)
+    problems: list[Problem] = []
+    with showing(as_json=options["as_json"]) as report:
+        run = Verify(report)
+        for source in place.sources.sources:
+            if isinstance(source, HfCache) and source.managed:
+                cache = Cache.of(source.root)
+                found = run.cache(cache, _chosen_folders(cache, repos))
+                if options["repair"] and any(problem.harms for problem in found):
+                    _repair(cache, found, Upstream(options["upstream"] or ""), report)
+                    found = run.cache(cache, _chosen_folders(cache, repos))
+                problems += found
+            else:
+                chosen = [repo for repo in source.repos() if not repos or str(repo) in repos]
+                problems += run.source(source, chosen)
+    place.digests.close()
+    _show_problems(problems, as_json=options["as_json"])
+    sys.exit(1 if any(problem.harms for problem in problems) else 0)
+
+
+def _chosen_folders(cache: Cache, repos: tuple[str, ...]) -> list[Any]:
+    folders = cache.folders()
+    return [one for one in folders if not repos or str(one.repo) in repos]
+
+
+def _repair(cache: Cache, problems: list[Problem], hub: Upstream, report: Report) -> None:
+    """Pull the revisions again that something is wrong with."""
+    revisions = {(problem.repo, one) for problem in problems for one in problem.revisions}
+    run = Pull(cache, hub, report)
+    run.run(run.plan([RepoSpec(repo, revision) for repo, revision in sorted(revisions)]))
+
+
+def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
+    for one in problems:
+        if as_json:
+            row = {"repo": str(one.repo), "path": one.path, "kind": one.kind, "text": one.text}
+            click.echo(orjson.dumps(row))
+        else:
+            click.echo(f"{one.kind:<10}  {one.repo}  {one.text}")
+    if not as_json:
+        harms = sum(problem.harms for problem in problems)
+        click.echo(f"{harms} problems." if harms else "All is as it should be.")
+
+
+@click.command()
+@click.argument("repos", nargs=-1, metavar="[REPO…]")
+@settings(*PLACE)
+@_as_json
+def adopt(
+    repos: tuple[str, ...],
+    data: Path,
+    state: Path | None,
+    sources: tuple[str, ...],
+    *,
+    as_json: bool,
+) -> None:
+    """Make repositories of other sources (--source) managed ones, by hard link where possible."""
+    specs = [SourceSpec.parse(text) for text in sources]
+    if not specs:
+        raise ConfigError("Name what to adopt: --source hf-cache:PATH or folder:PATH=ORG/NAME.")
+    cache = Cache.of(data / "hub")
+    place = open_place(data, state, specs, patience=3600)
+    failed: list[str] = []
+    with showing(as_json=as_json) as report:
+        for source in _others(place, cache):
+            chosen = [repo for repo in source.repos() if not repos or str(repo) in repos]
+            failed += Adopt(cache, report).run(source, chosen)
+    place.digests.close()
+    sys.exit(1 if failed else 0)
+
+
+def _others(place: Place, cache: Cache) -> list[Any]:
+    return [
+        source
+        for source in place.sources.sources
+        if not (isinstance(source, HfCache) and source.root == cache.root)
+    ]
+
+
+@click.command()
+@click.argument("target", metavar="REPO[@REVISION]")
+@settings("data")
+def rm(target: str, data: Path, **_: Any) -> None:
+    """Remove a repository, or one revision of it, from the managed cache."""
+    text, at, revision = target.partition("@")
+    cache = Cache.of(data / "hub")
+    try:
+        folder = cache.folder(Repo.parse(text))
+    except ValueError as exc:
+        raise ConfigError(f"{text!r} is no repo id. Write ORG/NAME.") from exc
+    if not folder.recorded():
+        raise ConfigError(
+            f"{text} is not in the managed cache {data / 'hub'}. A source that is served in place "
+            "is its owner's: remove its declaration."
+        )
+    freed = remove_revision(cache, folder, revision) if at else remove_repo(cache, folder)
+    click.echo(f"Removed {target}: {human(freed)} freed.")
+
+
+@click.command()
+@settings("data")
+@click.option("--dry-run", is_flag=True, help="Show what would go.")
+def gc(data: Path, *, dry_run: bool, **_: Any) -> None:
+    """Remove what nothing needs: old revisions, blobs of none, and unfinished pulls."""
+    cache = Cache.of(data / "hub")
+    found: list[Waste] = waste(cache)
+    for one in found:
+        click.echo(f"{human(one.size):>10}  {one.text}")
+    total = sum(one.size for one in found)
+    if dry_run:
+        click.echo(f"{human(total)} could be freed.")
+    else:
+        click.echo(f"{human(collect(cache, found))} freed.")

@@ -1,0 +1,117 @@
+"""`hubmirror serve`, and `demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+
+from mirror import __version__
+from mirror.cli.look import tell_unseen
+from mirror.cli.settings import settings
+from mirror.config import SETTINGS, SourceSpec
+from mirror.demo import write_demo
+from mirror.errors import HubmirrorError
+from mirror.server import (
+    Place,
+    Plan,
+    configure_log,
+    listen,
+    parse_reach,
+    read_token,
+    run,
+)
+from mirror.source import unseen_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger("hubmirror")
+
+_MOST_LOOKS = 20
+_ANY_HOST = ("0.0.0.0", "::")
+
+
+@click.command()
+@settings(*SETTINGS)
+def serve(
+    data: Path, state: Path | None, sources: tuple[str, ...], host: str, port: int, **rest: Any
+) -> None:
+    """Serve the data folder, and any other source, as a Hugging Face hub."""
+    configure_log(rest["log_format"])
+    plan = Plan(
+        data,
+        state,
+        tuple(SourceSpec.parse(text) for text in sources),
+        parse_reach(
+            rest["public_url"] or "",
+            rest["trusted_proxies"],
+            rest["accel"] or "",
+            read_token(rest["token_file"]),
+        ),
+        rest["log_format"],
+        advertise_xet=rest["xet"],
+        xet_min_size=rest["xet_min_size"],
+    )
+    place = plan.open()
+    listener = listen(host, port)
+    if plan.log_format == "text":
+        _greet(place, listener, plan)
+    else:
+        _log_start(place, listener)
+    run(replace(plan, state=place.state.folder), place, listener, rest["workers"])
+
+
+@click.command()
+@settings("data")
+def demo(data: Path, **_: Any) -> None:
+    """Make a tiny demo model, unless the data folder's hub/ holds something."""
+    hub = data / "hub"
+    if hub.is_dir() and any(hub.iterdir()):
+        return
+    hub.mkdir(parents=True, exist_ok=True)
+    record = write_demo(hub)
+    click.echo(f"Made the demo model {record.repo}.")
+
+
+def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
+    console = Console(highlight=False)
+    host, port = listener.getsockname()[:2]
+    console.print(f"[bold]hubmirror {__version__}[/bold]")
+    for source in place.sources.sources:
+        repos = list(source.repos())
+        console.print(f"  {escape(source.label)}  ({len(repos)} repositories)")
+    tell_unseen(console, place)
+    name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
+    url = plan.reach.public_url or f"http://{name}:{port}"
+    console.print("On a client:\n")
+    console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
+    console.print(f"  hf download {_an_example(place)}\n", soft_wrap=True)
+    if not plan.reach.signer.closed and not host.startswith("127.") and host != "::1":
+        console.print(
+            "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
+        )
+
+
+def _an_example(place: Place) -> str:
+    """A repository that can be downloaded, if one is found soon."""
+    for source in place.sources.sources:
+        for repo in itertools.islice(source.repos(), _MOST_LOOKS):
+            with contextlib.suppress(HubmirrorError):
+                return str(source.snapshot(repo, "HEAD").repo)
+    return "ORG/NAME"
+
+
+def _log_start(place: Place, listener: socket.socket) -> None:
+    """What `_greet` shows a person, for a program that reads the log."""
+    host, port = listener.getsockname()[:2]
+    log.info("hubmirror %s listens on %s port %d", __version__, host, port)
+    if unseen := place.sources.unseen():
+        log.warning(unseen_text(unseen))

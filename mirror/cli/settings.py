@@ -1,0 +1,79 @@
+"""The settings as options, which all commands that read the configuration share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mirror.config import DEFAULT_FILE, SETTINGS, File, Setting, refuse_unknown_variables
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+PLACE = ("data", "state")
+
+
+class _Path(click.Path):
+    """A path in which `~` is the user's home, in the configuration file too."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
+
+
+def _option(setting: Setting) -> Callable[[_Command], _Command]:
+    kind: Any = {
+        "log_format": click.Choice(["text", "json"]),
+        "accel": click.Choice(["nginx"]),
+        "port": click.IntRange(0, 65535),
+        "workers": click.IntRange(1, 256),
+        "xet_min_size": click.IntRange(0),
+    }.get(setting.name, _Path(path_type=Path) if setting.type is Path else setting.type)
+    return click.option(
+        setting.flag,
+        setting.name,
+        type=kind,
+        default=setting.default,
+        multiple=setting.several,
+        envvar=setting.variable,
+        show_default=setting.default is not None,
+        help=setting.help,
+    )
+
+
+def settings(*names: str) -> Callable[[_Command], _Command]:
+    """The options of a command that reads the configuration: its settings and the sources."""
+
+    def add(command: _Command) -> _Command:
+        for name in reversed(names):
+            command = _option(SETTINGS[name])(command)
+        command = click.option(
+            "--source",
+            "sources",
+            multiple=True,
+            envvar="HUBMIRROR_SOURCE",
+            help="A folder to serve: hf-cache:PATH, managed:PATH or folder:PATH=ORG/NAME. "
+            "The first that holds a repository answers for it.",
+        )(command)
+        return click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            envvar="HUBMIRROR_CONFIG",
+            is_eager=True,
+            expose_value=False,
+            callback=_read_file,
+            help="The configuration file [default: hubmirror.toml, where there is one].",
+        )(command)
+
+    return add
+
+
+def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Make the file's values the defaults, below flags and the environment."""
+    refuse_unknown_variables(os.environ)
+    if path is None and not DEFAULT_FILE.exists():
+        return
+    file = File.read(path or DEFAULT_FILE)
+    ctx.default_map = {**file.settings, "sources": [str(spec) for spec in file.sources]}
+    ctx.obj = file

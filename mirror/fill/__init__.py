@@ -1,0 +1,1 @@
+"""Filling a managed cache, looking after it, and carrying it elsewhere."""

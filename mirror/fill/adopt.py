@@ -1,0 +1,99 @@
+"""Making what lies in another folder a managed repository, by hard link where that can be."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.errors import ConfigError, CorruptBlobError, HubmirrorError
+from mirror.fill.blobs import share
+from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
+from mirror.manifests import Record
+from mirror.sources.publish import publish
+from mirror.trees import used_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirror.fill.blobs import Cache
+    from mirror.fill.events import Report
+    from mirror.repos import Repo
+    from mirror.source import Snapshot, Source, StoredFile
+
+
+class Adopt:
+    """One run of `hubmirror adopt`."""
+
+    def __init__(self, cache: Cache, report: Report) -> None:
+        self._cache = cache
+        self._report = report
+
+    def run(self, source: Source, repos: Sequence[Repo]) -> list[str]:
+        """Adopt every revision of the repositories that is whole; what failed, in words."""
+        found, failed = [], []
+        for repo in repos:
+            try:
+                found += [source.snapshot(repo, one) for one in source.commits(repo)]
+            except HubmirrorError as exc:
+                failed.append(str(exc))
+        files = sum(len(snapshot.files) for snapshot in found)
+        self._report(Planned(files, sum(map(_size, found))))
+        for snapshot in found:
+            try:
+                self._adopt(source, snapshot)
+            except HubmirrorError as exc:
+                failed.append(f"{snapshot.repo} at {snapshot.commit_hash[:12]}: {exc}")
+            except OSError as exc:
+                failed.append(f"{snapshot.repo} could not be written: {exc.strerror}.")
+        for text in failed:
+            self._report(Noted("error", text))
+        return failed
+
+    def _adopt(self, source: Source, snapshot: Snapshot) -> None:
+        repo, commit = snapshot.repo, snapshot.commit_hash
+        refs = tuple(name for name, target in source.refs(repo).items() if target == commit)
+        with self._cache.lock(repo, lambda: None):
+            for stored in snapshot.files.values():
+                self._take(repo, stored)
+            if not snapshot.whole or snapshot.absent:
+                raise ConfigError(
+                    f"it is not whole. The {len(snapshot.files)} files that are there were taken; "
+                    f"`hubmirror pull {repo}@{commit}` fetches the rest, and makes it visible."
+                )
+            files = {path: stored.file for path, stored in snapshot.files.items()}
+            record = Record(
+                repo=repo,
+                commit_hash=commit,
+                files=files,
+                refs=refs,
+                pulled_at=datetime.now(UTC),
+                upstream=f"adopted from {source.label.partition(':')[0]}",
+                info=snapshot.info,
+            )
+            publish(self._cache.root, record)
+        size = used_storage(files.values())
+        self._report(RevisionDone(repo, commit, "adopted", len(files), size))
+
+    def _take(self, repo: Repo, stored: StoredFile) -> None:
+        """Prove a file, and give it its blob's name."""
+        file, folder = stored.file, self._cache.folder(repo)
+        self._report(FileBegan(repo, file.path, file.size))
+        if not self._cache.has(folder, file):
+            staged = self._cache.staging(repo) / file.etag
+            staged.parent.mkdir(parents=True, exist_ok=True)
+            advanced = partial(FileAdvanced, repo, file.path)
+            if not share(Path(stored.location), staged):
+                raise CorruptBlobError(file.path, "it cannot be read")
+            with contextlib.ExitStack() as stack:
+                stack.callback(staged.unlink, missing_ok=True)
+                self._cache.accept(
+                    folder, file, staged, lambda count: self._report(advanced(count))
+                )
+        self._report(FileDone(repo, file.path, file.size))
+
+
+def _size(snapshot: Snapshot) -> int:
+    return sum(stored.file.size for stored in snapshot.files.values())

@@ -1,0 +1,219 @@
+"""The blobs of a managed cache: a file gets its digest for a name once its bytes were read and
+found right, and its bytes are on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.errors import CorruptBlobError
+from mirror.repos import Repo
+from mirror.sources.layout import WORKSHOP, RepoDir
+from mirror.state import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mirror.trees import RepoFile
+
+_READ = 4 * 1024 * 1024
+
+
+def no_progress(_: int) -> None:
+    """For those who do not count bytes."""
+
+
+def digest(path: Path, file: RepoFile, advanced: Callable[[int], None] = no_progress) -> str:
+    """The digest of a file's bytes, of the kind that names its blob. Raises OSError."""
+    if file.lfs_sha256:
+        running = hashlib.sha256()
+    else:
+        running = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    buffer = bytearray(min(_READ, max(1, file.size)))
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as opened:
+        while count := opened.readinto(buffer):
+            running.update(view[:count])
+            advanced(count)
+    return running.hexdigest()
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A managed cache as those who write to it see it.
+
+    What is under way lies in a folder of its own on the same file system, `.hubmirror`, which no
+    reader looks at and no copy needs.
+    """
+
+    root: Path
+    _index: dict[str, Path] = field(default_factory=dict, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+
+    @classmethod
+    def of(cls, root: Path) -> Cache:
+        """The cache at `root`, which is made."""
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(Path(os.path.realpath(root)))
+
+    @property
+    def workshop(self) -> Path:
+        return self.root / WORKSHOP
+
+    def staging(self, repo: Repo) -> Path:
+        return self.workshop / "staging" / repo.folder_name
+
+    def identity(self) -> str:
+        """A name for this cache, invented when it is first asked for."""
+        file = self.workshop / "id"
+        with contextlib.suppress(FileNotFoundError):
+            return file.read_text().strip()
+        self.workshop.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError), file.open("x") as opened:
+            opened.write(uuid.uuid4().hex)
+        return file.read_text().strip()
+
+    def folder(self, repo: Repo) -> RepoDir:
+        """The repository's folder, in the case in which it is here already."""
+        exact = self.root / repo.folder_name
+        if not exact.is_dir():
+            for name in os.listdir(self.root):
+                if name.lower() == repo.folder_name.lower():
+                    true = Repo.from_folder_name(name)
+                    return RepoDir(self.root, true or repo, self.root / name)
+        return RepoDir(self.root, repo, exact)
+
+    def folders(self) -> list[RepoDir]:
+        """All managed repositories, in the order of their names."""
+        found = []
+        for name in sorted(os.listdir(self.root)):
+            repo = Repo.from_folder_name(name)
+            if repo is not None and (self.root / name / "hubmirror").is_dir():
+                found.append(RepoDir(self.root, repo, self.root / name))
+        return found
+
+    def has(self, folder: RepoDir, file: RepoFile) -> bool:
+        """Whether the blob is in place with its size."""
+        try:
+            found = (folder.blobs / file.etag).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return not folder.blobs.is_symlink() and found.st_size == file.size
+
+    @contextlib.contextmanager
+    def lock(self, repo: Repo, waiting: Callable[[], None]) -> Iterator[None]:
+        """Be the only one that changes a repository; `waiting` is called if somebody else does."""
+        folder = self.workshop / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{repo.folder_name.lower()}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def accept(
+        self,
+        folder: RepoDir,
+        file: RepoFile,
+        staged: Path,
+        advanced: Callable[[int], None] = no_progress,
+    ) -> None:
+        """Give a file its blob's name, once it is proven and on the disk.
+
+        Raises CorruptBlobError, and removes the file, where its bytes are not the blob's.
+        """
+        try:
+            found = digest(staged, file, advanced)
+        except IsADirectoryError as exc:
+            raise CorruptBlobError(file.path, "a folder is in its place") from exc
+        if found != file.etag:
+            staged.unlink(missing_ok=True)
+            raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")
+        descriptor = os.open(staged, os.O_RDONLY)
+        try:
+            os.fchmod(descriptor, 0o644)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        folder.blobs.mkdir(parents=True, exist_ok=True)
+        staged.replace(folder.blobs / file.etag)
+
+    def link_twin(self, folder: RepoDir, file: RepoFile) -> bool:
+        """Take the blob from another managed repository, where one has it."""
+        twin = self._twin(file)
+        if twin is None:
+            return False
+        folder.blobs.mkdir(parents=True, exist_ok=True)
+        return share(twin, folder.blobs / file.etag)
+
+    def _twin(self, file: RepoFile) -> Path | None:
+        """A blob of the same name, which was proven when it got it."""
+        with self._lock:
+            if not self._index:
+                for one in self.folders():
+                    with contextlib.suppress(OSError):
+                        self._index.update({name: one.blobs for name in os.listdir(one.blobs)})
+                self._index.setdefault("", self.root)
+        blobs = self._index.get(file.etag)
+        if blobs is None:
+            return None
+        twin = blobs / file.etag
+        try:
+            return twin if twin.lstat().st_size == file.size else None
+        except OSError:
+            return None
+
+    def set_aside(self, folder: RepoDir, name: str) -> None:
+        """Take a corrupt blob away from readers; it stays for whoever wants to know why."""
+        aside = self.workshop / "corrupt" / folder.repo.folder_name
+        aside.mkdir(parents=True, exist_ok=True)
+        (folder.blobs / name).replace(aside / name)
+        sync_folder(folder.blobs)
+
+
+def share(source: Path, target: Path) -> bool:
+    """Put the same bytes at `target`, by hard link, else by a copy (which shares the bytes where
+    the file system can). False where it was not possible; raises OSError for a full disk."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError as exc:
+            if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                return False
+            copy(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def copy(source: Path, target: Path) -> None:
+    """A copy of the bytes, synced to disk; by reflink or in the kernel where that is possible."""
+    with source.open("rb") as reader, target.open("xb") as writer:
+        if not _clone(reader.fileno(), writer.fileno()):
+            shutil.copyfileobj(reader, writer, _READ)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+_FICLONE = 0x40049409
+
+
+def _clone(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,315 @@
+"""Bringing revisions from a hub into a managed cache.
+
+First all that is wanted is asked for and compared with what is here; then missing blobs are
+fetched, several at once, each proven before it gets its name; and a revision is published when
+its last blob is in place. Killed at any point, it is run again, and fetches what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mirror.errors import (
+    ConfigError,
+    CorruptBlobError,
+    HubmirrorError,
+    UpstreamError,
+)
+from mirror.fill.events import (
+    FileAdvanced,
+    FileBegan,
+    FileDone,
+    Noted,
+    Planned,
+    RevisionDone,
+)
+from mirror.fill.filters import Filters
+from mirror.fill.needs import Need, needs
+from mirror.manifests import ManifestError, Record
+from mirror.sizes import human
+from mirror.sources.publish import publish
+from mirror.trees import used_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mirror.config import RepoSpec
+    from mirror.fill.blobs import Cache
+    from mirror.fill.events import Report
+    from mirror.fill.upstream import Head, Upstream
+    from mirror.sources.layout import RepoDir
+    from mirror.trees import RepoFile
+
+_TRANSFERS = 8
+_QUESTIONS = 8
+_FETCHES = 3  # of one file whose bytes come wrong
+_KEPT_FREE = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One revision that is to be here. `missing` are the files whose blobs are not."""
+
+    spec: RepoSpec
+    head: Head
+    record: Record
+    missing: tuple[RepoFile, ...]
+    is_new: bool
+    widens: bool = False
+
+    @property
+    def missing_size(self) -> int:
+        """Bytes to fetch; files of the same content once."""
+        return used_storage(self.missing)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run did. `needs` are repositories that what was pulled names and that are not here."""
+
+    done: list[Plan] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    needs: list[Need] = field(default_factory=list)
+
+
+class Pull:
+    """One run of `hubmirror pull`."""
+
+    def __init__(self, cache: Cache, upstream: Upstream, report: Report) -> None:
+        self._cache = cache
+        self._upstream = upstream
+        self._report = report
+        self._failed: list[str] = []
+        self._wanted_here: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def plan(self, specs: Sequence[RepoSpec]) -> list[Plan]:
+        """What each wish comes to. One that fails is reported, and is not among the plans."""
+        if self._cache.identity() in self._upstream.identities():
+            raise ConfigError(
+                f"{self._upstream.endpoint} is this mirror itself. "
+                "Name another hub with --upstream."
+            )
+        with ThreadPoolExecutor(_QUESTIONS, "questions") as pool:
+            planned = list(pool.map(self._try_plan, specs))
+        return [plan for plan in planned if plan is not None]
+
+    def run(self, plans: Sequence[Plan]) -> Outcome:
+        """Fetch and publish. Raises ConfigError where the disk is too small for it."""
+        outcome = Outcome(failed=self._failed)
+        self._check_space(plans)
+        files = sum(len(plan.missing) for plan in plans)
+        self._report(Planned(files, sum(plan.missing_size for plan in plans)))
+        with (
+            ThreadPoolExecutor(_TRANSFERS, "transfers") as transfers,
+            ThreadPoolExecutor(_QUESTIONS, "revisions") as revisions,
+        ):
+            done = revisions.map(lambda plan: self._try_fill(plan, transfers), plans)
+            outcome.done = [plan for plan in done if plan is not None]
+        outcome.needs = list(self._needs(outcome.done))
+        return outcome
+
+    def _try_plan(self, spec: RepoSpec) -> Plan | None:
+        try:
+            return self._plan(spec)
+        except HubmirrorError as exc:
+            self._fail(str(exc))
+            return None
+
+    def _plan(self, spec: RepoSpec) -> Plan:
+        head = self._upstream.head(spec.repo, spec.revision)
+        folder = self._cache.folder(head.repo)
+        head = replace(head, repo=folder.repo)
+        known = _read_record(folder, head.commit_hash)
+        if known is None:
+            files, pinned = self._upstream.tree(head), frozenset[str]()
+        else:
+            files, pinned = {**known.files, **known.left_out}, frozenset(known.files)
+        filters = Filters(spec.include, spec.exclude)
+        wanted = {path: file for path, file in files.items() if path in pinned or filters(path)}
+        if not wanted:
+            raise UpstreamError(f"No file of {head.repo} passes the filters. Nothing is pulled.")
+        refs = self._refs(folder, known, head, spec.revision)
+        record = Record(
+            repo=head.repo,
+            commit_hash=head.commit_hash,
+            files=wanted,
+            left_out={path: file for path, file in files.items() if path not in wanted},
+            refs=refs,
+            pulled_at=datetime.now(UTC),
+            upstream=self._upstream.endpoint,
+            info=head.info,
+        )
+        missing = _missing(self._cache, folder, record)
+        return Plan(
+            spec,
+            head,
+            record,
+            missing,
+            is_new=known is None
+            or not _says_the_same(known, record)
+            or not _is_linked(folder, record),
+            widens=known is not None and len(wanted) > len(known.files),
+        )
+
+    def _refs(
+        self, folder: RepoDir, known: Record | None, head: Head, revision: str
+    ) -> tuple[str, ...]:
+        """The refs that point to the commit after this pull."""
+        refs = known.refs if known else ()
+        here = {name: commit for name, commit in folder.refs().items() if name in refs}
+        refs = tuple(name for name in refs if here.get(name) in (head.commit_hash, None))
+        if any(ref.rpartition("/")[2] == revision or ref == revision for ref in refs):
+            return refs
+        name = self._upstream.ref_name(head, revision)
+        return (*refs, name) if name and name not in refs else refs
+
+    def _check_space(self, plans: Sequence[Plan]) -> None:
+        wanted = sum(plan.missing_size for plan in plans)
+        free = shutil.disk_usage(self._cache.root).free
+        if wanted and wanted + _KEPT_FREE > free:
+            raise ConfigError(
+                f"The disk is too small: {human(wanted)} are to be pulled, and {human(free)} are "
+                f"free. Make room for {human(wanted + _KEPT_FREE - free)} (hubmirror gc, "
+                "hubmirror rm), or pull less with --include and --exclude."
+            )
+
+    def _try_fill(self, plan: Plan, transfers: ThreadPoolExecutor) -> Plan | None:
+        try:
+            return self._fill(plan, transfers)
+        except HubmirrorError as exc:
+            self._fail(str(exc))
+        except OSError as exc:
+            self._fail(f"{plan.record.repo} could not be written: {exc.strerror}.")
+        return None
+
+    def _fill(self, plan: Plan, transfers: ThreadPoolExecutor) -> Plan:
+        record, repo = plan.record, plan.record.repo
+        if not plan.missing and not plan.is_new:
+            self._tell(plan, "up to date")
+            return plan
+        if plan.widens:
+            self._note(
+                "warning",
+                f"{repo} at {record.commit_hash[:12]} was served with fewer files before. Clients "
+                "of huggingface_hub 2 keep the first listing of a commit, and will not see the "
+                "new ones until their cache of it is removed.",
+            )
+        waiting = f"Another pull works on {repo}; waiting for it."
+        with self._cache.lock(repo, lambda: self._note("info", waiting)):
+            folder = self._cache.folder(repo)
+            distinct = {file.etag: file for file in _missing(self._cache, folder, record)}
+            jobs = [transfers.submit(self._bring, plan, folder, file) for file in distinct.values()]
+            for job in jobs:
+                job.result()
+            publish(self._cache.root, record)
+            shutil.rmtree(self._cache.staging(repo), ignore_errors=True)
+        self._tell(plan, "pulled")
+        return plan
+
+    def _bring(self, plan: Plan, folder: RepoDir, file: RepoFile) -> None:
+        """Put one blob in its place: from another repository, from an earlier try, or from
+        upstream."""
+        repo = plan.record.repo
+        self._report(FileBegan(repo, file.path, file.size))
+        with self._turn(file.etag):
+            if not self._cache.link_twin(folder, file):
+                self._fetch(plan, folder, file)
+        self._report(FileDone(repo, file.path, file.size))
+
+    def _fetch(self, plan: Plan, folder: RepoDir, file: RepoFile) -> None:
+        repo, staging = plan.record.repo, self._cache.staging(plan.record.repo)
+        for left in reversed(range(_FETCHES)):
+            came = 0
+
+            def advanced(count: int) -> None:
+                nonlocal came
+                came += count
+                self._report(FileAdvanced(repo, file.path, count))
+
+            try:
+                staged = self._upstream.fetch(plan.head, file, staging, advanced)
+                self._cache.accept(folder, file, staged)
+            except CorruptBlobError as exc:
+                self._report(FileAdvanced(repo, file.path, -came))
+                if not left:
+                    raise UpstreamError(
+                        f"{exc} {self._upstream.endpoint} sent it so {_FETCHES} times; nothing of "
+                        "it was kept. Pull from another hub, or tell the operator of that one."
+                    ) from exc
+                self._note("warning", f"{repo}: {exc} It is fetched again.")
+            else:
+                return
+
+    @contextlib.contextmanager
+    def _turn(self, etag: str) -> Iterator[None]:
+        """One at a time for one content, so that the second finds what the first brought."""
+        with self._guard:
+            turn = self._wanted_here.setdefault(etag, threading.Lock())
+        with turn:
+            yield
+
+    def _needs(self, done: Sequence[Plan]) -> Iterator[Need]:
+        asked: set[str] = set()
+        for plan in done:
+            folder = self._cache.folder(plan.record.repo)
+            for need in needs(plan.record.repo, partial(_read, folder, plan.record)):
+                key = f"{need.repo}".lower()
+                if key not in asked and not self._cache.folder(need.repo).recorded():
+                    asked.add(key)
+                    yield need
+
+    def _tell(self, plan: Plan, outcome: str) -> None:
+        record = plan.record
+        files, size = len(record.files), used_storage(record.files.values())
+        self._report(RevisionDone(record.repo, record.commit_hash, outcome, files, size))
+
+    def _note(self, level: str, text: str) -> None:
+        self._report(Noted(level, text))
+
+    def _fail(self, text: str) -> None:
+        self._failed.append(text)
+        self._note("error", text)
+
+
+def _read_record(folder: RepoDir, commit_hash: str) -> Record | None:
+    try:
+        return folder.read_record(commit_hash)
+    except (OSError, ManifestError):
+        return None
+
+
+def _missing(cache: Cache, folder: RepoDir, record: Record) -> tuple[RepoFile, ...]:
+    return tuple(file for file in record.files.values() if not cache.has(folder, file))
+
+
+def _says_the_same(known: Record, record: Record) -> bool:
+    """Whether a pull has nothing to add to a record."""
+    return (known.files.keys(), set(known.refs)) == (record.files.keys(), set(record.refs))
+
+
+def _is_linked(folder: RepoDir, record: Record) -> bool:
+    """Whether the refs, and the links of the snapshot, are in place as well."""
+    refs = folder.refs()
+    snapshot = folder.snapshot(record.commit_hash)
+    return (
+        all(refs.get(name) == record.commit_hash for name in record.refs)
+        and folder.tree(record.commit_hash).is_file()
+        and all(os.path.lexists(snapshot / path) for path in record.files)
+    )
+
+
+def _read(folder: RepoDir, record: Record, path: str) -> bytes:
+    file = record.files.get(path)
+    try:
+        return (folder.blobs / file.etag).read_bytes() if file else b""
+    except OSError:
+        return b""

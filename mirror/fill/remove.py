@@ -1,0 +1,205 @@
+"""Taking away: repositories, revisions, and what nothing needs any more."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror.errors import RevisionNotFoundError
+from mirror.manifests import ManifestError
+from mirror.repos import find_commit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from mirror.config import RepoSpec
+    from mirror.fill.blobs import Cache
+    from mirror.manifests import Record
+    from mirror.sources.layout import RepoDir
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """Something that may go: what it is in words, and its bytes."""
+
+    text: str
+    size: int
+    path: Path
+    commit_hash: str = ""
+    folder: RepoDir | None = None
+
+
+def remove_repo(cache: Cache, folder: RepoDir) -> int:
+    """Remove a repository at once, for readers; the bytes that it had."""
+    with cache.lock(folder.repo, _wait):
+        size = _size(folder.path)
+        trash = cache.workshop / "trash" / uuid.uuid4().hex
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        folder.path.rename(trash)
+        shutil.rmtree(trash, ignore_errors=True)
+        shutil.rmtree(cache.staging(folder.repo), ignore_errors=True)
+        return size
+
+
+def remove_revision(cache: Cache, folder: RepoDir, revision: str) -> int:
+    """Remove one revision, its refs, and the blobs that no other one wants; bytes of those.
+
+    Raises RevisionNotFoundError.
+    """
+    with cache.lock(folder.repo, _wait):
+        refs = folder.refs()
+        commit = find_commit(revision, refs, folder.recorded_commits())
+        if commit is None:
+            raise RevisionNotFoundError(folder.repo, revision)
+        _forget(folder, commit)
+        return sum(_discard(waste) for waste in _stray_blobs(folder))
+
+
+def _forget(folder: RepoDir, commit: str) -> None:
+    """Take a revision's refs, record, list and links away, in the order in which it vanishes
+    whole."""
+    for name, target in folder.refs().items():
+        if target == commit:
+            folder.ref(name).unlink(missing_ok=True)
+    folder.record(commit).unlink(missing_ok=True)
+    folder.tree(commit).unlink(missing_ok=True)
+    shutil.rmtree(folder.snapshot(commit), ignore_errors=True)
+
+
+def waste(cache: Cache) -> list[Waste]:
+    """Revisions that their refs have left, blobs of no revision, and what was abandoned."""
+    found = [one for folder in cache.folders() for one in _waste_of(folder)]
+    return found + list(_abandoned(cache))
+
+
+def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:
+    """Repositories that are declared no more, and revisions of others; those with an empty
+    revision are whole repositories."""
+    wanted: dict[str, list[str]] = {}
+    for spec in declared:
+        wanted.setdefault(str(spec.repo).lower(), []).append(spec.revision)
+    for folder in cache.folders():
+        revisions = wanted.get(str(folder.repo).lower())
+        if revisions is None:
+            yield folder, ""
+            continue
+        refs, commits = folder.refs(), folder.recorded_commits()
+        kept = {find_commit(revision, refs, commits) for revision in revisions}
+        kept |= {record.commit_hash for record in old_revisions(folder)}
+        yield from ((folder, commit) for commit in commits if commit not in kept)
+
+
+def collect(cache: Cache, found: list[Waste]) -> int:
+    """Remove waste; the bytes that were freed."""
+    freed = 0
+    for one in found:
+        if one.folder is None:
+            freed += _discard(one)
+            continue
+        with cache.lock(one.folder.repo, _wait):
+            if one.commit_hash:
+                _forget(one.folder, one.commit_hash)
+            elif one.path.name not in _kept_blobs(one.folder):
+                freed += _discard(one)
+    for folder in {one.folder.path: one.folder for one in found if one.folder}.values():
+        with cache.lock(folder.repo, _wait):
+            freed += sum(_discard(stray) for stray in _stray_blobs(folder))
+    return freed
+
+
+def old_revisions(folder: RepoDir) -> list[Record]:
+    """Revisions that refs pointed to when they were pulled, and point to no more."""
+    refs = folder.refs()
+    old = []
+    for record in _records(folder):
+        if record.refs and not any(target == record.commit_hash for target in refs.values()):
+            old.append(record)
+    return old
+
+
+def _waste_of(folder: RepoDir) -> Iterator[Waste]:
+    old = old_revisions(folder)
+    kept = _kept_blobs(folder, without={record.commit_hash for record in old})
+    for record in old:
+        own = {file.etag: file.size for file in record.files.values() if file.etag not in kept}
+        text = f"{folder.repo} at {record.commit_hash[:12]}: no ref names it any more"
+        yield Waste(
+            text, sum(own.values()), folder.record(record.commit_hash), record.commit_hash, folder
+        )
+    yield from _stray_blobs(folder)
+
+
+def _stray_blobs(folder: RepoDir) -> Iterator[Waste]:
+    if len(_records(folder)) < len(folder.recorded_commits()):
+        return  # a damaged record may want any of them
+    kept = _kept_blobs(folder)
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder.blobs):
+            if entry.name not in kept and entry.is_file(follow_symlinks=False):
+                text = f"{folder.repo}: blob {entry.name[:12]} belongs to no revision"
+                path = folder.blobs / entry.name
+                yield Waste(text, entry.stat().st_size, path, folder=folder)
+
+
+def _kept_blobs(folder: RepoDir, without: set[str] | None = None) -> set[str]:
+    return {
+        file.etag
+        for record in _records(folder)
+        if record.commit_hash not in (without or set())
+        for file in record.files.values()
+    }
+
+
+def _abandoned(cache: Cache) -> Iterator[Waste]:
+    for kind, text in (
+        ("staging", "an unfinished pull of {}"),
+        ("corrupt", "corrupt files of {}"),
+        ("trash", "the rest of a removed repository"),
+    ):
+        folder = cache.workshop / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if kind != "staging" or not _is_locked(cache, path.name):
+                yield Waste(text.format(path.name), _size(path), path)
+
+
+def _is_locked(cache: Cache, name: str) -> bool:
+    lock = cache.workshop / "locks" / f"{name.lower()}.lock"
+    if not lock.exists():
+        return False
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _records(folder: RepoDir) -> list[Record]:
+    records = []
+    for commit in folder.recorded_commits():
+        with contextlib.suppress(ManifestError, OSError):
+            records.append(folder.read_record(commit))
+    return records
+
+
+def _discard(one: Waste) -> int:
+    if one.path.is_dir():
+        shutil.rmtree(one.path, ignore_errors=True)
+    else:
+        one.path.unlink(missing_ok=True)
+    return one.size
+
+
+def _size(folder: Path) -> int:
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
+
+
+def _wait() -> None:
+    """Somebody pulls it: wait for the end of that."""

@@ -1,0 +1,207 @@
+"""Reading everything again, and saying what is not as it should be."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.errors import HubmirrorError
+from mirror.fill.blobs import digest
+from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.manifests import ManifestError
+from mirror.sources.scan import files_below
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from mirror.fill.blobs import Cache
+    from mirror.fill.events import Report
+    from mirror.manifests import Record
+    from mirror.repos import Repo
+    from mirror.source import Source
+    from mirror.sources.layout import RepoDir
+    from mirror.trees import RepoFile
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray` or
+    `unreadable`; `stray` harms nobody. `revisions` are the commit hashes that it concerns."""
+
+    repo: Repo
+    path: str
+    kind: str
+    text: str
+    revisions: tuple[str, ...] = ()
+
+    @property
+    def harms(self) -> bool:
+        return self.kind != "stray"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A file to read, and what to do if its bytes are wrong."""
+
+    repo: Repo
+    file: RepoFile
+    location: Path
+    revisions: tuple[str, ...]
+    when_corrupt: Callable[[], None]
+
+
+class Verify:
+    """One run of `hubmirror verify`, with as many threads as cores."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._read: dict[tuple[int, int, int], tuple[threading.Lock, list[str]]] = {}
+        self._guard = threading.Lock()
+
+    def cache(self, cache: Cache, folders: Iterable[RepoDir]) -> list[Problem]:
+        """Check a managed cache. What is corrupt is set aside, so that it is served no more."""
+        problems: list[Problem] = []
+        checks: list[Check] = []
+        for folder in folders:
+            records, damaged = _records(folder)
+            problems += damaged
+            wanted = _wanted(records)
+            checks += [
+                Check(
+                    folder.repo,
+                    file,
+                    folder.blobs / etag,
+                    revisions,
+                    partial(cache.set_aside, folder, etag),
+                )
+                for etag, (file, revisions) in wanted.items()
+            ]
+            problems += _links(folder, records)
+            if not damaged:
+                problems += _strays(folder, wanted)
+        return problems + self._run(checks)
+
+    def source(self, source: Source, repos: Sequence[Repo]) -> list[Problem]:
+        """Check repositories of a source that is served in place. Nothing in it is changed."""
+        problems: list[Problem] = []
+        checks: list[Check] = []
+        for repo in repos:
+            try:
+                for commit in source.commits(repo):
+                    snapshot = source.snapshot(repo, commit)
+                    for path, reason in snapshot.absent.items():
+                        problems.append(Problem(repo, path, "missing", reason, (commit,)))
+                    for stored in snapshot.files.values():
+                        location = Path(stored.location)
+                        checks.append(Check(repo, stored.file, location, (commit,), _leave))
+            except HubmirrorError as exc:
+                problems.append(Problem(repo, "", "unreadable", str(exc)))
+        return problems + self._run(checks)
+
+    def _run(self, checks: Sequence[Check]) -> list[Problem]:
+        self._report(Planned(len(checks), sum(check.file.size for check in checks)))
+        ordered = sorted(checks, key=lambda check: -check.file.size)
+        with ThreadPoolExecutor(os.cpu_count() or 1, "verify") as pool:
+            return [problem for problem in pool.map(self._check, ordered) if problem]
+
+    def _check(self, check: Check) -> Problem | None:
+        repo, file = check.repo, check.file
+        self._report(FileBegan(repo, file.path, file.size))
+        problem = self._look(check)
+        if problem and problem.kind == "corrupt":
+            check.when_corrupt()
+        if problem:
+            self._report(Noted("error", f"{repo}: {problem.text}"))
+        self._report(FileDone(repo, file.path, file.size))
+        return problem
+
+    def _look(self, check: Check) -> Problem | None:
+        file = check.file
+
+        def problem(kind: str, text: str) -> Problem:
+            return Problem(check.repo, file.path, kind, f"{file.path} {text}", check.revisions)
+
+        try:
+            found = check.location.lstat()
+            if not check.location.is_file() or check.location.is_symlink():
+                return problem("unreadable", "is no plain file.")
+            if found.st_size != file.size:
+                has = f"has {found.st_size} bytes of {file.size}."
+                return problem("truncated" if found.st_size < file.size else "corrupt", has)
+            bytes_are = self._digest(check, (found.st_dev, found.st_ino, found.st_mtime_ns))
+        except FileNotFoundError:
+            return problem("missing", "is missing.")
+        except OSError as exc:
+            return problem("unreadable", f"cannot be read: {exc.strerror}.")
+        if bytes_are != file.etag:
+            return problem("corrupt", "is corrupt: its bytes are not what its digest says.")
+        return None
+
+    def _digest(self, check: Check, inode: tuple[int, int, int]) -> str:
+        """Bytes that several repositories share are read once."""
+        with self._guard:
+            turn, known = self._read.setdefault(inode, (threading.Lock(), []))
+        with turn:
+            if not known:
+                advanced = partial(FileAdvanced, check.repo, check.file.path)
+                known.append(
+                    digest(check.location, check.file, lambda count: self._report(advanced(count)))
+                )
+            return known[0]
+
+
+def _records(folder: RepoDir) -> tuple[list[Record], list[Problem]]:
+    records, problems = [], []
+    for commit in folder.recorded_commits():
+        try:
+            records.append(folder.read_record(commit))
+        except (OSError, ManifestError) as exc:
+            name = f"hubmirror/{commit}.json"
+            text = f"{name} is {exc}" if isinstance(exc, ManifestError) else f"{name} is unreadable"
+            problems.append(Problem(folder.repo, name, "corrupt", text, (commit,)))
+    return records, problems
+
+
+def _wanted(records: Iterable[Record]) -> dict[str, tuple[RepoFile, tuple[str, ...]]]:
+    """Blobs by name, with the revisions that want them."""
+    wanted: dict[str, tuple[RepoFile, tuple[str, ...]]] = {}
+    for record in records:
+        for file in record.files.values():
+            revisions = wanted.get(file.etag, (file, ()))[1]
+            wanted[file.etag] = (file, (*revisions, record.commit_hash))
+    return wanted
+
+
+def _links(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:
+    """Links of the snapshots that lead nowhere, or are not there."""
+    for record in records:
+        commit = record.commit_hash
+        for path, file in record.files.items():
+            link = folder.snapshot(commit) / path
+            if link.is_symlink() and link.resolve() != (folder.blobs / file.etag).resolve():
+                text = f"The link of {path} at {commit[:12]} does not lead to its blob."
+                yield Problem(folder.repo, path, "dangling", text, (commit,))
+            elif not link.is_symlink() and not link.exists():
+                text = f"{path} at {commit[:12]} has no link to its blob."
+                yield Problem(folder.repo, path, "dangling", text, (commit,))
+
+
+def _strays(folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]) -> list[Problem]:
+    try:
+        names = list(files_below(str(folder.blobs)))
+    except OSError:
+        return []
+    return [
+        Problem(folder.repo, f"blobs/{name}", "stray", f"blobs/{name} belongs to no revision.")
+        for name in names
+        if name not in wanted
+    ]
+
+
+def _leave() -> None:
+    """A foreign folder is not ours to change."""

@@ -100,6 +100,7 @@ KINDS = {
     "managed": "an HF cache that pull fills: complete revisions only",
     "hf-cache": "any other HF cache, served as far as it goes",
     "folder": "a plain folder, served as one repository",
+    "bento": "a BentoML model store: each entry as the repository that it came from",
 }
 
 
@@ -125,12 +126,14 @@ class SourceSpec:
 
     @classmethod
     def parse(cls, text: str) -> SourceSpec:
-        """`hf-cache:PATH`, `managed:PATH`, or `folder:PATH=[datasets/|spaces/]ORG/NAME`."""
+        """`hf-cache:PATH`, `managed:PATH`, `bento:PATH` or
+        `folder:PATH=[datasets/|spaces/]ORG/NAME`."""
         kind, colon, rest = text.partition(":")
         path, equals, repo_id = rest.rpartition("=") if kind == "folder" else (rest, "", "")
         if not colon or not path:
             raise ConfigError(
-                f"{text!r} declares no source. Write hf-cache:PATH or folder:PATH=ORG/NAME."
+                f"{text!r} declares no source. Write hf-cache:PATH, bento:PATH or "
+                "folder:PATH=ORG/NAME."
             )
         return cls(kind, Path(path).expanduser(), _repo(repo_id) if equals else None)
 

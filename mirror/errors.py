@@ -79,10 +79,11 @@ class ReadOnlyError(HubmirrorError):
 
 
 class NotOfferedError(HubmirrorError):
-    """A route of the real hub that has no meaning on a mirror."""
+    """A route of the real hub that has no meaning on a mirror, or a thing beside the models that
+    is not here."""
 
-    def __init__(self) -> None:
-        super().__init__("Not available on this mirror.")
+    def __init__(self, message: str = "Not available on this mirror.") -> None:
+        super().__init__(message)
 
 
 class NotFoundError(HubmirrorError):

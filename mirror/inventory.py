@@ -77,7 +77,7 @@ def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow:
         "shadowed" if shadow else _status(snapshot),
         len(files),
         used_storage(files),
-        f"{shadow} answers for it" if shadow else "",
+        f"{shadow} answers for it" if shadow else snapshot.note,
         snapshot.pulled_at,
     )
 

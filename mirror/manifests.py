@@ -55,8 +55,8 @@ class Record:
             return cls(
                 repo=Repo(RepoType(data["repo_type"]), data["repo_id"]),
                 commit_hash=_commit_hash(data["commit_hash"]),
-                files=_parse_files(data["files"]),
-                left_out=_parse_files(data["left_out"]),
+                files=parse_files(data["files"]),
+                left_out=parse_files(data["left_out"]),
                 refs=tuple(str(ref) for ref in data["refs"]),
                 pulled_at=datetime.fromisoformat(data["pulled_at"]).astimezone(UTC),
                 upstream=str(data["upstream"]),
@@ -76,8 +76,8 @@ class Record:
                 "refs": list(self.refs),
                 "pulled_at": self.pulled_at.isoformat(),
                 "upstream": self.upstream,
-                "files": _render_files(self.files.values()),
-                "left_out": _render_files(self.left_out.values()),
+                "files": render_files(self.files.values()),
+                "left_out": render_files(self.left_out.values()),
                 "info": dict(self.info),
             },
             option=orjson.OPT_INDENT_2,
@@ -87,14 +87,14 @@ class Record:
 def parse_tree(body: bytes) -> dict[str, RepoFile]:
     """The files of a `trees/<commit>.json`. Raises ManifestError."""
     try:
-        return _parse_files(_loads(body)["files"])
+        return parse_files(_loads(body)["files"])
     except (KeyError, TypeError, ValueError, AttributeError, RequestError) as exc:
         raise ManifestError(f"damaged: {exc!r}") from exc
 
 
 def render_tree(files: Iterable[RepoFile]) -> bytes:
     """A `trees/<commit>.json` that huggingface_hub reads."""
-    body = {"format_version": _FORMAT, "files": _render_files(files)}
+    body = {"format_version": _FORMAT, "files": render_files(files)}
     return orjson.dumps(body, option=orjson.OPT_INDENT_2)
 
 
@@ -108,7 +108,9 @@ def _loads(body: bytes) -> Any:
     return data
 
 
-def _parse_files(files: Mapping[str, Mapping[str, Any]]) -> dict[str, RepoFile]:
+def parse_files(files: Mapping[str, Mapping[str, Any]]) -> dict[str, RepoFile]:
+    """Entries as huggingface_hub's tree file has them; KeyError, TypeError, ValueError or
+    RequestError for any that are not."""
     return {check_path(path): _parse_file(path, entry) for path, entry in files.items()}
 
 
@@ -121,7 +123,8 @@ def _parse_file(path: str, entry: Mapping[str, Any]) -> RepoFile:
     return RepoFile(path, size, _commit_hash(entry["blob_id"]), sha256, xet_hash)
 
 
-def _render_files(files: Iterable[RepoFile]) -> dict[str, dict[str, Any]]:
+def render_files(files: Iterable[RepoFile]) -> dict[str, dict[str, Any]]:
+    """The inverse of `parse_files`."""
     return {file.path: _render_file(file) for file in sorted(files, key=lambda file: file.path)}
 
 

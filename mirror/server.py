@@ -19,6 +19,8 @@ from mirror.config import DEFAULT_DATA, SourceSpec
 from mirror.digests import Digests
 from mirror.errors import ConfigError
 from mirror.layers import FirstFound
+from mirror.shelf import Shelf
+from mirror.sources.bento import BentoStore
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
@@ -73,8 +75,9 @@ class Plan:
 def open_place(
     data: Path, state: Path | None, declared: Sequence[SourceSpec], *, patience: float = 5.0
 ) -> Place:
-    """The sources in the order in which they are asked: the managed hub/ of `data`, then those
-    that were declared. One that is declared for the same folder takes its place.
+    """The sources in the order in which they are asked: the managed hub/ of `data`, those that
+    were declared, and a Bento store in bentoml/ of `data`. One that is declared for the same folder
+    takes its place.
 
     Raises ConfigError where a folder is not there.
     """
@@ -87,6 +90,9 @@ def open_place(
     hub = data / "hub"
     if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
         specs.insert(0, SourceSpec("managed", hub))
+    store = data / "bentoml"
+    if store.is_dir() and not any(spec.path.resolve() == store.resolve() for spec in specs):
+        specs.append(SourceSpec("bento", store))
     for spec in specs:
         if not spec.path.is_dir() and (spec.path != hub or hub.exists()):
             raise ConfigError(
@@ -101,6 +107,8 @@ def open_place(
 def _open(spec: SourceSpec, digests: Digests) -> Source:
     if spec.repo is not None:
         return Folder(spec.path, spec.repo, digests, label=str(spec))
+    if spec.kind == "bento":
+        return BentoStore(spec.path, digests, label=str(spec))
     return HfCache(spec.path, digests, managed=spec.kind == "managed", label=str(spec))
 
 
@@ -184,6 +192,7 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
         place.state,
         reach=plan.reach,
         xet_hashes=XetHashes(place.digests, plan.xet_min_size, plan.advertise_xet),
+        shelf=Shelf(plan.data, place.digests),
         access_log=AccessLog(sys.stderr, plan.log_format),
         on_stop=place.digests.close,
     )

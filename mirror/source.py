@@ -41,7 +41,7 @@ class Snapshot:
     commit why they are not offered. `whole` is true where `files` and `absent` together are the
     whole tree of the commit; else `no_exist`, a folder of huggingface_hub's markers, may know
     more. `pulled_at` is known where a pull recorded it. `info` is what upstream's API said of the
-    repository.
+    repository; `note` what its operator should know of it.
     """
 
     repo: Repo
@@ -52,6 +52,7 @@ class Snapshot:
     whole: bool = True
     no_exist: Path | None = None
     pulled_at: datetime | None = None
+    note: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, path: str) -> StoredFile:

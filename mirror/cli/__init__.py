@@ -22,6 +22,9 @@ _COMMANDS = {
     "gc": "fill:gc",
     "push": "carry:push",
     "bundle": "carry:bundle",
+    "bento": "bento:bento",
+    "openllm": "openllm:openllm",
+    "ca": "tls:ca",
 }
 
 

@@ -17,12 +17,21 @@ from mirror.fill.adopt import Adopt
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Noted, Report
 from mirror.fill.pull import Outcome, Plan, Pull
-from mirror.fill.remove import Waste, collect, prunable, remove_repo, remove_revision, waste
+from mirror.fill.remove import (
+    Waste,
+    collect,
+    prunable,
+    remove_entry,
+    remove_repo,
+    remove_revision,
+    waste,
+)
 from mirror.fill.upstream import Upstream
 from mirror.fill.verify import Problem, Verify
 from mirror.repos import Repo
 from mirror.server import Place, open_place
 from mirror.sizes import human
+from mirror.sources.bento import entries
 from mirror.sources.hf_cache import HfCache
 from mirror.state import write_atomically
 
@@ -233,20 +242,26 @@ def _others(place: Place, cache: Cache) -> list[Any]:
 @click.argument("target", metavar="REPO[@REVISION]")
 @settings("data")
 def rm(target: str, data: Path, **_: Any) -> None:
-    """Remove a repository, or one revision of it, from the managed cache."""
+    """Remove a repository, or one revision of it, from the managed cache and the Bento store."""
     text, at, revision = target.partition("@")
-    cache = Cache.of(data / "hub")
     try:
-        folder = cache.folder(Repo.parse(text))
+        repo = Repo.parse(text)
     except ValueError as exc:
         raise ConfigError(f"{text!r} is no repo id. Write ORG/NAME.") from exc
-    if not folder.recorded():
+    cache, home = Cache.of(data / "hub"), data / "bentoml"
+    folder = cache.folder(repo)
+    stored = [entry for entry in entries(home) if entry.holds(repo, revision)]
+    if not folder.recorded() and not stored:
         raise ConfigError(
-            f"{text} is not in the managed cache {data / 'hub'}. A source that is served in place "
-            "is its owner's: remove its declaration."
+            f"{target} is neither in the managed cache of {data} nor in its Bento store. A source "
+            "that is served in place is its owner's: remove its declaration."
         )
-    freed = remove_revision(cache, folder, revision) if at else remove_repo(cache, folder)
-    click.echo(f"Removed {target}: {human(freed)} freed.")
+    if folder.recorded():
+        freed = remove_revision(cache, folder, revision) if at else remove_repo(cache, folder)
+        click.echo(f"Removed {target}: {human(freed)} freed.")
+    for entry in stored:
+        remove_entry(home, entry)
+        click.echo(f"Removed {entry.tag} from the Bento store.")
 
 
 @click.command()

@@ -53,7 +53,8 @@ def settings(*names: str) -> Callable[[_Command], _Command]:
             "sources",
             multiple=True,
             envvar="HUBMIRROR_SOURCE",
-            help="A folder to serve: hf-cache:PATH, managed:PATH or folder:PATH=ORG/NAME. "
+            help="A folder to serve: hf-cache:PATH, managed:PATH, bento:PATH or "
+            "folder:PATH=ORG/NAME. "
             "The first that holds a repository answers for it.",
         )(command)
         return click.option(

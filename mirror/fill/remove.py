@@ -8,11 +8,14 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mirror.errors import RevisionNotFoundError
 from mirror.manifests import ManifestError
 from mirror.repos import find_commit
+from mirror.sources.bento import entries
+from mirror.state import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from mirror.config import RepoSpec
     from mirror.fill.blobs import Cache
     from mirror.manifests import Record
+    from mirror.sources.bento import Entry
     from mirror.sources.layout import RepoDir
 
 
@@ -59,6 +63,21 @@ def remove_revision(cache: Cache, folder: RepoDir, revision: str) -> int:
             raise RevisionNotFoundError(folder.repo, revision)
         _forget(folder, commit)
         return sum(_discard(waste) for waste in _stray_blobs(folder))
+
+
+def remove_entry(home: Path, entry: Entry) -> None:
+    """Take an entry away at once, and point `latest` to what is left."""
+    name = entry.tag.partition(":")[0]
+    trash = home / f".hubmirror-{uuid.uuid4().hex}"
+    entry.folder.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+    folder = entry.folder.parent
+    rest = [one for one in entries(home) if one.tag.startswith(f"{name}:")]
+    if not rest:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif entry.is_latest:
+        newest = max(rest, key=attrgetter("created_at"))
+        write_atomically(folder / "latest", newest.folder.name.encode())
 
 
 def _forget(folder: RepoDir, commit: str) -> None:

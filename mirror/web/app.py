@@ -26,7 +26,8 @@ from mirror.errors import (
     RequestError,
     UnavailableError,
 )
-from mirror.web import api, registry, resolve, xet
+from mirror.shelf import Shelf
+from mirror.web import api, git, registry, resolve, simple, xet
 from mirror.web.access import Gate, Signer
 from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
@@ -54,7 +55,7 @@ _MOST_BODY = 8 * 1024 * 1024
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
 _POSTED_READ = re.compile(rb"/paths-info(/|$)|^/v1/telemetry$|/git-upload-pack$")
-_POSTED = frozenset({"paths-info", "xet-telemetry"})
+_POSTED = frozenset({"paths-info", "xet-telemetry", "git-upload-pack"})
 
 
 def _own_address(scope: Scope) -> str:
@@ -99,20 +100,20 @@ class Reach:
         return any(address in network for network in self.trusted_proxies)
 
 
-ANSWERS: dict[str, Callable[[Call], Response]] = (
-    api.ANSWERS
-    | xet.ANSWERS
-    | {
-        "resolve": resolve.resolve,
-        "raw": resolve.raw,
-        "listing": listing,
-        "manifests": registry.manifest,
-        "blobs": registry.blob,
-        "registry": registry.registry,
-        "identity": lambda call: api.json_response({"caches": call.hub.source.identities()}),
-        "welcome": lambda call: _welcome(call.base_url),
-    }
-)
+ANSWERS: dict[str, Callable[[Call], Response]] = {
+    **api.ANSWERS,
+    **xet.ANSWERS,
+    **git.ANSWERS,
+    **simple.ANSWERS,
+    "resolve": resolve.resolve,
+    "raw": resolve.raw,
+    "listing": listing,
+    "manifests": registry.manifest,
+    "blobs": registry.blob,
+    "registry": registry.registry,
+    "identity": lambda call: api.json_response({"caches": call.hub.source.identities()}),
+    "welcome": lambda call: _welcome(call.base_url),
+}
 
 
 class HubApp:
@@ -183,6 +184,7 @@ def create_app(
     *,
     reach: Reach | None = None,
     xet_hashes: XetHashes | None = None,
+    shelf: Shelf | None = None,
     hold: float = 1.0,
     access_log: AccessLog | None = None,
     on_stop: Callable[[], None] = lambda: None,
@@ -192,12 +194,13 @@ def create_app(
     `hold` is for how many seconds an answer, and the listing of all repositories, is trusted.
     Without `xet_hashes` nobody is told of Xet.
     """
-    reach = reach or Reach()
+    reach, digests = reach or Reach(), Digests(state)
     hub = Hub(
         source,
         Catalog(source, state, hold=hold),
         state,
-        xet_hashes or XetHashes(Digests(state), advertise=False),
+        xet_hashes or XetHashes(digests, advertise=False),
+        shelf or Shelf(state.folder / "nothing", digests),
         reach.signer,
     )
     metrics = Metrics(hub.catalog)

@@ -209,7 +209,7 @@ class BlobResponse(Response):
             aiofiles.open(self._descriptor, "rb", buffering=0, closefd=False) as file,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(_until_disconnect, receive, tasks.cancel_scope)
+            tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
             await file.seek(self._cut.offset)
             for head, count in self._cut.parts:
                 left = count
@@ -231,7 +231,8 @@ def _body(body: bytes) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
-async def _until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+async def until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Cancel the scope when the client has gone: uvicorn's `send` says nothing then."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

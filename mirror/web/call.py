@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from starlette.datastructures import Headers, QueryParams
 
     from mirror.catalog import Catalog
+    from mirror.shelf import Shelf
     from mirror.source import Snapshot, Source
     from mirror.state import State
     from mirror.trees import RepoFile
@@ -37,6 +38,7 @@ class Hub:
     catalog: Catalog
     state: State
     xet_hashes: XetHashes
+    shelf: Shelf
     signer: Signer
 
 

@@ -31,7 +31,8 @@ _MOST_FILES = 256
 # The request headers that an answer may depend on.
 _VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
 _FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
-_UNKEPT = frozenset({"manifests"})  # it depends on the user agent as well
+# What depends on other headers as well: the user agent, Accept, Git-Protocol.
+_UNKEPT = frozenset({"manifests", "simple-index", "simple-project", "git-refs"})
 
 Key = tuple[object, ...]
 

@@ -111,6 +111,21 @@ def _own(segments: list[str]) -> Target:
             return Target("identity")
         case ["cas", plural, *rest] if plural in PLURALS:
             return _cas(PLURALS[plural], rest)
+        case ["git", host, owner, name, *rest]:
+            return _git((host, owner, name), rest)
+        case ["simple"]:
+            return Target("simple-index")
+        case [("simple" | "wheels") as place, name]:
+            return Target("simple-project" if place == "simple" else place, rest=(name,))
+    raise NotOfferedError
+
+
+def _git(repository: tuple[str, ...], segments: list[str]) -> Target:
+    match segments:
+        case ["info", "refs"]:
+            return Target("git-refs", rest=repository)
+        case [("git-upload-pack" | "git-receive-pack") as service]:
+            return Target(service, rest=repository)
     raise NotOfferedError
 
 

@@ -1,0 +1,180 @@
+"""Entries of a Bento store, written by BentoML itself from what the mirror holds.
+
+Each is made in a folder of its own beside the store, and gets its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bentoml
+import orjson
+from bentoml._internal.models import ModelStore
+from bentoml.models import ModelContext
+
+from mirror.errors import ConfigError
+from mirror.fill.blobs import share
+from mirror.manifests import render_files
+from mirror.sources.bento import ORIGIN, entries
+from mirror.state import sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mirror.source import Snapshot
+
+_LONGEST_NAME = 63  # BentoML's own (`bentoml._internal.tag`)
+BACKENDS = ("pt", "vllm", "ctranslate", "triton", "ggml")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What one generation of OpenLLM looks for in an entry."""
+
+    name: str
+    module: str = ""
+    api_version: str = "v1"
+    backend: str = ""
+
+    @classmethod
+    def of(cls, generation: str, repo_id: str, backend: str, name: str = "") -> Form:
+        """`generation` is `openllm-0.4` or `openllm-0.5`; `name` replaces the derived one.
+
+        0.4 asks for `{backend}-{name}` (`openllm_core.utils.normalise_model_name`), and compares
+        the label `backend`. 0.5 takes any tag, and ignores the rest.
+        """
+        derived = repo_id.lower().replace("/", "--").replace("_", "-")
+        if generation == "openllm-0.4":
+            module = "openllm.serialisation.transformers"
+            return cls(name or f"{backend}-{derived}", module, "v2.1.0", backend)
+        return cls(name or derived)
+
+
+def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
+    """Write an entry; its tag. Files are hard links where that can be.
+
+    Raises ConfigError where the name is too long, or belongs to another repository.
+    """
+    _check_name(home, snapshot, form)
+    version = snapshot.commit_hash
+    target = home / "models" / form.name / version
+    if target.exists():
+        return f"{form.name}:{version}"
+    origin = {
+        "repo_id": snapshot.repo.repo_id,
+        "repo_type": snapshot.repo.repo_type.value,
+        "revision": revision,
+        "commit_hash": snapshot.commit_hash,
+        "files": render_files(stored.file for stored in snapshot.files.values()),
+    }
+    with _staged(home) as staging:
+        with bentoml.models.create(
+            f"{form.name}:{version}",
+            module=form.module,
+            api_version=form.api_version,
+            labels=_labels(snapshot, form),
+            metadata={"_revision": snapshot.commit_hash, ORIGIN: origin},
+            signatures={},
+            context=ModelContext(framework_name="transformers", framework_versions={}),
+            _model_store=ModelStore(staging),
+        ):
+            pass
+        folder = staging / form.name / version
+        for path, stored in snapshot.files.items():
+            place = folder / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not share(Path(stored.location), place):
+                raise ConfigError(f"{path} of {snapshot.repo} cannot be read.")
+        _publish(home, folder, form.name, version)
+    return f"{form.name}:{version}"
+
+
+def export(home: Path, tag: str, out: Path) -> Path:
+    """Write an entry as a `.bentomodel`, which BentoML imports anywhere."""
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    try:
+        written = bentoml.models.export_model(tag, str(out), _model_store=_store(home))
+    except bentoml.exceptions.BentoMLException as exc:
+        raise ConfigError(f"{tag} cannot be exported: {exc}. `hubmirror ls` shows tags.") from exc
+    return Path(written)
+
+
+def import_(home: Path, file: Path) -> str:
+    """Bring a `.bentomodel` into the store; its tag."""
+    with _staged(home) as staging:
+        try:
+            model = bentoml.models.import_model(str(file), _model_store=ModelStore(staging))
+        except (bentoml.exceptions.BentoMLException, OSError, ValueError) as exc:
+            raise ConfigError(f"{file} is no .bentomodel that can be read: {exc}.") from exc
+        name, version = model.tag.name, str(model.tag.version)
+        if (home / "models" / name / version).exists():
+            raise ConfigError(f"{model.tag} is in the store already. Remove it first.")
+        _publish(home, staging / name / version, name, version)
+    return f"{name}:{version}"
+
+
+def _check_name(home: Path, snapshot: Snapshot, form: Form) -> None:
+    if len(form.name) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{form.name} has {len(form.name)} characters, and BentoML takes {_LONGEST_NAME}. "
+            "Choose a shorter one with --tag, and give that one to OpenLLM."
+        )
+    for entry in entries(home):
+        mine, theirs = snapshot.repo.repo_id, entry.repo.repo_id
+        if entry.tag.partition(":")[0] == form.name and mine.lower() != theirs.lower():
+            raise ConfigError(
+                f"The tag {form.name} is that of {theirs}, and would be that of {mine} as well: "
+                "BentoML's names keep neither case nor every character. Choose another with --tag."
+            )
+
+
+def _labels(snapshot: Snapshot, form: Form) -> dict[str, str]:
+    if not form.backend:
+        return {}
+    architectures = _config(snapshot).get("architectures") or [""]
+    return {
+        "backend": form.backend,
+        "framework": "transformers",
+        "model_name": str(_config(snapshot).get("model_type", "")),
+        "architecture": str(architectures[0]),
+        "serialisation": "safetensors",
+    }
+
+
+def _config(snapshot: Snapshot) -> dict[str, Any]:
+    stored = snapshot.files.get("config.json")
+    try:
+        config = orjson.loads(Path(stored.location).read_bytes()) if stored else {}
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+@contextlib.contextmanager
+def _staged(home: Path) -> Iterator[Path]:
+    """A folder for one entry under way, on the store's file system."""
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    staging = home / f".hubmirror-{uuid.uuid4().hex}"
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _publish(home: Path, folder: Path, name: str, version: str) -> None:
+    target = home / "models" / name / version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.replace(target)
+    sync_folder(target.parent)
+    write_atomically(target.parent / "latest", version.encode())
+
+
+def _store(home: Path) -> ModelStore:
+    return ModelStore(home / "models")

@@ -1,0 +1,120 @@
+"""What lies beside the models: git repositories, and wheels.
+
+git/<host>/<owner>/<repo>.git   bare repositories, under the address that they have upstream
+wheels/*.whl                    what virtual environments are made of
+"""
+
+from __future__ import annotations
+
+import email.parser
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from mirror.digests import Wanted
+from mirror.errors import NotOfferedError, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mirror.digests import Digests
+
+_PART = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)
+_MOST_METADATA = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """One file of a project; `sha256` in hex, `requires_python` as its metadata has it."""
+
+    filename: str
+    location: Path
+    size: int
+    sha256: str
+    requires_python: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Both, below the data folder. All methods block."""
+
+    data: Path
+    digests: Digests
+
+    def git(self, host: str, owner: str, name: str) -> Path:
+        """The folder of a bare repository. Raises NotOfferedError."""
+        name = name.removesuffix(".git")
+        parts = (host, owner, name)
+        folder = self.data / "git" / host / owner / f"{name}.git"
+        if not all(map(_PART.fullmatch, parts)) or not (folder / "HEAD").is_file():
+            raise NotOfferedError(f"{'/'.join(parts)[:200]} is no git repository of this mirror.")
+        return folder
+
+    def projects(self) -> list[str]:
+        """The normalized names of all projects that have a wheel here."""
+        return sorted({project for project, _ in self._wheels()})
+
+    def wheels(self, project: str) -> list[Wheel]:
+        """The wheels of a project. Raises NotOfferedError, and DigestPendingError while they are
+        read for the first time."""
+        name = canonicalize_name(project)
+        found = [path for other, path in self._wheels() if other == name]
+        if not found:
+            raise NotOfferedError(f"This mirror has no wheel of {name[:100]}.")
+        stats = [path.stat() for path in found]
+        wanted = [
+            Wanted(str(path), stat.st_size, stat.st_mtime_ns, "sha256")
+            for path, stat in zip(found, stats, strict=True)
+        ]
+        digests = self.digests.of(name, wanted)
+        return [
+            Wheel(path.name, path, stat.st_size, digest, _requires_python(metadata(path)))
+            for path, stat, digest in zip(found, stats, digests, strict=True)
+        ]
+
+    def wheel(self, filename: str) -> Path:
+        """Where a wheel lies. Raises NotOfferedError."""
+        path = self.data / "wheels" / filename
+        if "/" in filename or not filename.endswith(".whl") or not path.is_file():
+            raise NotOfferedError(f"This mirror has no file {filename[:200]!r}.")
+        return path
+
+    def _wheels(self) -> Iterator[tuple[str, Path]]:
+        folder = self.data / "wheels"
+        try:
+            names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        except OSError as exc:
+            raise UnavailableError(f"The wheels cannot be read: {exc.strerror}.") from exc
+        for name in names:
+            if project := _project(name):
+                yield project, folder / name
+
+
+def _project(filename: str) -> str:
+    try:
+        return parse_wheel_filename(filename)[0]
+    except InvalidWheelFilename:
+        return ""
+
+
+def metadata(wheel: Path) -> bytes:
+    """A wheel's METADATA; empty where it has none, or is damaged."""
+    try:
+        with zipfile.ZipFile(wheel) as opened:
+            for name in opened.namelist():
+                if name.count("/") == 1 and name.endswith(".dist-info/METADATA"):
+                    with opened.open(name) as file:
+                        return file.read(_MOST_METADATA)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return b""
+    return b""
+
+
+def _requires_python(body: bytes) -> str:
+    told = email.parser.BytesParser().parsebytes(body, headersonly=True)
+    return str(told.get("Requires-Python", ""))

@@ -1,0 +1,260 @@
+"""A BentoML model store, in place: each entry is a revision of the repository that it came from.
+
+models/<name>/latest                 the version that the bare name means
+models/<name>/<version>/model.yaml   what BentoML knows of it, and beside it the files
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mirror.errors import (
+    RepositoryNotFoundError,
+    RequestError,
+    RevisionNotFoundError,
+    UnavailableError,
+)
+from mirror.manifests import parse_files
+from mirror.repos import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
+from mirror.source import Snapshot, StoredFile
+from mirror.sources.plain import PlainFiles
+from mirror.sources.recent import HOLD, RecentSnapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from mirror.digests import Digests
+    from mirror.trees import RepoFile
+
+ORIGIN = "hubmirror"
+"""The key of an entry's metadata under which its true repository is kept."""
+
+_DERIVED = "the repository is derived from the tag {}, which keeps no case and no dots' places"
+# OpenLLM 0.4 puts the backend before the name (`openllm_core.utils.normalise_model_name`).
+_BACKEND = re.compile(r"(?:pt|tf|flax|vllm|ggml|gptq|awq|ctranslate|triton|transformers)-(.+)")
+_YAML = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+_MOST_YAML = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a store; `commit_hash` is empty where nothing tells it."""
+
+    tag: str
+    folder: Path
+    repo: Repo
+    commit_hash: str
+    revision: str
+    created_at: datetime
+    is_latest: bool
+    derived: bool
+    files: Mapping[str, RepoFile] | None = None
+    """What was written into the entry, where it says so itself."""
+
+    def holds(self, repo: Repo, revision: str = "") -> bool:
+        """Whether it is of the repository, and of the revision where one is given."""
+        names = (self.commit_hash, self.revision, self.folder.name)
+        return _is_same(self.repo, repo) and (not revision or revision in names)
+
+
+class BentoStore:
+    """The entries below `models/` of a BENTOML_HOME."""
+
+    def __init__(
+        self, home: Path, digests: Digests, *, label: str = "bento", hold: float = HOLD
+    ) -> None:
+        self.label = label
+        self.home = Path(os.path.realpath(home))
+        self._digests = digests
+        self._recent = RecentSnapshots(hold)
+
+    def repos(self) -> list[Repo]:
+        return list(dict.fromkeys(entry.repo for entry in self.entries()))
+
+    def refs(self, repo: Repo) -> Mapping[str, str]:
+        """Each revision that entries name, and `main` for the newest that names none."""
+        refs: dict[str, str] = {}
+        for entry in sorted(self._of(repo), key=lambda one: (one.is_latest, one.created_at)):
+            name = entry.revision if not COMMIT_HASH.fullmatch(entry.revision) else ""
+            full = name if name.startswith("refs/") else f"refs/heads/{name or 'main'}"
+            refs[full] = self._commit(entry)
+        return refs
+
+    def commits(self, repo: Repo) -> list[str]:
+        ordered = sorted(self._of(repo), key=lambda entry: entry.created_at)
+        return list(dict.fromkeys(self._commit(entry) for entry in ordered))
+
+    def snapshot(self, repo: Repo, revision: str) -> Snapshot:
+        entries = self._of(repo)
+        commit = find_commit(revision, self.refs(repo), self.commits(repo))
+        for entry in entries:
+            if commit is not None and self._commit(entry) == commit:
+                return self._read(entry)
+        raise RevisionNotFoundError(repo, revision)
+
+    def stamp(self, repo: Repo) -> Hashable:
+        return tuple((entry.tag, entry.folder.stat().st_mtime_ns) for entry in self._of(repo))
+
+    def identities(self) -> list[str]:
+        return []
+
+    def unseen(self) -> list[Repo]:
+        return []
+
+    def entries(self) -> list[Entry]:
+        """All entries that can be understood, by tag."""
+        try:
+            return entries(self.home)
+        except OSError as exc:
+            raise UnavailableError(f"The Bento store cannot be read: {exc.strerror}.") from exc
+
+    def _of(self, repo: Repo) -> list[Entry]:
+        found = [entry for entry in self.entries() if entry.holds(repo)]
+        if not found:
+            raise RepositoryNotFoundError(repo)
+        return found
+
+    def _commit(self, entry: Entry) -> str:
+        return entry.commit_hash or self._read(entry).commit_hash
+
+    def _read(self, entry: Entry) -> Snapshot:
+        return self._recent.get(entry.folder, lambda: self._read_now(entry))
+
+    def _read_now(self, entry: Entry) -> Snapshot:
+        try:
+            found = (
+                PlainFiles.read(entry.folder, str(entry.repo), self._digests, ("model.yaml",))
+                if entry.files is None
+                else _listed(entry, entry.files)
+            )
+        except OSError as exc:
+            raise UnavailableError(f"{entry.repo} cannot be read: {exc.strerror}.") from exc
+        return Snapshot(
+            repo=entry.repo,
+            commit_hash=entry.commit_hash or found.tree_id,
+            files=found.files,
+            last_modified=entry.created_at,
+            absent=found.absent,
+            # An entry holds what a start needed, which may be a part of the commit.
+            whole=not entry.commit_hash,
+            note=_DERIVED.format(entry.tag) if entry.derived else "",
+        )
+
+
+def entries(home: Path) -> list[Entry]:
+    """All entries of a store that can be understood, by tag. Raises OSError."""
+    models = home / "models"
+    names = sorted(os.listdir(models)) if models.exists() else []
+    found = (_entry(models, name, one) for name in names for one in _versions(models / name))
+    return [entry for entry in found if entry is not None]
+
+
+def _listed(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
+    """The files that an entry lists, as far as they are here with their sizes."""
+    stored, absent = {}, {}
+    for path, file in files.items():
+        location = entry.folder / path
+        try:
+            found = location.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            absent[path] = f"It is missing from the Bento store's entry {entry.tag}."
+            continue
+        if stat.S_ISREG(found.st_mode) and found.st_size == file.size:
+            stored[path] = StoredFile(file, str(location))
+        else:
+            absent[path] = f"It was changed in the Bento store's entry {entry.tag}."
+    return PlainFiles(stored, absent, entry.created_at)
+
+
+def _versions(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(name for name in os.listdir(folder) if (folder / name / "model.yaml").is_file())
+
+
+def _entry(models: Path, name: str, version: str) -> Entry | None:
+    folder = models / name / version
+    told = _load(folder / "model.yaml")
+    metadata = _table(told, "metadata")
+    origin = _table(metadata, ORIGIN)
+    repo, derived = _origin(origin), False
+    if repo is None:
+        repo_id = repo_id_of(name, str(_table(told, "labels").get("backend", "")))
+        repo, derived = Repo(RepoType.MODEL, repo_id) if is_repo_id(repo_id) else None, True
+    if repo is None:
+        return None
+    commit = str(origin.get("commit_hash") or metadata.get("_revision") or version)
+    return Entry(
+        tag=f"{name}:{version}",
+        folder=folder,
+        repo=repo,
+        commit_hash=commit if COMMIT_HASH.fullmatch(commit) else "",
+        revision=str(origin.get("revision") or ""),
+        created_at=_moment(told.get("creation_time")),
+        is_latest=_latest(models / name) == version,
+        derived=derived,
+        files=_files(origin.get("files")),
+    )
+
+
+def _origin(told: Mapping[str, Any]) -> Repo | None:
+    try:
+        return Repo(RepoType(told.get("repo_type", "model")), told["repo_id"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _table(told: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = told.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _files(listed: Any) -> Mapping[str, RepoFile] | None:
+    try:
+        return parse_files(listed) if listed else None
+    except (KeyError, TypeError, ValueError, AttributeError, RequestError):
+        return None
+
+
+def repo_id_of(name: str, backend: str = "") -> str:
+    """The repo id that OpenLLM made a tag's name from, as far as it can be told."""
+    if backend and name.startswith(f"{backend}-"):
+        name = name.removeprefix(f"{backend}-")
+    elif match := _BACKEND.fullmatch(name):
+        name = match[1]
+    return name.replace("--", "/", 1)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        told = yaml.load(file.read_bytes()[:_MOST_YAML], _YAML)  # noqa: S506  (a safe loader)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _latest(folder: Path) -> str:
+    try:
+        return (folder / "latest").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        return datetime(1970, 1, 1, tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _is_same(one: Repo, other: Repo) -> bool:
+    return (one.repo_type, one.repo_id.lower()) == (other.repo_type, other.repo_id.lower())

@@ -1,0 +1,113 @@
+"""The files of a folder that no cache has named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.digests import Wanted
+from mirror.errors import RequestError
+from mirror.source import StoredFile
+from mirror.sources.scan import LfsRule, digested, files_below
+from mirror.trees import Tree, check_path, lfs_file
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from mirror.digests import Digests
+
+_SKIPPED = frozenset({".git", ".cache/huggingface", ".hubmirror"})
+_POINTER = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d+)\n"
+)
+
+_LONGEST_POINTER = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFiles:
+    """Files by path, and why others are not offered."""
+
+    files: Mapping[str, StoredFile]
+    absent: Mapping[str, str]
+    last_modified: datetime
+
+    @property
+    def tree_id(self) -> str:
+        """Git's id of the folder: the same files give the same anywhere."""
+        return Tree({path: stored.file for path, stored in self.files.items()}).tree_id()
+
+    @classmethod
+    def read(
+        cls, folder: Path, name: str, digests: Digests, skip: Collection[str] = ()
+    ) -> PlainFiles:
+        """Raises DigestPendingError, naming `name`, and OSError. `skip` as `files_below` does."""
+        root = os.path.realpath(folder, strict=True)
+        rule = LfsRule.of(root)
+        absent: dict[str, str] = {}
+        found: dict[str, Wanted | StoredFile] = {}
+        newest = 0
+        for path in files_below(root, _SKIPPED.union(skip)):
+            try:
+                check_path(path)
+                location, size, mtime_ns = _follow(root, path)
+                found[path] = _pointed_at(root, path, location, size) or Wanted(
+                    location, size, mtime_ns, rule.kind(path, location, size)
+                )
+                newest = max(newest, mtime_ns)
+            except (_NotServed, RequestError) as exc:
+                absent[path] = f"This mirror does not serve it: {exc}"
+        files = _digested(found, name, digests)
+        return cls(files, absent, datetime.fromtimestamp(newest / 1e9, UTC))
+
+
+def _digested(
+    found: Mapping[str, Wanted | StoredFile], name: str, digests: Digests
+) -> dict[str, StoredFile]:
+    wanted = {path: one for path, one in found.items() if isinstance(one, Wanted)}
+    files = {path: one for path, one in found.items() if isinstance(one, StoredFile)}
+    for (path, want), digest in zip(wanted.items(), digests.of(name, wanted.values()), strict=True):
+        files[path] = StoredFile(digested(path, want, digest), want.location)
+    return files
+
+
+class _NotServed(Exception):
+    """Why a file of the folder is not offered."""
+
+
+def _follow(root: str, path: str) -> tuple[str, int, int]:
+    """Where a file's bytes are, following links inside the folder; its size and mtime."""
+    try:
+        location = os.path.realpath(os.path.join(root, path), strict=True)
+        found = os.stat(location)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise _NotServed("it is a link that leads to nothing.") from exc
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            raise _NotServed("it is a link that leads back to itself.") from exc
+        raise
+    if not location.startswith(f"{root}{os.sep}"):
+        raise _NotServed("it is a link that leaves the folder, which is not followed.")
+    if not stat.S_ISREG(found.st_mode):
+        raise _NotServed("it is a link to something other than a file.")
+    return location, found.st_size, found.st_mtime_ns
+
+
+def _pointed_at(root: str, path: str, location: str, size: int) -> StoredFile | None:
+    """The LFS object that a git clone keeps for a pointer which was never checked out."""
+    if size > _LONGEST_POINTER:
+        return None
+    match = _POINTER.fullmatch(Path(location).read_bytes())
+    if match is None:
+        return None
+    sha256, true_size = match[1].decode(), int(match[2])
+    kept = os.path.join(root, ".git/lfs/objects", sha256[:2], sha256[2:4], sha256)
+    if not os.path.isfile(kept) or os.path.getsize(kept) != true_size:
+        raise _NotServed("it is a git-lfs pointer whose content was never fetched (git lfs pull).")
+    return StoredFile(lfs_file(path, true_size, sha256), kept)

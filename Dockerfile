@@ -13,7 +13,7 @@ RUN /opt/hubmirror/bin/pip install --no-cache-dir --no-build-isolation --no-deps
 
 FROM debian:bookworm-slim
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends python3 \
+    && apt-get install --yes --no-install-recommends git openssh-client python3 rsync \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10400 --create-home --home-dir /var/lib/hubmirror hubmirror
 COPY --from=build /opt/hubmirror /opt/hubmirror

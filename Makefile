@@ -35,7 +35,7 @@ fmt: $(VENV)/dev.stamp
 
 # Pin what pyproject.toml asks for. It needs uv, and names no index in what it writes.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --no-emit-index-url pyproject.toml --extra bentoml
+	--no-header --no-annotate --no-emit-index-url pyproject.toml --extra bentoml --extra openllm
 lock:
 	$(LOCK) --group build -o requirements.txt
 	$(LOCK) --group dev -c requirements.txt -o requirements-dev.txt

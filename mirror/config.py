@@ -77,6 +77,10 @@ SETTINGS = {
         ),
         Setting("accel", "The proxy in front that sends large files itself: nginx."),
         Setting("token_file", "A file with the one token that clients must send.", Path),
+        Setting("tls", "Whether https is served as well, as the names.", bool, default=False),
+        Setting("tls_port", "The port of https.", int, 8443),
+        Setting("names", "A name that https answers to: huggingface.co.", several=True, default=()),
+        Setting("ca", "The folder of the private authority.", Path, Path("hubmirror-ca")),
         Setting("log_format", "The form of log lines: text or json.", str, "text"),
         Setting(
             "xet",

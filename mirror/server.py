@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 import logging
 import os
 import socket
+import ssl
 import sys
 import tempfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import uvicorn
+from uvicorn.server import ServerState
 
 from mirror.config import DEFAULT_DATA, SourceSpec
 from mirror.digests import Digests
@@ -32,7 +37,7 @@ from mirror.web.protocol import Protocol
 from mirror.xet_hashes import XetHashes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from starlette.applications import Starlette
 
@@ -56,6 +61,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """How https is served: where, by a certificate with its key, and the names that it is for."""
+
+    host: str
+    port: int
+    certificate: Path
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """All that a worker process needs to build its application; it can be pickled."""
 
@@ -66,6 +81,7 @@ class Plan:
     log_format: str = "text"
     advertise_xet: bool = True
     xet_min_size: int = 0
+    tls: Tls | None = None
 
     def open(self) -> Place:
         """The sources, which wait for digests for a moment only: the web layer waits longer."""
@@ -131,11 +147,12 @@ def _state_folder(data: Path, chosen: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix="hubmirror-"))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError where the address is taken or not ours."""
+def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
+    """A listening socket, which other processes of ours may `share` the address with. Raises
+    ConfigError where the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048, reuse_port=share)
     except OSError as exc:
         raise ConfigError(
             f"Cannot listen on {host} port {port}: {exc.strerror}. "
@@ -187,7 +204,7 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
     configure_log(plan.log_format)
     sys.setswitchinterval(_SWITCH)
     place = place or plan.open()
-    return create_app(
+    app = create_app(
         place.sources,
         place.state,
         reach=plan.reach,
@@ -196,6 +213,73 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
         access_log=AccessLog(sys.stderr, plan.log_format),
         on_stop=place.digests.close,
     )
+    if plan.tls is not None:
+        _add_https(app, plan.tls)
+    return app
+
+
+def _add_https(app: Starlette, tls: Tls) -> None:
+    inner = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def both(one: Starlette) -> AsyncIterator[Any]:
+        async with inner(one) as state, _https(one, tls):
+            yield state
+
+    app.router.lifespan_context = both
+
+
+@contextlib.asynccontextmanager
+async def _https(app: Starlette, tls: Tls) -> AsyncIterator[None]:
+    """Serve an application over TLS as well, on a listener that each worker has for itself."""
+    config = uvicorn.Config(app, **_options(lifespan="off"))
+    config.load()
+    state = ServerState()
+    speak: Any = config.http_protocol_class
+    protocol = partial(speak, config=config, server_state=state, app_state={})
+    listener = listen(tls.host, tls.port, share=True)
+    secure = _context(tls)
+    server = await asyncio.get_running_loop().create_server(protocol, sock=listener, ssl=secure)
+    try:
+        yield
+    finally:
+        server.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        with anyio.move_on_after(_GRACE):
+            while state.connections:  # noqa: ASYNC110  (uvicorn tells nobody)
+                await anyio.sleep(0.1)
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    """What a listener needs. A client that asks for a name that is not listed is refused, and the
+    log says so."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(tls.certificate)
+    listed = {name.lower() for name in tls.names}
+
+    def asked(_: ssl.SSLObject | ssl.SSLSocket, name: str | None, __: ssl.SSLContext) -> int | None:
+        if name is None or name.lower() in listed:
+            return None
+        log.warning("A client asked for %s over TLS, which --names does not list.", name[:100])
+        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+
+    made.sni_callback = asked
+    return made
+
+
+def _options(**more: Any) -> dict[str, Any]:
+    """How uvicorn speaks HTTP."""
+    return {
+        "http": Protocol,
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "timeout_keep_alive": _KEEP_ALIVE,
+        **more,
+    }
 
 
 def run(plan: Plan, place: Place, listener: socket.socket, workers: int) -> None:
@@ -203,15 +287,9 @@ def run(plan: Plan, place: Place, listener: socket.socket, workers: int) -> None
     config = uvicorn.Config(
         partial(build_app, plan, place if workers == 1 else None),
         factory=True,
-        http=Protocol,
-        ws="none",
         workers=workers,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE if workers == 1 else None,
+        **_options(),
     )
     if workers == 1:
         uvicorn.Server(config).run([listener])

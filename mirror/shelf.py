@@ -84,6 +84,14 @@ class Shelf:
             raise NotOfferedError(f"This mirror has no file {filename[:200]!r}.")
         return path
 
+    def constraints(self, name: str) -> bytes:
+        """The versions that were chosen for a model, as a constraints file of uv and pip. Raises
+        NotOfferedError."""
+        path = self.data / "openllm" / name
+        if "/" in name or name.startswith(".") or path.suffix != ".txt" or not path.is_file():
+            raise NotOfferedError(f"This mirror has no constraints {name[:200]!r}.")
+        return path.read_bytes()
+
     def _wheels(self) -> Iterator[tuple[str, Path]]:
         folder = self.data / "wheels"
         try:

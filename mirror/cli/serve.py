@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import logging
 import socket
@@ -22,6 +23,7 @@ from mirror.errors import HubmirrorError
 from mirror.server import (
     Place,
     Plan,
+    Tls,
     configure_log,
     listen,
     parse_reach,
@@ -59,6 +61,7 @@ def serve(
         rest["log_format"],
         advertise_xet=rest["xet"],
         xet_min_size=rest["xet_min_size"],
+        tls=_open_tls(host, rest) if rest["tls"] else None,
     )
     place = plan.open()
     listener = listen(host, port)
@@ -79,6 +82,14 @@ def demo(data: Path, **_: Any) -> None:
     hub.mkdir(parents=True, exist_ok=True)
     record = write_demo(hub)
     click.echo(f"Made the demo model {record.repo}.")
+
+
+def _open_tls(host: str, rest: dict[str, Any]) -> Tls:
+    """The certificate for the names, and a look whether the address can be had."""
+    listen(host, rest["tls_port"], share=True).close()
+    # It is imported when it is called for: cryptography takes time and memory.
+    issue = importlib.import_module("mirror.tls").issue
+    return Tls(host, rest["tls_port"], issue(rest["ca"], rest["names"]), rest["names"])
 
 
 def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:

@@ -29,6 +29,7 @@ def _option(setting: Setting) -> Callable[[_Command], _Command]:
         "port": click.IntRange(0, 65535),
         "workers": click.IntRange(1, 256),
         "xet_min_size": click.IntRange(0),
+        "tls_port": click.IntRange(1, 65535),
     }.get(setting.name, _Path(path_type=Path) if setting.type is Path else setting.type)
     return click.option(
         setting.flag,

@@ -7,6 +7,7 @@ the mirror's token, for one commit and for one block, until a time.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import re
 import time
@@ -105,9 +106,7 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         path = scope["raw_path"]
-        given = Headers(raw=scope["headers"]).get("authorization", "")
-        scheme, _, token = given.partition(" ")
-        token = token.strip() if scheme.lower() == "bearer" else ""
+        token = _given(Headers(raw=scope["headers"]).get("authorization", ""))
         match = _CAS.fullmatch(path)
         if match is None:
             self._signer.check_token(token)
@@ -115,3 +114,17 @@ class Gate:
             self._signer.check_query(scope["query_string"], path.decode("ascii", "replace"))
         else:
             self._signer.check_access_token(token, match[1].decode("ascii", "replace"))
+
+
+def _given(header: str) -> str:
+    """The token of an Authorization header: a bearer's, or the password of git, pip and uv."""
+    scheme, _, value = header.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return value.strip()
+        case "basic":
+            try:
+                return base64.b64decode(value.strip()).decode().partition(":")[2]
+            except ValueError:
+                return ""
+    return ""

@@ -41,7 +41,7 @@ def error_response(exc: Exception) -> Response:
     if isinstance(exc, errors.UnavailableError):
         headers["retry-after"] = str(exc.retry_after)
     if isinstance(exc, errors.UnauthorizedError):
-        headers["www-authenticate"] = "Bearer"
+        headers["www-authenticate"] = 'Bearer, Basic realm="hubmirror"'
     return Response(orjson.dumps({"error": message}), status, headers, "application/json")
 
 

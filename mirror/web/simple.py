@@ -58,6 +58,10 @@ def wheel(call: Call) -> Response:
     )
 
 
+def constraints(call: Call) -> Response:
+    return Response(call.hub.shelf.constraints(call.target.rest[0]), media_type="text/plain")
+
+
 def _wants_json(call: Call) -> bool:
     return _JSON in call.headers.get("accept", "")
 
@@ -104,4 +108,5 @@ ANSWERS: dict[str, Callable[[Call], Response]] = {
     "simple-index": index,
     "simple-project": project,
     "wheels": wheel,
+    "constraints": constraints,
 }

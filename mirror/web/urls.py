@@ -115,7 +115,7 @@ def _own(segments: list[str]) -> Target:
             return _git((host, owner, name), rest)
         case ["simple"]:
             return Target("simple-index")
-        case [("simple" | "wheels") as place, name]:
+        case [("simple" | "wheels" | "constraints") as place, name]:
             return Target("simple-project" if place == "simple" else place, rest=(name,))
     raise NotOfferedError
 

@@ -1,0 +1,184 @@
+"""The wheels of a virtual environment for another machine: uv resolves them, we fetch and prove."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import httpx2
+from packaging import tags
+from packaging.pylock import PackageWheel, Pylock, PylockSelectError, PylockValidationError
+
+from mirror.errors import ConfigError, UpstreamError
+from mirror.state import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from packaging.markers import Environment
+
+_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A Linux machine that wheels are for: its Python (`3.11`), glibc (`2.28`) and processor."""
+
+    python: str
+    glibc: str = "2.28"
+    machine: str = "x86_64"
+
+    def __str__(self) -> str:
+        return f"Python {self.python} on {self.machine} with glibc {self.glibc}"
+
+    @property
+    def uv_name(self) -> str:
+        return f"{self.machine}-manylinux_{self.glibc.replace('.', '_')}"
+
+    def tags(self) -> list[tags.Tag]:
+        """What such a machine installs, best first."""
+        major, minor = (int(part) for part in self.glibc.split("."))
+        names = []
+        for number in range(minor, 4, -1):
+            names.append(f"manylinux_{major}_{number}_{self.machine}")
+            if number in _LEGACY:
+                names.append(f"{_LEGACY[number]}_{self.machine}")
+        names.append(f"linux_{self.machine}")
+        version = tuple(int(part) for part in self.python.split("."))
+        interpreter = f"cp{version[0]}{version[1]}"
+        return [
+            *tags.cpython_tags(version, platforms=names),
+            *tags.compatible_tags(version, interpreter=interpreter, platforms=names),
+        ]
+
+    def environment(self) -> Environment:
+        """The values of environment markers there (PEP 508)."""
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": f"{self.python}.0",
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": f"{self.python}.0",
+            "python_version": self.python,
+            "sys_platform": "linux",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WantedWheel:
+    """A wheel that a platform needs, and the requirement that means just this version."""
+
+    filename: str
+    url: str
+    size: int
+    sha256: str
+    pin: str
+
+
+def resolve(
+    requirements: Sequence[str],
+    platform: Platform,
+    *,
+    newest: datetime | None = None,
+    constraints: Sequence[str] = (),
+) -> list[WantedWheel]:
+    """The wheels of these requirements and all that they need, by `uv pip compile`, from the index
+    that uv is set to.
+
+    Nothing that was published after `newest` is taken: requirements of an old bento that name no
+    versions then mean what they meant on its day. Raises ConfigError, with uv's words, where there
+    is no answer.
+    """
+    with TemporaryDirectory(prefix="hubmirror-wheels-") as name:
+        folder = Path(name)
+        (folder / "in.txt").write_text("".join(f"{one}\n" for one in requirements))
+        (folder / "constraints.txt").write_text("".join(f"{one}\n" for one in constraints))
+        lock = folder / "pylock.toml"
+        command = [
+            *_uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate",
+            "--python-version", platform.python, "--python-platform", platform.uv_name,
+            "--only-binary", ":all:", "--no-python-downloads",
+            "--constraint", str(folder / "constraints.txt"),
+            *(["--exclude-newer", newest.isoformat()] if newest else []),
+            "--format", "pylock.toml", "--output-file", str(lock), str(folder / "in.txt"),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise ConfigError(
+                f"No wheels for {platform} answer to {', '.join(requirements[:5])}:\n"
+                f"{done.stderr.strip()}"
+            )
+        return _chosen(lock, platform)
+
+
+def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
+    try:
+        parsed = Pylock.from_dict(tomllib.loads(lock.read_text()))
+        pairs = list(parsed.select(environment=platform.environment(), tags=platform.tags()))
+    except (PylockSelectError, PylockValidationError) as exc:
+        raise ConfigError(f"A wheel is missing for {platform}: {exc}.") from exc
+    wheels = []
+    for package, wheel in pairs:
+        if not isinstance(wheel, PackageWheel) or not wheel.url:
+            raise ConfigError(
+                f"{package.name} {package.version} has no wheel for {platform}. Build one, and put "
+                "it into wheels/ of the data folder."
+            )
+        pin = f"{package.name}=={package.version}"
+        sha256 = wheel.hashes["sha256"]
+        wheels.append(WantedWheel(wheel.filename, wheel.url, wheel.size or 0, sha256, pin))
+    return sorted(wheels, key=lambda wheel: wheel.filename)
+
+
+def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> bool:
+    """Bring a wheel into a folder, proven; False where it was there. Raises UpstreamError."""
+    target = folder / wheel.filename
+    if target.is_file() and (not wheel.size or target.stat().st_size == wheel.size):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    partial, running = folder / f".{wheel.filename}.partial", hashlib.sha256()
+    try:
+        with (
+            httpx2.stream("GET", wheel.url, follow_redirects=True, timeout=60) as answer,
+            partial.open("wb") as file,
+        ):
+            answer.raise_for_status()
+            for chunk in answer.iter_bytes(1 << 20):
+                file.write(chunk)
+                running.update(chunk)
+                advanced(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+        if running.hexdigest() != wheel.sha256:
+            raise UpstreamError(f"{wheel.filename} came with wrong bytes. Run it again.")
+        partial.replace(target)
+    except httpx2.HTTPError as exc:
+        raise UpstreamError(f"{wheel.filename} cannot be fetched: {exc}. Run it again.") from exc
+    finally:
+        partial.unlink(missing_ok=True)
+    sync_folder(folder)
+    return True
+
+
+def missing(folder: Path, wheels: Sequence[WantedWheel]) -> list[WantedWheel]:
+    """Those that are not in a folder."""
+    return [wheel for wheel in wheels if not (folder / wheel.filename).is_file()]
+
+
+def _uv() -> list[str]:
+    if importlib.util.find_spec("uv") is None:
+        raise ConfigError("uv is not installed: pip install 'hubmirror[openllm]'.")
+    return [sys.executable, "-m", "uv"]

@@ -108,7 +108,9 @@ def test_any_words_give_a_target_or_an_error_of_ours(words: list[bytes]) -> None
 
 @given(
     st.sampled_from([MODEL, DATASET, SPACE]),
-    NAMES.filter(lambda name: name not in ("api", "v2", "datasets", "spaces", "resolve")),
+    NAMES.filter(
+        lambda name: name not in ("-", "api", "v1", "v2", "datasets", "spaces", "resolve")
+    ),
     NAMES.filter(lambda name: name != "resolve"),
     SEGMENTS,
     st.lists(SEGMENTS, min_size=1, max_size=4),

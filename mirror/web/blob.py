@@ -211,13 +211,12 @@ class BlobResponse(Response):
         ):
             tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
             await file.seek(self._cut.offset)
-            for head, count in self._cut.parts:
-                left = count
-                body = head
+            for head, left in self._cut.parts:
+                if head:
+                    await send(_body(head))
                 while left and (read := await file.read(min(CHUNK, left))):
                     left -= len(read)
-                    await send(_body(body + read))
-                    body = b""
+                    await send(_body(read))
                 if left:
                     is_short = True
                     break

@@ -131,7 +131,7 @@ def _git(repository: tuple[str, ...], segments: list[str]) -> Target:
 
 def _cas(repo_type: RepoType, segments: list[str]) -> Target:
     """Xet's routes, below the address that `xet-read-token` gives."""
-    for end in (1, 2):
+    for end in (2, 1):  # a repository may be named like a commit
         if len(segments) > end and COMMIT_HASH.fullmatch(segments[end]):
             action, rest = _cas_action(segments[end + 1 :])
             return Target(action, repo_type, "/".join(segments[:end]), (segments[end], *rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from mirror.layers import FirstFound
 from mirror.sources.hf_cache import HfCache
@@ -29,10 +31,20 @@ PATH = "/Org/Model/resolve/main/model.bin"
 def client(
     request: pytest.FixtureRequest, hub: Path, foreign: HfCache, state: State
 ) -> Iterator[httpx2.Client]:
+    """A client of a server that has no more tasks after a test than it had before."""
     make_classic(hub, Content({"model.bin": BODY, "small.txt": b"small"}))
     app = create_app(FirstFound([foreign]), state, hold=0)
-    with run_server(app, loop=request.param) as url, httpx2.Client(base_url=url) as client:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            loops.append(asyncio.get_running_loop())
+        await app(scope, receive, send)
+
+    with run_server(watched, loop=request.param) as url, httpx2.Client(base_url=url) as client:
+        before = len(asyncio.all_tasks(loops[0]))
         yield client
+        assert _until(lambda: len(asyncio.all_tasks(loops[0])) <= before)
 
 
 @pytest.fixture

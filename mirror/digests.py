@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 _STOPPING = "the mirror is stopping"
+_REST = 60.0  # seconds before what failed is tried again
 _STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
 # huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
 _MOST_BY_HTTP = 50_000_000_000
@@ -66,6 +68,7 @@ class Digests:
         self._patience = patience
         self._known: dict[str, tuple[int, int, str]] = {}
         self._running: dict[Wanted, Future[str]] = {}
+        self._failed: dict[Wanted, tuple[float, Future[str] | None]] = {}
         self._queue: list[tuple[int, int, Wanted]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
@@ -99,8 +102,12 @@ class Digests:
         return kept[2] if kept[:2] == (one.size, one.mtime_ns) else None
 
     def start(self, one: Wanted, *, urgent: bool = False) -> Future[str]:
-        """Have it computed; what is `urgent`, somebody waits for."""
+        """Have it computed; what is `urgent`, somebody waits for. What failed is not tried again
+        for some time."""
         with self._changed:
+            until, failed = self._failed.get(one, (0.0, None))
+            if failed is not None and time.monotonic() < until:
+                return failed
             future = self._running.get(one)
             if future is None:
                 future = self._running[one] = Future()
@@ -148,6 +155,7 @@ class Digests:
             digest = self.known(one) or self._compute(one)
         except BlobUnreadableError as exc:
             future.set_exception(exc)
+            self._failed[one] = (time.monotonic() + _REST, future)
         else:
             self._known[one.key] = (one.size, one.mtime_ns, digest)
             self._state.put("digests", one.key, [one.size, one.mtime_ns, digest])

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _FORMAT = 1
+_XET_HASH = re.compile(r"[0-9a-f]{64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -115,7 +117,9 @@ def parse_files(files: Mapping[str, Mapping[str, Any]]) -> dict[str, RepoFile]:
 
 
 def _parse_file(path: str, entry: Mapping[str, Any]) -> RepoFile:
-    size, sha256, xet_hash = int(entry["size"]), entry.get("lfs_sha256"), entry.get("xet_hash")
+    size, sha256 = int(entry["size"]), entry.get("lfs_sha256")
+    told = entry.get("xet_hash")
+    xet_hash = told if isinstance(told, str) and _XET_HASH.fullmatch(told) else None
     if sha256 is None:
         return RepoFile(path, size, _commit_hash(entry["blob_id"]), None, xet_hash)
     if len(sha256) != 64 or int(sha256, 16) < 0:

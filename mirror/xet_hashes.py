@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror.digests import Wanted
-from mirror.errors import DigestPendingError, XetHashNotFoundError
+from mirror.errors import BlobUnreadableError, DigestPendingError, XetHashNotFoundError
 
 if TYPE_CHECKING:
     from mirror.digests import Digests
@@ -48,31 +48,32 @@ class XetHashes:
     def find(self, snapshot: Snapshot, xet_hash: str, last: int) -> StoredFile:
         """The file of a commit that has the hash; the client asks for bytes up to `last`.
 
-        Raises XetHashNotFoundError, and DigestPendingError while hashes of files that it may
-        mean are computed. One file that is the only possible one needs no hash.
+        Raises XetHashNotFoundError, DigestPendingError while hashes of files that it may mean are
+        computed, and BlobUnreadableError where they cannot be. One file that is the only possible
+        one, of which nobody told a hash, needs none.
         """
-        unknown: list[StoredFile] = []
+        untold: list[StoredFile] = []
         for stored in snapshot.files.values():
             if stored.file.lfs_sha256 is not None:
-                known = self._known(stored)
-                if known == xet_hash:
+                if self._known(stored) == xet_hash:
                     return stored
-                if known is None and stored.file.size > last:
-                    unknown.append(stored)
-        if len(unknown) == 1 and snapshot.whole and not snapshot.absent:
-            self._start(unknown)
+                if not stored.file.xet_hash and stored.file.size > last:
+                    untold.append(stored)
+        unknown = [stored for stored in untold if self._known(stored) is None]
+        if not unknown:
+            raise XetHashNotFoundError(snapshot.repo, snapshot.commit_hash, xet_hash)
+        is_started = self._start(sorted(unknown, key=lambda stored: stored.file.size != last + 1))
+        if len(untold) == 1 and snapshot.whole and not snapshot.absent:
             return unknown[0]
-        if self._start(sorted(unknown, key=lambda stored: stored.file.size != last + 1)):
-            remaining = sum(stored.file.size for stored in unknown)
-            raise DigestPendingError(str(snapshot.repo), remaining)
-        raise XetHashNotFoundError(snapshot.repo, snapshot.commit_hash, xet_hash)
+        if not is_started:
+            raise BlobUnreadableError(unknown[0].file.path, "its xet hash cannot be computed")
+        raise DigestPendingError(str(snapshot.repo), sum(one.file.size for one in unknown))
 
     def _start(self, files: list[StoredFile]) -> bool:
-        """Have hashes computed in this order; whether there is any that can be."""
+        """Have hashes computed in this order; whether there is any that may come."""
         wanted = [one for one in map(_wanted, files) if one]
-        for one in wanted:
-            self.digests.start(one, urgent=True)
-        return bool(wanted)
+        running = [self.digests.start(one, urgent=True) for one in wanted]
+        return not all(future.done() and future.exception() for future in running)
 
     def _known(self, stored: StoredFile) -> str | None:
         if stored.file.xet_hash:

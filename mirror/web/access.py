@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v1/telemetry"})
-_CAS = re.compile(rb"(/-/cas/.+/[0-9a-f]{40})/(.+)")
+_CAS = re.compile(rb"(/-/cas/[^/]+/(?:[^/]+/){1,2}[0-9a-f]{40})/(.+)")
 _DATA = b"blocks/"
 
 

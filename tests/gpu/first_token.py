@@ -10,6 +10,7 @@ Rounds alternate. The bytes that came, and by which routes, are read from the mi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -65,7 +66,11 @@ def wait_for_hashes(folder: Path) -> None:
         url = f"http://127.0.0.1:{MIRROR}/{REPO}/resolve/main/{file.name}"
         while time.monotonic() < deadline:
             request = urllib.request.Request(url, method="HEAD")
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            # 503 while its digest is being computed.
+            with (
+                contextlib.suppress(urllib.error.HTTPError),
+                urllib.request.urlopen(request, timeout=60) as answer,
+            ):
                 if "x-xet-hash" in answer.headers:
                     break
             time.sleep(0.5)

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 # What a reader follows to the payload, in the order in which it may arrive.
 _POINTERS = (
     ("/hub/*/snapshots", "/hub/*/trees"),
-    ("/hub/*/hubmirror",),
-    ("/hub/*/refs",),
-)
+    ("/hub/*/hubmirror", "/openllm"),
+    ("/hub/*/refs", "/git/*/*/*/refs", "/git/*/*/*/packed-refs", "/git/*/*/*/HEAD",
+     "/bentoml/models/*/latest"),
+)  # fmt: skip
 _PAYLOAD = ("/hub/*/blobs", "/hub/*/snapshots", "/hub/*/trees", "/hub/*/.no_exist")
 _OURS = ("/.hubmirror", "/hub/.hubmirror", "/hub/.locks", ".rsync-partial")
 _FLAGS = (

@@ -26,6 +26,7 @@ CAPABILITIES = {
     "fs": "ranges, streams",
     "errors": "errors",
     "resume": "resume",
+    "xet": "Xet",
     "revisions": "PR, tag, commit",
     "login": "login",
     "upload": "refused upload",
@@ -95,6 +96,7 @@ class Run:
     trap: Trap
     log: Callable[[], str]
     """What the server logged since the test began."""
+    timeout: float = 100
 
     def __call__(self, script: str, *args: str, endpoint: str = "", **settings: str) -> Any:
         command = [*self.client.command(script), *args]
@@ -112,8 +114,8 @@ class Run:
         if self.client.family == "node":
             variables["NODE_PATH"] = str(environment("node") / "node_modules")
         done = subprocess.run(
-            command, env=variables, cwd=self.home, capture_output=True, text=True, timeout=100,
-            check=False,
+            command, env=variables, cwd=self.home, capture_output=True, text=True,
+            timeout=self.timeout, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         others = self.trap.unlike(self.client.asks)
@@ -123,30 +125,45 @@ class Run:
 
 _BY_URL = "it takes URLs, and knows no repositories"
 _BY_HUB = "it leaves that to the huggingface_hub that it stands on"
-_LEFT_TO_HUB = dict.fromkeys(("snapshot", "info", "resume", "login", "upload"), _BY_HUB)
+_LEFT_TO_HUB = dict.fromkeys(("snapshot", "info", "resume", "xet", "login", "upload"), _BY_HUB)
+_NO_XET = "it has no Xet"
 # It counts a download, looks for a prepared copy (2.14) and for a viewer: all may fail.
 _ASKED_BY_DATASETS = ("s3.amazonaws.com", "storage.googleapis.com", "//datasets-server.")
 
-HUBS = [
-    Client(name, "hub", "huggingface-hub")
-    for name in ("hub-0.17", "hub-0.23", "hub-0.30", "hub-0.36", "hub-1", "hub-2")
+HUBS_WITHOUT_XET = [
+    Client(name, "hub", "huggingface-hub", {"xet": _NO_XET})
+    for name in ("hub-0.17", "hub-0.23", "hub-0.30")
 ]
+HUBS_WITH_XET = [
+    Client(name, "hub", "huggingface-hub") for name in ("hub-0.32", "hub-0.36", "hub-1", "hub-2")
+]
+HUBS = [*HUBS_WITHOUT_XET, *HUBS_WITH_XET]
 IN_EVERY_RUN = (HUBS[0], HUBS[-1])
 HF_TRANSFER = Client(
     "hf_transfer",
     "hub",
     "hf-transfer",
     dict.fromkeys(CAPABILITIES.keys() - {"download", "resume"}, "it only downloads large files"),
-    {"HF_HUB_ENABLE_HF_TRANSFER": "1"},
+    {"HF_HUB_ENABLE_HF_TRANSFER": "1", "HF_HUB_DISABLE_XET": "1"},
 )
-NODE = Client("node", "node", "@huggingface/hub", {"resume": "it begins a broken download anew"})
-CURL = Client("curl", "curl", "curl", dict.fromkeys(("snapshot", "info", "login"), _BY_URL))
+NODE = Client(
+    "node",
+    "node",
+    "@huggingface/hub",
+    {"resume": "it begins a broken download anew", "xet": "it asks for Xet in a way of its own"},
+)
+CURL = Client(
+    "curl",
+    "curl",
+    "curl",
+    dict.fromkeys(("snapshot", "info", "login"), _BY_URL) | {"xet": _NO_XET},
+)
 ARIA2 = Client(
     "aria2",
     "aria2",
     "aria2c",
     dict.fromkeys(("snapshot", "info", "login", "upload"), _BY_URL)
-    | {"fs": "it reads whole files only"},
+    | {"fs": "it reads whole files only", "xet": _NO_XET},
 )
 TRANSFORMERS = [
     Client(name, "transformers", "transformers", _LEFT_TO_HUB | {"fs": _BY_HUB})

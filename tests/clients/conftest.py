@@ -6,8 +6,9 @@ import io
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from mirror.state import State
 from mirror.web.access import Signer
 from mirror.web.app import Reach
 from mirror.web.observe import AccessLog
+from mirror.xet_hashes import XetHashes
 from tests import folders
 from tests.clients.clients import Cell, Run
 from tests.clients.proxies import Trap, run_trap
@@ -32,6 +34,7 @@ from tests.conftest import serving
 from tests.folders import COMMIT, OLDER, Content
 
 TOKEN = "hf_secret"
+MIN_SIZE = 8_000_000
 WHOLE = Content(folders.FILES | {"big.bin": Random(0).randbytes(22_000_000)})
 PARTIAL = Content(
     {
@@ -66,7 +69,7 @@ class Mirror:
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     """Org/Model is managed, Org/Partial is foreign and without a tree: each with a tag and a pull
-    request. hubmirror/demo is the demo model."""
+    request. hubmirror/demo is the demo model. Large files are offered by Xet."""
     folder = tmp_path_factory.mktemp("mirror")
     managed, foreign, state = folder / "managed", folder / "foreign", State(folder / "state")
     folders.make_managed(managed, WHOLE)
@@ -83,10 +86,14 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
             HfCache(foreign, digests, managed=False),
         ]
         access_log = AccessLog(log := io.StringIO(), "text")
+        told = XetHashes(digests, MIN_SIZE)
+        reach = Reach(signer=Signer(TOKEN))
         with (
-            serving(state, *sources, access_log=access_log) as client,
-            serving(state, *sources, reach=Reach(signer=Signer(TOKEN))) as locked,
+            serving(state, *sources, access_log=access_log, xet_hashes=told) as client,
+            serving(state, *sources, reach=reach, xet_hashes=told) as locked,
         ):
+            wait_for_xet(client, "Org/Model", "big.bin")
+            wait_for_xet(client, "Org/Partial", "model.safetensors")
             yield Mirror(url_of(client), url_of(locked), managed, log)
 
 
@@ -94,11 +101,40 @@ def url_of(client: httpx2.Client) -> str:
     return str(client.base_url).rstrip("/")
 
 
+@contextmanager
+def offering(
+    mirror: Mirror, hub: Path, state: State, *,
+    managed: bool = True, signer: Signer | None = None, advertise: bool = True,
+) -> Iterator[str]:  # fmt: skip
+    """Another server, of one cache, which offers files of every size by Xet. It shares the log."""
+    with (
+        closing(Digests(state)) as digests,
+        serving(
+            state,
+            HfCache(hub, digests, managed=managed),
+            access_log=AccessLog(mirror.log, "text"),
+            reach=Reach(signer=signer or Signer()),
+            xet_hashes=XetHashes(digests, advertise=advertise),
+        ) as client,
+    ):
+        yield url_of(client)
+
+
+def wait_for_xet(client: httpx2.Client, repo_id: str, path: str) -> None:
+    """Until the file's hash has been computed, and it is offered by Xet."""
+    deadline = time.monotonic() + 60
+    while "x-xet-hash" not in client.head(f"/{repo_id}/resolve/main/{path}").headers:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="session")
 def huge(mirror: Mirror) -> Content:
     """Large enough for hf_transfer, which leaves files below 50 MB to huggingface_hub."""
     content = Content({"huge.bin": Random(1).randbytes(60_000_000)}, repo=Repo.parse("Org/Huge"))
     folders.make_managed(mirror.managed, content)
+    with httpx2.Client(base_url=mirror.url) as client:
+        wait_for_xet(client, "Org/Huge", "huge.bin")
     return content
 
 

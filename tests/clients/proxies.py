@@ -1,4 +1,4 @@
-"""Two proxies on loopback: one that loses a connection, and one that lets nothing out."""
+"""Proxies on loopback: one loses a connection, one is slow, and one lets nothing out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import re
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+_Passes = Callable[[bytes], bool]
 _RANGE = re.compile(rb"^range: *(\S+)\r$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -48,6 +50,22 @@ class Cut:
         return False
 
 
+@dataclass
+class Slow:
+    """A way to a server on which all answers together get `rate` bytes a second."""
+
+    rate: int
+    url: str = ""
+    passed: int = 0
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, body: bytes) -> bool:
+        with self._turn:
+            time.sleep(len(body) / self.rate)
+            self.passed += len(body)
+        return True
+
+
 @contextlib.contextmanager
 def run_trap() -> Iterator[Trap]:
     trap = Trap()
@@ -62,22 +80,20 @@ def run_trap() -> Iterator[Trap]:
 
 @contextlib.contextmanager
 def run_cut(server_url: str, after: int) -> Iterator[Cut]:
-    host, _, port = server_url.removeprefix("http://").partition(":")
     cut = Cut(after)
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with socket.create_connection((host, int(port))) as server:
-                back = threading.Thread(target=_pump, args=(server, self.request, _counted(cut)))
-                back.start()
-                _pump(self.request, server, cut.request)
-                back.join()
-
-    with _listening(Handler) as cut.url:
+    with _forwarding(server_url, cut.request, lambda: _counted(cut)) as cut.url:
         yield cut
 
 
-def _counted(cut: Cut) -> Callable[[bytes], bool]:
+@contextlib.contextmanager
+def run_slow(server_url: str, rate: int) -> Iterator[Slow]:
+    """Also while the server is away: then it hangs up."""
+    slow = Slow(rate)
+    with _forwarding(server_url, lambda _: True, lambda: slow.answer) as slow.url:
+        yield slow
+
+
+def _counted(cut: Cut) -> _Passes:
     passed = 0
 
     def passes(body: bytes) -> bool:
@@ -88,7 +104,27 @@ def _counted(cut: Cut) -> Callable[[bytes], bool]:
     return passes
 
 
-def _pump(source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]) -> None:
+@contextlib.contextmanager
+def _forwarding(server_url: str, request: _Passes, answer: Callable[[], _Passes]) -> Iterator[str]:
+    """The address of a way to the server; `answer` is called for each connection."""
+    host, _, port = server_url.removeprefix("http://").partition(":")
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with (
+                contextlib.suppress(ConnectionError),
+                socket.create_connection((host, int(port))) as server,
+            ):
+                back = threading.Thread(target=_pump, args=(server, self.request, answer()))
+                back.start()
+                _pump(self.request, server, request)
+                back.join()
+
+    with _listening(Handler) as url:
+        yield url
+
+
+def _pump(source: socket.socket, target: socket.socket, passes: _Passes) -> None:
     """Copy until one side ends or `passes` says no; then close both."""
     with contextlib.suppress(OSError):
         while (body := source.recv(65536)) and passes(body):

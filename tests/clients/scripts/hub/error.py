@@ -8,6 +8,6 @@ from huggingface_hub import hf_hub_download
 repo, revision, path = sys.argv[1:]
 try:
     hf_hub_download(repo, path, revision=revision)
-except OSError as exc:
+except (OSError, ValueError) as exc:
     kinds = [kind.__name__ for kind in type(exc).__mro__]
     json.dump({"kinds": kinds, "message": str(exc)}, sys.stdout)

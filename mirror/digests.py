@@ -6,10 +6,12 @@ and mtime do.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,11 +33,16 @@ _REST = 60.0  # seconds before what failed is tried again
 _STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
 # huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
 _MOST_BY_HTTP = 50_000_000_000
+# It ends when the pipe to its parent does, and writes no log beside the user's cache.
 _XET_HASH = """
-import os, sys, hf_xet
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+os.environ["HF_XET_LOG_DEST"] = os.devnull
 os.nice(10)
+import hf_xet
 print(hf_xet.hash_files(sys.argv[1:])[0].hash)
 """
+_XET_FORM = re.compile(r"[0-9a-f]{64}")
 
 Kind = Literal["git-sha1", "sha256", "xet"]
 
@@ -187,18 +194,21 @@ class Digests:
         """By hf_xet, in a process of its own: it takes all cores, and cannot be stopped."""
         command = [sys.executable, "-I", "-c", _XET_HASH, one.location]
         with subprocess.Popen(  # noqa: S603
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as process:
-            while True:
-                try:
-                    output, _ = process.communicate(timeout=_STEP)
-                    break
-                except subprocess.TimeoutExpired:
-                    if self._closed.is_set():
-                        process.kill()
-        if process.returncode:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STEP)
+                if self._closed.is_set():
+                    process.kill()
+            digest = process.stdout.read().strip() if process.stdout else ""
+        if process.returncode or not _XET_FORM.fullmatch(digest):
             raise BlobUnreadableError(os.path.basename(one.location), "its hash was not computed")
-        return output.decode().strip()
+        return digest
 
 
 def _git_blob(size: int) -> hashlib._Hash:

@@ -31,19 +31,16 @@ class XetHashes:
     def entry(self, stored: StoredFile) -> RepoFile:
         """A file as clients see it: with its xet hash where that is known and to be told."""
         file = stored.file
-        is_told = self.advertise and file.lfs_sha256 is not None and file.size >= self.min_size
-        return replace(file, xet_hash=self._known(stored) if is_told else None)
+        return replace(file, xet_hash=self._known(stored) if self._is_told(file) else None)
 
     def want(self, stored: StoredFile) -> None:
         """Have the hash of a file computed, if it is to be told and is not known."""
-        if (
-            self.advertise
-            and stored.file.lfs_sha256 is not None
-            and stored.file.size >= self.min_size
-            and not self._known(stored)
-            and (wanted := _wanted(stored))
-        ):
+        if self._is_told(stored.file) and not self._known(stored) and (wanted := _wanted(stored)):
             self.digests.start(wanted)
+
+    def _is_told(self, file: RepoFile) -> bool:
+        has_hash = file.lfs_sha256 is not None and file.size > 0
+        return self.advertise and has_hash and file.size >= self.min_size
 
     def find(self, snapshot: Snapshot, xet_hash: str, last: int) -> StoredFile:
         """The file of a commit that has the hash; the client asks for bytes up to `last`.

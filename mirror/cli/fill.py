@@ -16,7 +16,7 @@ from mirror.errors import ConfigError
 from mirror.fill.adopt import Adopt
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Noted, Report
-from mirror.fill.pull import Outcome, Plan, Pull
+from mirror.fill.pull import Outcome, Plan, Pull, needed
 from mirror.fill.remove import (
     Waste,
     collect,
@@ -85,9 +85,10 @@ def pull(
             _show_plans(plans, as_json=options["as_json"])
             sys.exit(1 if len(plans) < len(specs) else 0)
         outcome = run.run(plans)
-        if options["with_needs"] and outcome.needs:
+        while options["with_needs"] and outcome.needs:
             more = run.run(run.plan([RepoSpec(need.repo) for need in outcome.needs]))
-            outcome = Outcome(outcome.done + more.done, outcome.failed, more.needs)
+            left = more.needs if more.done else []
+            outcome = Outcome(outcome.done + more.done, outcome.failed, left)
         for need in outcome.needs:
             text = f"A start will need {need.repo} as well ({need.why}). --with-needs brings it."
             report(Noted("warning", text))
@@ -122,7 +123,10 @@ def _show_plans(plans: list[Plan], *, as_json: bool) -> None:
 
 
 def _prune(cache: Cache, declared: tuple[RepoSpec, ...], report: Report, *, really: bool) -> None:
+    wanted = needed(cache, [spec.repo for spec in declared])
     for folder, revision in prunable(cache, declared):
+        if not revision and str(folder.repo).lower() in wanted:
+            continue
         name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
         if not really:
             report(Noted("warning", f"{name} is declared no more. --prune removes it."))
@@ -238,6 +242,13 @@ def _others(place: Place, cache: Cache) -> list[Any]:
     ]
 
 
+def _cache(data: Path) -> Cache:
+    """The managed cache of a data folder that must be there."""
+    if not data.is_dir():
+        raise ConfigError(f"The data folder {data} is not there. Name another with --data.")
+    return Cache.of(data / "hub")
+
+
 @click.command()
 @click.argument("target", metavar="REPO[@REVISION]")
 @settings("data")
@@ -248,7 +259,7 @@ def rm(target: str, data: Path, **_: Any) -> None:
         repo = Repo.parse(text)
     except ValueError as exc:
         raise ConfigError(f"{text!r} is no repo id. Write ORG/NAME.") from exc
-    cache, home = Cache.of(data / "hub"), data / "bentoml"
+    cache, home = _cache(data), data / "bentoml"
     folder = cache.folder(repo)
     stored = [entry for entry in entries(home) if entry.holds(repo, revision)]
     if not folder.recorded() and not stored:
@@ -269,7 +280,7 @@ def rm(target: str, data: Path, **_: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would go.")
 def gc(data: Path, *, dry_run: bool, **_: Any) -> None:
     """Remove what nothing needs: old revisions, blobs of none, and unfinished pulls."""
-    cache = Cache.of(data / "hub")
+    cache = _cache(data)
     found: list[Waste] = waste(cache)
     for one in found:
         click.echo(f"{human(one.size):>10}  {one.text}")

@@ -13,7 +13,7 @@ import threading
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from mirror.errors import CorruptBlobError
 from mirror.repos import Repo
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mirror.trees import RepoFile
+
+ARRIVING = "bundle"
+"""The lock that whoever applies a bundle holds."""
 
 _READ = 4 * 1024 * 1024
 
@@ -112,15 +115,22 @@ class Cache:
     @contextlib.contextmanager
     def lock(self, repo: Repo, waiting: Callable[[], None]) -> Iterator[None]:
         """Be the only one that changes a repository; `waiting` is called if somebody else does."""
-        folder = self.workshop / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{repo.folder_name.lower()}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with self._open_lock(repo.folder_name) as file:
+            if not _try_lock(file):
                 waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    @contextlib.contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """Hold the lock of a repository's folder, or of another job, unless somebody has it."""
+        with self._open_lock(name) as file:
+            yield _try_lock(file)
+
+    def _open_lock(self, name: str) -> IO[str]:
+        folder = self.workshop / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / f"{name.lower()}.lock").open("w")
 
     def accept(
         self,
@@ -133,10 +143,11 @@ class Cache:
 
         Raises CorruptBlobError, and removes the file, where its bytes are not the blob's.
         """
-        try:
-            found = digest(staged, file, advanced)
-        except IsADirectoryError as exc:
-            raise CorruptBlobError(file.path, "a folder is in its place") from exc
+        size = staged.stat().st_size
+        if size != file.size:
+            staged.unlink()
+            raise CorruptBlobError(file.path, f"it has {size} bytes, not {file.size}")
+        found = digest(staged, file, advanced)
         if found != file.etag:
             staged.unlink(missing_ok=True)
             raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")
@@ -148,6 +159,8 @@ class Cache:
             os.close(descriptor)
         folder.blobs.mkdir(parents=True, exist_ok=True)
         staged.replace(folder.blobs / file.etag)
+        with self._lock:
+            self._index[file.etag] = folder.blobs
 
     def link_twin(self, folder: RepoDir, file: RepoFile) -> bool:
         """Take the blob from another managed repository, where one has it."""
@@ -180,6 +193,14 @@ class Cache:
         aside.mkdir(parents=True, exist_ok=True)
         (folder.blobs / name).replace(aside / name)
         sync_folder(folder.blobs)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def share(source: Path, target: Path) -> bool:

@@ -7,20 +7,23 @@ digest of each volume, so that whoever signs it signs all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import orjson
 
 from mirror.errors import CarryError
-from mirror.fill.blobs import Cache, share
-from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Planned, RevisionDone
+from mirror.fill.blobs import ARRIVING, Cache, share
+from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
+from mirror.fill.manifest import MANIFEST, Item, Manifest, Volume
 from mirror.manifests import ManifestError, Record
 from mirror.repos import Repo
 from mirror.sizes import human
@@ -35,94 +38,11 @@ if TYPE_CHECKING:
 
     from mirror.fill.events import Report
 
-_FORMAT = 1
-_MANIFEST = "manifest.json"
 _DRAFT = "unfinished.json"
 _READ = 4 * 1024 * 1024
 _REPO = Repo.parse("bundle")  # whose name events carry for volumes
 # Files outside hub/ that others are found by; they arrive last.
-_LAST = ("latest", "HEAD", "packed-refs", "refs")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One file of a bundle: `name` is its path below the data folder. `digest` is sha256, or for a
-    blob that git keeps whole its sha1."""
-
-    name: str
-    size: int
-    digest: str
-    offset: int = 0
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "name": self.name, "size": self.size, "digest": self.digest, "offset": self.offset,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A piece of the stream, from `offset`."""
-
-    name: str
-    offset: int
-    size: int
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a bundle holds. `holds` are all names with their digests that a data folder has once
-    this bundle, and those before it, were applied."""
-
-    bundle_id: str
-    created_at: str
-    since: str
-    items: Sequence[Item]
-    volumes: Sequence[Volume]
-    holds: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Manifest:
-        """Raises CarryError."""
-        try:
-            data = orjson.loads((folder / _MANIFEST).read_bytes())
-            if data["format_version"] != _FORMAT:
-                raise CarryError(f"The bundle {folder.name} is of a newer hubmirror; update this.")
-            return cls(
-                str(data["bundle_id"]),
-                str(data["created_at"]),
-                str(data["since"]),
-                [_item(row) for row in data["items"]],
-                [Volume(_plain(row["name"]), int(row["offset"]), int(row["size"]), row["sha256"])
-                 for row in data["volumes"]],
-                {_below(name): str(digest) for name, digest in data["holds"].items()},
-            )  # fmt: skip
-        except FileNotFoundError as exc:
-            raise CarryError(
-                f"{folder} holds no {_MANIFEST}: it is no bundle, or its creation was not "
-                "finished. Run `hubmirror bundle create` again."
-            ) from exc
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise CarryError(f"The manifest of the bundle {folder.name} is damaged.") from exc
-
-    def render(self) -> bytes:
-        volumes = [
-            {"name": one.name, "offset": one.offset, "size": one.size, "sha256": one.sha256}
-            for one in self.volumes
-        ]
-        return orjson.dumps(
-            {
-                "format_version": _FORMAT,
-                "bundle_id": self.bundle_id,
-                "created_at": self.created_at,
-                "since": self.since,
-                "volumes": volumes,
-                "items": [item.row() for item in self.items],
-                "holds": self.holds,
-            },
-            option=orjson.OPT_INDENT_2,
-        )
+_LAST = ("latest", "HEAD", "packed-refs", "refs", "openllm")
 
 
 def create(
@@ -133,46 +53,51 @@ def create(
 
     Raises CarryError.
     """
+    if not data.is_dir():
+        raise CarryError(f"The data folder {data} is not there. Name another with --data.")
     base = Manifest.read(since) if since else None
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / _MANIFEST).exists():
-        raise CarryError(f"{out} holds a bundle already. Name another folder.")
-    found = {item.name: item for item in _contents(data)}
-    held = base.holds if base else {}
-    wanted = [item for item in found.values() if held.get(item.name) != item.digest]
-    items = list(_placed(wanted))
-    total = items[-1].offset + items[-1].size if items else 0
-    free = shutil.disk_usage(out).free
+    with _naming_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / MANIFEST).exists():
+            raise CarryError(f"{out} holds a bundle already. Name another folder.")
+        found = {item.name: item for item in _contents(data, report)}
+        held = base.holds if base else {}
+        items = list(_placed(one for one in found.values() if held.get(one.name) != one.digest))
+        manifest = Manifest(
+            uuid.uuid4().hex,
+            datetime.now(UTC).isoformat(),
+            base.bundle_id if base else "",
+            items,
+            _write_volumes(data, out, items, split, report),
+            {name: item.digest for name, item in found.items()},
+        )
+        write_atomically(out / MANIFEST, manifest.render())
+        (out / _DRAFT).unlink(missing_ok=True)
+    return manifest
+
+
+def _write_volumes(
+    data: Path, out: Path, items: Sequence[Item], split: int, report: Report
+) -> list[Volume]:
+    total = max((item.offset + item.size for item in items), default=0)
     volumes = list(_volumes(total, split or max(total, 1)))
     done = _resumed(out, items, volumes)
-    left = total - sum(one.size for one in done.values())
+    left, free = total - sum(one.size for one in done.values()), shutil.disk_usage(out).free
     if left > free:
         raise CarryError(
             f"{out} is too small: {human(left)} are to be written, and {human(free)} are free."
         )
     report(Planned(len(volumes), total))
-    finished = []
+    writer = _Writer(data, out, items, report)
     for volume in volumes:
         report(FileBegan(_REPO, volume.name, volume.size))
-        sealed = done.get(volume.name) or _write(data, out, items, volume, report)
-        done[volume.name] = sealed
+        done[volume.name] = done.get(volume.name) or writer.write(volume)
         _draft(out, items, done.values())
-        finished.append(sealed)
         report(FileDone(_REPO, volume.name, volume.size))
-    manifest = Manifest(
-        uuid.uuid4().hex,
-        datetime.now(UTC).isoformat(),
-        base.bundle_id if base else "",
-        items,
-        finished,
-        {name: item.digest for name, item in found.items()},
-    )
-    write_atomically(out / _MANIFEST, manifest.render())
-    (out / _DRAFT).unlink(missing_ok=True)
-    return manifest
+    return [done[volume.name] for volume in volumes]
 
 
-def _contents(data: Path) -> Iterator[Item]:
+def _contents(data: Path, report: Report) -> Iterator[Item]:
     """Every file that a mirror needs: proven blobs, records, refs, and what lies beside hub/."""
     cache = Cache.of(data / "hub")
     for folder in cache.folders():
@@ -182,6 +107,8 @@ def _contents(data: Path) -> Iterator[Item]:
             except (OSError, ManifestError):
                 continue
             if not all(cache.has(folder, file) for file in record.files.values()):
+                text = f"{record.repo} at {commit[:12]} is not whole here, and is left out."
+                report(Noted("warning", text))
                 continue
             base = f"hub/{folder.path.name}"
             for file in {one.etag: one for one in record.files.values()}.values():
@@ -218,30 +145,56 @@ def _volumes(total: int, split: int) -> Iterator[Volume]:
         yield Volume(f"hubmirror-{number:04}.bin", offset, min(split, total - offset))
 
 
-def _write(data: Path, out: Path, items: Sequence[Item], volume: Volume, report: Report) -> Volume:
-    partial, running = out / f"{volume.name}.partial", hashlib.sha256()
-    end = volume.offset + volume.size
-    written = volume.offset
-    with partial.open("wb") as writer:
-        for item in items:
-            if item.offset + item.size <= written or item.offset >= end or item.offset > written:
-                continue
-            with (data / item.name).open("rb") as reader:
-                reader.seek(written - item.offset)
-                left = min(end, item.offset + item.size) - written
-                while left and (chunk := reader.read(min(_READ, left))):
-                    running.update(chunk)
-                    writer.write(chunk)
+class _Writer:
+    """Writes volumes, and proves the files that it reads for them."""
+
+    def __init__(self, data: Path, out: Path, items: Sequence[Item], report: Report) -> None:
+        self._data = data
+        self._out = out
+        self._items = items
+        self._report = report
+        self._proof: tuple[Item, hashlib._Hash] | None = None
+
+    def write(self, volume: Volume) -> Volume:
+        """One volume, under its name when it is on the disk. Raises CarryError."""
+        partial_file, running = self._out / f"{volume.name}.partial", hashlib.sha256()
+        with partial_file.open("wb") as file:
+            for chunk in self._chunks(volume):
+                running.update(chunk)
+                file.write(chunk)
+                self._report(FileAdvanced(_REPO, volume.name, len(chunk)))
+            file.flush()
+            os.fsync(file.fileno())
+        partial_file.replace(self._out / volume.name)
+        sync_folder(self._out)
+        return replace(volume, sha256=running.hexdigest())
+
+    def _chunks(self, volume: Volume) -> Iterator[bytes]:
+        written, end = volume.offset, volume.offset + volume.size
+        for item in self._items:
+            if item.offset <= written < min(end, item.offset + item.size):
+                for chunk in self._read(item, written, end):
+                    yield chunk
                     written += len(chunk)
-                    left -= len(chunk)
-                    report(FileAdvanced(_REPO, volume.name, len(chunk)))
-            if left:
-                raise CarryError(f"{item.name} became shorter while it was read. Run it again.")
-        writer.flush()
-        os.fsync(writer.fileno())
-    partial.replace(out / volume.name)
-    sync_folder(out)
-    return Volume(volume.name, volume.offset, volume.size, running.hexdigest())
+
+    def _read(self, item: Item, start: int, end: int) -> Iterator[bytes]:
+        """A file's bytes from one place of the stream to another. At its end it is compared, unless
+        an earlier run began it: then it is proven when it arrives."""
+        if start == item.offset:
+            self._proof = (item, _start(item))
+        left = min(end, item.offset + item.size) - start
+        with (self._data / item.name).open("rb") as reader:
+            reader.seek(start - item.offset)
+            while left and (chunk := reader.read(min(_READ, left))):
+                left -= len(chunk)
+                if self._proof and self._proof[0] is item:
+                    self._proof[1].update(chunk)
+                yield chunk
+        if left:
+            raise CarryError(f"{item.name} became shorter while it was read. Run it again.")
+        is_whole = end >= item.offset + item.size and self._proof and self._proof[0] is item
+        if is_whole and self._proof and self._proof[1].hexdigest() != item.digest:
+            raise CarryError(f"{item.name} is corrupt. Run `hubmirror verify --repair` first.")
 
 
 def _resumed(out: Path, items: Sequence[Item], volumes: Sequence[Volume]) -> dict[str, Volume]:
@@ -250,20 +203,18 @@ def _resumed(out: Path, items: Sequence[Item], volumes: Sequence[Volume]) -> dic
         draft = orjson.loads((out / _DRAFT).read_bytes())
         if draft["items"] != [item.row() for item in items]:
             return {}
-        sums = draft["volumes"]
+        done = {one.name: one for one in map(Volume.parse, draft["volumes"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {
-        one.name: Volume(one.name, one.offset, one.size, sums[one.name])
-        for one in volumes
-        if one.name in sums and _has_size(out / one.name, one.size)
-    }
+    same = [
+        one for one in volumes if one.name in done and replace(done[one.name], sha256="") == one
+    ]
+    return {one.name: done[one.name] for one in same if _has_size(out / one.name, one.size)}
 
 
 def _draft(out: Path, items: Sequence[Item], done: Iterable[Volume]) -> None:
-    rows = [item.row() for item in items]
-    sums = {one.name: one.sha256 for one in done}
-    write_atomically(out / _DRAFT, orjson.dumps({"items": rows, "volumes": sums}))
+    body = {"items": [item.row() for item in items], "volumes": [one.row() for one in done]}
+    write_atomically(out / _DRAFT, orjson.dumps(body))
 
 
 def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
@@ -273,9 +224,19 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
     missing or damaged.
     """
     manifest = Manifest.read(folder)
-    cache = Cache.of(data / "hub")
-    _check_base(data, cache, manifest)
-    _check_volumes(cache, folder, manifest, report)
+    with _naming_errors(data):
+        cache = Cache.of(data / "hub")
+        with cache.try_lock(ARRIVING) as is_free:
+            if not is_free:
+                raise CarryError("Another bundle is being applied. Wait for its end.")
+            _check_base(data, manifest)
+            _check_volumes(cache, folder, manifest, report)
+            _apply(data, cache, _Stream(folder, manifest.volumes), manifest, report)
+        shutil.rmtree(_marks(cache, manifest), ignore_errors=True)
+    return manifest
+
+
+def _apply(data: Path, cache: Cache, stream: _Stream, manifest: Manifest, report: Report) -> None:
     absent = {item.name: item for item in manifest.items if not _is_here(data, item)}
     needed = sum({item.digest: item.size for item in absent.values()}.values())
     free = shutil.disk_usage(cache.root).free
@@ -283,13 +244,11 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
         raise CarryError(
             f"The disk is too small: {human(needed)} are to be written, and {human(free)} are free."
         )
-    stream = _Stream(folder, manifest.volumes)
     report(Planned(len(absent), needed))
     records: list[bytes] = []
     brought: dict[str, Path] = {}
     for item in manifest.items:
-        parts = item.name.split("/")
-        if parts[0] == "hub" and parts[2] == "hubmirror":
+        if item.name.startswith("hub/") and "/hubmirror/" in item.name:
             records.append(stream.read(item))
         elif item.name in absent:
             target = data / item.name
@@ -298,11 +257,19 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
                 _bring(target, cache, stream, item, report)
             brought[item.digest] = target
     _publish(cache, records, report)
-    shutil.rmtree(_marks(cache, manifest), ignore_errors=True)
-    return manifest
 
 
-def _check_base(data: Path, cache: Cache, manifest: Manifest) -> None:
+@contextlib.contextmanager
+def _naming_errors(folder: Path) -> Iterator[None]:
+    """Says what cannot be written or read, and why, in one line."""
+    try:
+        yield
+    except OSError as exc:
+        name = exc.filename or folder
+        raise CarryError(f"{name}: {exc.strerror}. Run it again when that is mended.") from exc
+
+
+def _check_base(data: Path, manifest: Manifest) -> None:
     """Whether what the bundle builds upon is here."""
     carried = {item.name for item in manifest.items}
     absent = [
@@ -334,8 +301,8 @@ def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Repor
         if mark.exists() and mark.read_text() == stamp:
             return True
         report(FileBegan(_REPO, volume.name, volume.size))
-        count = lambda size: report(FileAdvanced(_REPO, volume.name, size))  # noqa: E731
-        right = _sha256(path, count) == volume.sha256
+        advanced = partial(FileAdvanced, _REPO, volume.name)
+        right = _sha256(path, lambda size: report(advanced(size))) == volume.sha256
         report(FileDone(_REPO, volume.name, volume.size))
         if right:
             mark.parent.mkdir(parents=True, exist_ok=True)
@@ -365,12 +332,18 @@ def _is_here(data: Path, item: Item) -> bool:
 
 def _bring(target: Path, cache: Cache, stream: _Stream, item: Item, report: Report) -> None:
     """One file from the stream to its place, proven."""
-    staged = cache.workshop / "staging" / "bundle" / item.digest
+    staged, running = cache.workshop / "arriving" / item.digest, _start(item)
     staged.parent.mkdir(parents=True, exist_ok=True)
     report(FileBegan(_REPO, item.name, item.size))
-    stream.copy(item, staged, lambda size: report(FileAdvanced(_REPO, item.name, size)))
-    kind = "sha256" if len(item.digest) == 64 else "sha1"
-    if _digest(staged, item.size, kind) != item.digest:
+    with staged.open("wb") as file:
+        for chunk in stream.chunks(item):
+            file.write(chunk)
+            running.update(chunk)
+            report(FileAdvanced(_REPO, item.name, len(chunk)))
+        file.flush()
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    if running.hexdigest() != item.digest:
         staged.unlink()
         raise CarryError(f"{item.name} is not what it was: it was damaged before it was bundled.")
     staged.replace(target)
@@ -392,15 +365,14 @@ def _publish(cache: Cache, bodies: Iterable[bytes], report: Report) -> None:
 
 def _newer_refs(cache: Cache, record: Record) -> list[str]:
     """The record's refs, but for those that a later pull has moved on here."""
-    folder = cache.folder(record.repo)
-    here, refs = folder.refs(), []
+    folder, refs = cache.folder(record.repo), []
     for name in record.refs:
         try:
-            if folder.read_record(here[name]).pulled_at > record.pulled_at:
-                continue
-        except (KeyError, OSError, ManifestError):
-            pass
-        refs.append(name)
+            is_newer = folder.read_record(folder.points_to(name)).pulled_at > record.pulled_at
+        except (OSError, ManifestError):
+            is_newer = False
+        if not is_newer:
+            refs.append(name)
     return refs
 
 
@@ -412,21 +384,13 @@ class _Stream:
         self._volumes = volumes
 
     def read(self, item: Item) -> bytes:
-        body = b"".join(self._chunks(item))
+        """A small file, proven. Raises CarryError."""
+        body = b"".join(self.chunks(item))
         if hashlib.sha256(body).hexdigest() != item.digest:
             raise CarryError(f"{item.name} is not what it was: it was damaged before bundling.")
         return body
 
-    def copy(self, item: Item, target: Path, advanced: Callable[[int], None]) -> None:
-        with target.open("wb") as writer:
-            for chunk in self._chunks(item):
-                writer.write(chunk)
-                advanced(len(chunk))
-            writer.flush()
-            os.fchmod(writer.fileno(), 0o644)
-            os.fsync(writer.fileno())
-
-    def _chunks(self, item: Item) -> Iterator[bytes]:
+    def chunks(self, item: Item) -> Iterator[bytes]:
         at, end = item.offset, item.offset + item.size
         for volume in self._volumes:
             last = volume.offset + volume.size
@@ -441,13 +405,11 @@ class _Stream:
                     left -= len(chunk)
 
 
-def _digest(path: Path, size: int, kind: str) -> str:
-    start = b"blob %d\0" % size if kind == "sha1" else b""
-    running = hashlib.new(kind, start, usedforsecurity=False)
-    with path.open("rb") as reader:
-        while chunk := reader.read(_READ):
-            running.update(chunk)
-    return running.hexdigest()
+def _start(item: Item) -> hashlib._Hash:
+    """A hash of the kind of a file's digest, before its first byte."""
+    if len(item.digest) == 64:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % item.size, usedforsecurity=False)
 
 
 def _sha256(path: Path, advanced: Callable[[int], None] = lambda _: None) -> str:
@@ -464,21 +426,3 @@ def _has_size(path: Path, size: int) -> bool:
         return path.is_file() and not path.is_symlink() and path.stat().st_size == size
     except OSError:
         return False
-
-
-def _item(row: dict[str, Any]) -> Item:
-    return Item(_below(row["name"]), int(row["size"]), str(row["digest"]), int(row["offset"]))
-
-
-def _below(name: str) -> str:
-    """A path below the data folder, never above it."""
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name:
-        raise ValueError(name)
-    return name
-
-
-def _plain(name: str) -> str:
-    if "/" in name or name.startswith("."):
-        raise ValueError(name)
-    return name

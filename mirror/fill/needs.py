@@ -21,10 +21,16 @@ _NAMES = {
     "draft_model": "its draft model",
     "assistant_model": "its draft model",
     "speculative_model": "its draft model",
-    "name_or_path": "the model that it drafts for",
     "processor_name_or_path": "its processor",
     "tokenizer_name_or_path": "its tokenizer",
     "image_processor_name_or_path": "its image processor",
+}
+
+
+# Tables of speculative decoding, as vLLM and speculators write them.
+_INNER = {
+    "speculative_config": ("model", "its draft model"),
+    "verifier": ("name_or_path", "the model that it drafts for"),
 }
 
 
@@ -65,8 +71,10 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
         for key, one in value.items():
             if key == "auto_map":
                 yield from ((repo_id, "its code") for repo_id in _code_repos(one))
-            elif key == "speculative_config" and isinstance(one, dict):
-                yield from _named({"draft_model": one.get("model")})
+            elif key in _INNER and isinstance(one, dict):
+                name, why = _INNER[key]
+                yield str(one.get(name)), why
+                yield from _named(one)
             elif key in _NAMES and isinstance(one, str):
                 yield one, _NAMES[key]
             else:

@@ -39,12 +39,13 @@ from mirror.sources.publish import publish
 from mirror.trees import used_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mirror.config import RepoSpec
     from mirror.fill.blobs import Cache
     from mirror.fill.events import Report
     from mirror.fill.upstream import Head, Upstream
+    from mirror.repos import Repo
     from mirror.sources.layout import RepoDir
     from mirror.trees import RepoFile
 
@@ -103,9 +104,11 @@ class Pull:
         return [plan for plan in planned if plan is not None]
 
     def run(self, plans: Sequence[Plan]) -> Outcome:
-        """Fetch and publish. Raises ConfigError where the disk is too small for it."""
+        """Fetch and publish; nothing at all where the disk is too small."""
         outcome = Outcome(failed=self._failed)
-        self._check_space(plans)
+        if problem := self._lack_of_space(plans):
+            self._fail(problem)
+            return outcome
         files = sum(len(plan.missing) for plan in plans)
         self._report(Planned(files, sum(plan.missing_size for plan in plans)))
         with (
@@ -164,23 +167,23 @@ class Pull:
         self, folder: RepoDir, known: Record | None, head: Head, revision: str
     ) -> tuple[str, ...]:
         """The refs that point to the commit after this pull."""
-        refs = known.refs if known else ()
-        here = {name: commit for name, commit in folder.refs().items() if name in refs}
-        refs = tuple(name for name in refs if here.get(name) in (head.commit_hash, None))
-        if any(ref.rpartition("/")[2] == revision or ref == revision for ref in refs):
+        refs = _refs_left(folder, known)
+        if any(revision in (ref, _short(ref)) for ref in refs):
             return refs
         name = self._upstream.ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
 
-    def _check_space(self, plans: Sequence[Plan]) -> None:
+    def _lack_of_space(self, plans: Sequence[Plan]) -> str:
+        """What to tell of a disk that is too small; empty where it will do."""
         wanted = sum(plan.missing_size for plan in plans)
         free = shutil.disk_usage(self._cache.root).free
-        if wanted and wanted + _KEPT_FREE > free:
-            raise ConfigError(
-                f"The disk is too small: {human(wanted)} are to be pulled, and {human(free)} are "
-                f"free. Make room for {human(wanted + _KEPT_FREE - free)} (hubmirror gc, "
-                "hubmirror rm), or pull less with --include and --exclude."
-            )
+        if not wanted or wanted + _KEPT_FREE <= free:
+            return ""
+        return (
+            f"The disk is too small: {human(wanted)} are to be pulled, and {human(free)} are "
+            f"free. Make room for {human(wanted + _KEPT_FREE - free)} (hubmirror gc, "
+            "hubmirror rm), or pull less with --include and --exclude."
+        )
 
     def _try_fill(self, plan: Plan, transfers: ThreadPoolExecutor) -> Plan | None:
         try:
@@ -206,6 +209,8 @@ class Pull:
         waiting = f"Another pull works on {repo}; waiting for it."
         with self._cache.lock(repo, lambda: self._note("info", waiting)):
             folder = self._cache.folder(repo)
+            record = _merged(folder, record)
+            self._forget_partial(repo)
             distinct = {file.etag: file for file in _missing(self._cache, folder, record)}
             jobs = [transfers.submit(self._bring, plan, folder, file) for file in distinct.values()]
             for job in jobs:
@@ -214,6 +219,11 @@ class Pull:
             shutil.rmtree(self._cache.staging(repo), ignore_errors=True)
         self._tell(plan, "pulled")
         return plan
+
+    def _forget_partial(self, repo: Repo) -> None:
+        """Remove what huggingface_hub had half fetched when a pull was killed: it begins anew."""
+        for path in self._cache.staging(repo).rglob("*.incomplete"):
+            path.unlink(missing_ok=True)
 
     def _bring(self, plan: Plan, folder: RepoDir, file: RepoFile) -> None:
         """Put one blob in its place: from another repository, from an earlier try, or from
@@ -287,6 +297,46 @@ def _read_record(folder: RepoDir, commit_hash: str) -> Record | None:
         return None
 
 
+def _merged(folder: RepoDir, record: Record) -> Record:
+    """The record with what another pull of the commit added since it was planned."""
+    known = _read_record(folder, record.commit_hash)
+    if known is None:
+        return record
+    files = {**known.files, **record.files}
+    tree = {**known.files, **known.left_out, **record.files, **record.left_out}
+    left_out = {path: file for path, file in tree.items() if path not in files}
+    refs = dict.fromkeys((*_refs_left(folder, known), *record.refs))
+    return replace(record, files=files, left_out=left_out, refs=tuple(refs))
+
+
+def _refs_left(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
+    """The refs of a record that have not moved on to another commit."""
+    if known is None:
+        return ()
+    mine = (known.commit_hash, "")
+    return tuple(name for name in known.refs if folder.points_to(name) in mine)
+
+
+def _short(ref: str) -> str:
+    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
+
+
+def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
+    """The repositories, and all that their files name, at any remove; as `str(repo).lower()`."""
+    found: set[str] = set()
+    pending = list(repos)
+    while pending:
+        repo = pending.pop()
+        if str(repo).lower() in found:
+            continue
+        found.add(str(repo).lower())
+        folder = cache.folder(repo)
+        for commit in folder.recorded_commits():
+            if record := _read_record(folder, commit):
+                pending += [need.repo for need in needs(repo, partial(_read, folder, record))]
+    return found
+
+
 def _missing(cache: Cache, folder: RepoDir, record: Record) -> tuple[RepoFile, ...]:
     return tuple(file for file in record.files.values() if not cache.has(folder, file))
 
@@ -298,10 +348,9 @@ def _says_the_same(known: Record, record: Record) -> bool:
 
 def _is_linked(folder: RepoDir, record: Record) -> bool:
     """Whether the refs, and the links of the snapshot, are in place as well."""
-    refs = folder.refs()
     snapshot = folder.snapshot(record.commit_hash)
     return (
-        all(refs.get(name) == record.commit_hash for name in record.refs)
+        all(folder.points_to(name) == record.commit_hash for name in record.refs)
         and folder.tree(record.commit_hash).is_file()
         and all(os.path.lexists(snapshot / path) for path in record.files)
     )

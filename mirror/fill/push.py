@@ -56,7 +56,7 @@ def push(
         raise CarryError(f"The data folder {data} is not there. Name another with --data.")
     for text, filters in _passes(delete=delete):
         told(text)
-        command = ["rsync", *_FLAGS, *filters, *options, f"{data}/", destination]
+        command = ["rsync", *_FLAGS, *filters, *options, f"{data.absolute()}/", destination]
         code = subprocess.run(command, check=False).returncode  # noqa: S603
         if code:
             cause = _CAUSES.get(code, f"its exit status is {code}")

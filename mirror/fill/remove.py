@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import uuid
@@ -12,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mirror.errors import RevisionNotFoundError
+from mirror.fill.blobs import ARRIVING
 from mirror.manifests import ManifestError
 from mirror.repos import find_commit
 from mirror.sources.bento import entries
@@ -42,13 +42,7 @@ class Waste:
 def remove_repo(cache: Cache, folder: RepoDir) -> int:
     """Remove a repository at once, for readers; the bytes that it had."""
     with cache.lock(folder.repo, _wait):
-        size = _size(folder.path)
-        trash = cache.workshop / "trash" / uuid.uuid4().hex
-        trash.parent.mkdir(parents=True, exist_ok=True)
-        folder.path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
-        shutil.rmtree(cache.staging(folder.repo), ignore_errors=True)
-        return size
+        return _remove_folder(cache, folder)
 
 
 def remove_revision(cache: Cache, folder: RepoDir, revision: str) -> int:
@@ -61,8 +55,20 @@ def remove_revision(cache: Cache, folder: RepoDir, revision: str) -> int:
         commit = find_commit(revision, refs, folder.recorded_commits())
         if commit is None:
             raise RevisionNotFoundError(folder.repo, revision)
+        if folder.recorded_commits() == [commit]:
+            return _remove_folder(cache, folder)
         _forget(folder, commit)
         return sum(_discard(waste) for waste in _stray_blobs(folder))
+
+
+def _remove_folder(cache: Cache, folder: RepoDir) -> int:
+    size = _size(folder.path)
+    trash = cache.workshop / "trash" / uuid.uuid4().hex
+    trash.parent.mkdir(parents=True, exist_ok=True)
+    folder.path.rename(trash)
+    shutil.rmtree(trash, ignore_errors=True)
+    shutil.rmtree(cache.staging(folder.repo), ignore_errors=True)
+    return size
 
 
 def remove_entry(home: Path, entry: Entry) -> None:
@@ -92,9 +98,13 @@ def _forget(folder: RepoDir, commit: str) -> None:
 
 
 def waste(cache: Cache) -> list[Waste]:
-    """Revisions that their refs have left, blobs of no revision, and what was abandoned."""
-    found = [one for folder in cache.folders() for one in _waste_of(folder)]
-    return found + list(_abandoned(cache))
+    """Revisions that their refs have left, blobs of no revision, and what was abandoned; nothing
+    while a bundle is being applied, whose blobs come before their records."""
+    with cache.try_lock(ARRIVING) as is_free:
+        if not is_free:
+            return []
+        found = [one for folder in cache.folders() for one in _waste_of(folder)]
+        return found + list(_abandoned(cache))
 
 
 def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:
@@ -115,29 +125,28 @@ def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoD
 
 
 def collect(cache: Cache, found: list[Waste]) -> int:
-    """Remove waste; the bytes that were freed."""
+    """Remove waste, but for that of repositories that a pull works on; the bytes freed."""
     freed = 0
     for one in found:
         if one.folder is None:
             freed += _discard(one)
             continue
-        with cache.lock(one.folder.repo, _wait):
-            if one.commit_hash:
+        with cache.try_lock(one.folder.repo.folder_name) as is_free:
+            if is_free and one.commit_hash:
                 _forget(one.folder, one.commit_hash)
-            elif one.path.name not in _kept_blobs(one.folder):
+                freed += sum(_discard(stray) for stray in _stray_blobs(one.folder))
+            elif is_free and one.path.exists() and one.path.name not in _kept_blobs(one.folder):
                 freed += _discard(one)
-    for folder in {one.folder.path: one.folder for one in found if one.folder}.values():
-        with cache.lock(folder.repo, _wait):
-            freed += sum(_discard(stray) for stray in _stray_blobs(folder))
     return freed
 
 
 def old_revisions(folder: RepoDir) -> list[Record]:
     """Revisions that refs pointed to when they were pulled, and point to no more."""
-    refs = folder.refs()
+    commits = set(folder.recorded_commits())
     old = []
     for record in _records(folder):
-        if record.refs and not any(target == record.commit_hash for target in refs.values()):
+        targets = {folder.points_to(name) for name in record.refs}
+        if targets and targets <= commits - {record.commit_hash}:
             old.append(record)
     return old
 
@@ -188,15 +197,8 @@ def _abandoned(cache: Cache) -> Iterator[Waste]:
 
 
 def _is_locked(cache: Cache, name: str) -> bool:
-    lock = cache.workshop / "locks" / f"{name.lower()}.lock"
-    if not lock.exists():
-        return False
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with cache.try_lock(name) as is_free:
+        return not is_free
 
 
 def _records(folder: RepoDir) -> list[Record]:

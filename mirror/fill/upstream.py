@@ -5,7 +5,9 @@ The one module that imports huggingface_hub, which brings tokens, transfers and 
 
 from __future__ import annotations
 
+import errno
 import random
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile as HubFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, tqdm
 
-from mirror.errors import UpstreamError
+from mirror.errors import RequestError, UpstreamError
 from mirror.repos import COMMIT_HASH, Repo
-from mirror.trees import RepoFile
+from mirror.trees import RepoFile, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
 # Else blobs would be links into a store that a copy of one repository leaves behind.
 constants.HF_HUB_DISABLE_SHARED_BLOBS = True
 
+_TIMEOUT = constants.DEFAULT_REQUEST_TIMEOUT  # seconds without an answer
 _TRIES = 6
 _LONGEST_WAIT = 60.0
+_SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _WRONG = (400, 401, 403, 404)
 
 _Answer = TypeVar("_Answer")
@@ -95,7 +99,13 @@ class Upstream:
             )
 
         entries = self._ask(repo, commit_hash, listed)
-        return {entry.path: _file(entry) for entry in entries if isinstance(entry, HubFile)}
+        try:
+            files = [_file(entry) for entry in entries if isinstance(entry, HubFile)]
+        except (RequestError, ValueError) as exc:
+            raise UpstreamError(
+                f"{self.endpoint} lists files of {repo} that no repository can have: {exc}"
+            ) from exc
+        return {file.path: file for file in files}
 
     def ref_name(self, head: Head, revision: str) -> str | None:
         """The full name of a ref that means the commit; None for a commit hash."""
@@ -116,6 +126,7 @@ class Upstream:
         self, head: Head, file: RepoFile, staging: Path, advanced: Callable[[int], None]
     ) -> Path:
         """Download a file into `staging`, a cache of its own; where its bytes are then."""
+        came = 0
 
         class Bar(tqdm):
             """Tells how many bytes came, and shows nothing."""
@@ -124,6 +135,8 @@ class Upstream:
                 super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
             def update(self, n: float | None = 1) -> None:
+                nonlocal came
+                came += int(n or 0)
                 advanced(int(n or 0))
 
             def update_transfer(self, n: float) -> None:
@@ -135,6 +148,9 @@ class Upstream:
         repo = head.repo
 
         def download() -> str:
+            nonlocal came
+            advanced(-came)
+            came = 0
             return hf_hub_download(
                 repo.repo_id,
                 file.path,
@@ -150,13 +166,15 @@ class Upstream:
     def identities(self) -> set[str]:
         """The names of the caches that upstream serves, where it is a hubmirror."""
         try:
-            answer = get_session().get(f"{self.endpoint}/-/identity", headers=build_hf_headers())
+            url = f"{self.endpoint}/-/identity"
+            answer = get_session().get(url, headers=build_hf_headers(), timeout=_TIMEOUT)
             return set(answer.json()["caches"]) if answer.status_code == 200 else set()
         except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             return set()
 
     def _json(self, path: str) -> Any:
-        answer = get_session().get(self.endpoint + path, headers=build_hf_headers())
+        url = self.endpoint + path
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=_TIMEOUT)
         hf_raise_for_status(answer)
         return answer.json()
 
@@ -187,6 +205,13 @@ class Upstream:
                 f"{repo} is not on {self.endpoint}, or is private: check the spelling, or log in "
                 "with `hf auth login` or HF_TOKEN."
             )
+        elif isinstance(exc, HfHubHTTPError) and exc.response.status_code in (401, 403):
+            text = (
+                f"{self.endpoint} refuses {repo}, or the token: log in with `hf auth login`, or "
+                "correct HF_TOKEN, and pull again."
+            )
+        elif isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+            text = f"{repo} could not be written: {exc.strerror}."
         elif isinstance(exc, RevisionNotFoundError):
             text = f"{repo} has no revision {revision} on {self.endpoint}."
         elif isinstance(exc, EntryNotFoundError):
@@ -196,6 +221,9 @@ class Upstream:
         else:
             text = f"{repo} at {revision} cannot be pulled from {self.endpoint}: {_brief(exc)}."
         return UpstreamError(text)
+
+
+_STAYS = (errno.EACCES, errno.ENOSPC, errno.EROFS)
 
 
 def _root(exc: BaseException) -> BaseException:
@@ -212,7 +240,7 @@ def _may_pass(exc: BaseException) -> bool:
     if isinstance(exc, OfflineModeIsEnabled | ValueError | TypeError | KeyError):
         return False
     # A full disk stays full.
-    return not (isinstance(exc, OSError) and exc.errno is not None and exc.errno in (13, 28, 30))
+    return not (isinstance(exc, OSError) and exc.errno is not None and exc.errno in _STAYS)
 
 
 def _retry_after(exc: BaseException) -> float:
@@ -236,5 +264,10 @@ def _commit_hash(text: str) -> str:
 
 
 def _file(entry: HubFile) -> RepoFile:
+    """Raises RequestError for a path, and ValueError for a digest, that is none."""
     sha256 = entry.lfs.sha256 if entry.lfs else None
-    return RepoFile(entry.path, entry.size, entry.blob_id, sha256, entry.xet_hash)
+    path = check_path(entry.path)
+    if not _SHA1.fullmatch(entry.blob_id) or not (sha256 is None or _SHA256.fullmatch(sha256)):
+        raise ValueError(f"{path} has a digest that is none.")
+    xet_hash = entry.xet_hash if _SHA256.fullmatch(entry.xet_hash or "") else None
+    return RepoFile(path, entry.size, entry.blob_id, sha256, xet_hash)

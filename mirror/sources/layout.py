@@ -85,6 +85,10 @@ class RepoDir:
         short = name.removeprefix("refs/heads/").removeprefix("refs/tags/")
         return self.path / "refs" / short
 
+    def points_to(self, name: str) -> str:
+        """The commit hash that the file of a full ref name holds; empty where there is none."""
+        return _read_ref(str(self.ref(name)))
+
     def refs(self) -> dict[str, str]:
         """All refs, by full name; the empty string for one that cannot be read, or holds no hash.
 

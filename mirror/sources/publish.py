@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 
 def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> None:
-    """Link, list and record a revision whose blobs are all in place; its refs come last: those of
+    """List, link and record a revision whose blobs are all in place; its refs come last: those of
     the record, or `refs`.
 
     Afterwards the folder is a complete cache to huggingface_hub as well: its tree file lists the
-    wanted files alone, since `HF_HUB_OFFLINE=1` refuses a snapshot that lacks a listed one. Each
-    step is on the disk before the next.
+    wanted files alone, since `HF_HUB_OFFLINE=1` refuses a snapshot that lacks a listed one. That
+    file comes first, so that a snapshot which is linked in part is refused too. Each step is on
+    the disk before the next.
     """
     folder = RepoDir(root, record.repo, root / record.repo.folder_name)
     snapshot = folder.snapshot(record.commit_hash)
     links = {snapshot / name: folder.blobs / file.etag for name, file in record.files.items()}
+    _write(folder.tree(record.commit_hash), render_tree(record.files.values()))
     snapshot.mkdir(parents=True, exist_ok=True)
     for link, blob in links.items():
         target = os.path.relpath(blob, link.parent)
@@ -38,14 +40,12 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
         sync_folder(one)
     if folder.blobs.is_dir():
         sync_folder(folder.blobs)
-    for path, body in (
-        (folder.tree(record.commit_hash), render_tree(record.files.values())),
-        (folder.record(record.commit_hash), record.render()),
-        *(
-            (folder.ref(ref), record.commit_hash.encode())
-            for ref in (record.refs if refs is None else refs)
-        ),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, body)
-        sync_folder(path.parent)
+    _write(folder.record(record.commit_hash), record.render())
+    for ref in record.refs if refs is None else refs:
+        _write(folder.ref(ref), record.commit_hash.encode())
+
+
+def _write(path: Path, body: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, body)
+    sync_folder(path.parent)

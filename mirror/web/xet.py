@@ -70,6 +70,8 @@ def reconstruction(call: Call) -> Response:
     stored = call.hub.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
     size = stored.file.size
     try:
+        if not size:
+            raise ValueError("an empty file has no terms, and hf_xet 1.1 asks for them for ever")
         span = parse_range(asked, size) or Span(0, size)
     except ValueError:
         return json_response({}, {"content-range": f"bytes */{size}"}, 416)

@@ -1,0 +1,180 @@
+"""What a bundle holds, as its manifest tells it: files, and the volumes that they lie in."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from mirror.errors import CarryError
+from mirror.repos import Repo
+from mirror.sources.layout import WORKSHOP
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_VOLUME = re.compile(r"hubmirror-[0-9]{4,6}\.bin")
+_HUB_PLACE = re.compile(
+    r"hub/[^/\0]+/(?:blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})|hubmirror/[0-9a-f]{40}\.json)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file of a bundle: `name` is its path below the data folder. `digest` is sha256, or for a
+    blob that git keeps whole its sha1. `offset` is where it begins in the stream."""
+
+    name: str
+    size: int
+    digest: str
+    offset: int = 0
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "size": self.size, "digest": self.digest, "offset": self.offset,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A piece of the stream, from `offset`."""
+
+    name: str
+    offset: int
+    size: int
+    sha256: str = ""
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "name": self.name, "offset": self.offset, "size": self.size, "sha256": self.sha256,
+        }  # fmt: skip
+
+    @classmethod
+    def parse(cls, row: Mapping[str, Any]) -> Volume:
+        """Raises ValueError, KeyError and TypeError."""
+        name = str(row["name"])
+        if not _VOLUME.fullmatch(name):
+            raise ValueError(f"{name[:80]!r} is no name of a volume")
+        return cls(name, _count(row["offset"]), _count(row["size"]), _hex(row["sha256"], 64))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle holds. `holds` are all names with their digests that a data folder has once
+    this bundle, and those before it, were applied."""
+
+    bundle_id: str
+    created_at: str
+    since: str
+    items: Sequence[Item]
+    volumes: Sequence[Volume]
+    holds: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises CarryError for one that is absent, damaged, or names what no bundle may hold."""
+        try:
+            data = orjson.loads((folder / MANIFEST).read_bytes())
+            if data["format_version"] != _FORMAT:
+                raise CarryError(f"The bundle {folder.name} is of a newer hubmirror; update this.")
+            if data.pop("sha256") != _seal(data):
+                raise ValueError("its own digest is another")
+            manifest = cls._parse(data)
+            manifest._check()
+        except FileNotFoundError as exc:
+            raise CarryError(
+                f"{folder} holds no {MANIFEST}: it is no bundle, or its creation was not "
+                "finished. Run `hubmirror bundle create` again."
+            ) from exc
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise CarryError(
+                f"The manifest of the bundle {folder.name} is damaged: {exc}. Copy it again."
+            ) from exc
+        return manifest
+
+    @classmethod
+    def _parse(cls, data: Mapping[str, Any]) -> Manifest:
+        return cls(
+            _hex(data["bundle_id"], 32),
+            str(data["created_at"]),
+            _hex(data["since"], 32) if data["since"] else "",
+            [_item(row) for row in data["items"]],
+            [Volume.parse(row) for row in data["volumes"]],
+            {_place(name): _digest(digest) for name, digest in data["holds"].items()},
+        )
+
+    def _check(self) -> None:
+        """Raises ValueError where volumes leave gaps, or files lie outside of them."""
+        end = 0
+        for volume in self.volumes:
+            if volume.offset != end:
+                raise ValueError(f"{volume.name} does not follow the volume before it")
+            end += volume.size
+        for item in self.items:
+            if item.offset + item.size > end:
+                raise ValueError(f"{item.name} lies outside of the volumes")
+
+    def render(self) -> bytes:
+        """The file's text, with a digest of itself."""
+        body = {
+            "format_version": _FORMAT,
+            "bundle_id": self.bundle_id,
+            "created_at": self.created_at,
+            "since": self.since,
+            "volumes": [volume.row() for volume in self.volumes],
+            "items": [item.row() for item in self.items],
+            "holds": self.holds,
+        }
+        return orjson.dumps({**body, "sha256": _seal(body)}, option=orjson.OPT_INDENT_2)
+
+
+def _seal(body: Mapping[str, Any]) -> str:
+    """The digest of a manifest, whatever white space it is written with."""
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    name, digest = _place(row["name"]), _digest(row["digest"])
+    if name.startswith("hub/") and "/blobs/" in name:
+        if not name.endswith(f"/{digest}"):
+            raise ValueError(f"{name} is not named by its digest")
+    elif len(digest) != 64:
+        raise ValueError(f"{name} has a digest of another kind")
+    return Item(name, _count(row["size"]), digest, _count(row["offset"]))
+
+
+def _place(name: str) -> str:
+    """A path below the data folder where a bundle may write: blobs and records of a repository, and
+    what lies beside hub/."""
+    parts = name.split("/")
+    if parts[0] == "hub":
+        if not _HUB_PLACE.fullmatch(name) or Repo.from_folder_name(parts[1]) is None:
+            raise ValueError(f"{name[:80]!r} is no place in hub/")
+        return name
+    if "\0" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{name[:80]!r} is no path below the data folder")
+    if parts[0] == WORKSHOP:
+        raise ValueError(f"{name[:80]!r} is not to be carried")
+    return name
+
+
+def _digest(value: Any) -> str:
+    return _hex(value, 40 if len(str(value)) == 40 else 64)
+
+
+def _hex(value: Any, length: int) -> str:
+    if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
+        raise ValueError(f"{str(value)[:80]!r} is no digest")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of bytes")
+    return value

@@ -14,12 +14,13 @@ test: $(VENV)/dev.stamp
 
 # Every client in an environment of its own, below .venvs/: some GB, and some minutes.
 test-clients: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest tests/clients -n 2 -m ""
+	$(BIN)/python -m pytest tests/clients tests/openllm -n 2 -m ""
 
 # The mirror beside nginx (Debian: nginx-light), and a mirror of many repositories: a quarter of an hour.
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/xet.py
+	$(BIN)/python benchmarks/filling.py
 	$(BIN)/python benchmarks/scale.py
 
 check: $(VENV)/dev.stamp

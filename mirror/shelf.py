@@ -10,6 +10,7 @@ import email.parser
 import os
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mirror.digests import Digests
 
 _PART = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)
+_WHEEL = re.compile(r"\w[\w.+!-]{1,240}\.whl", re.ASCII)
 _MOST_METADATA = 4 * 1024 * 1024
 
 
@@ -37,6 +39,7 @@ class Wheel:
     size: int
     sha256: str
     requires_python: str
+    has_metadata: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +66,27 @@ class Shelf:
         """The wheels of a project. Raises NotOfferedError, and DigestPendingError while they are
         read for the first time."""
         name = canonicalize_name(project)
-        found = [path for other, path in self._wheels() if other == name]
+        found = [path for other, path in self._wheels() if other == name and path.is_file()]
         if not found:
             raise NotOfferedError(f"This mirror has no wheel of {name[:100]}.")
-        stats = [path.stat() for path in found]
+        places = [path.resolve() for path in found]
+        stats = [place.stat() for place in places]
         wanted = [
-            Wanted(str(path), stat.st_size, stat.st_mtime_ns, "sha256")
-            for path, stat in zip(found, stats, strict=True)
+            Wanted(str(place), stat.st_size, stat.st_mtime_ns, "sha256")
+            for place, stat in zip(places, stats, strict=True)
         ]
         digests = self.digests.of(name, wanted)
         return [
-            Wheel(path.name, path, stat.st_size, digest, _requires_python(metadata(path)))
+            _wheel(path, stat.st_size, digest)
             for path, stat, digest in zip(found, stats, digests, strict=True)
         ]
 
     def wheel(self, filename: str) -> Path:
         """Where a wheel lies. Raises NotOfferedError."""
         path = self.data / "wheels" / filename
-        if "/" in filename or not filename.endswith(".whl") or not path.is_file():
+        if "/" in filename or not _project(filename) or not path.is_file():
             raise NotOfferedError(f"This mirror has no file {filename[:200]!r}.")
-        return path
+        return path.resolve()
 
     def constraints(self, name: str) -> bytes:
         """The versions that were chosen for a model, as a constraints file of uv and pip. Raises
@@ -103,7 +107,15 @@ class Shelf:
                 yield project, folder / name
 
 
+def _wheel(path: Path, size: int, digest: str) -> Wheel:
+    body = metadata(path)
+    return Wheel(path.name, path, size, digest, _requires_python(body), bool(body))
+
+
 def _project(filename: str) -> str:
+    """The project that a wheel's name belongs to; empty for any other name."""
+    if not _WHEEL.fullmatch(filename):
+        return ""
     try:
         return parse_wheel_filename(filename)[0]
     except InvalidWheelFilename:
@@ -118,7 +130,7 @@ def metadata(wheel: Path) -> bytes:
                 if name.count("/") == 1 and name.endswith(".dist-info/METADATA"):
                     with opened.open(name) as file:
                         return file.read(_MOST_METADATA)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
         return b""
     return b""
 

@@ -25,7 +25,7 @@ from mirror.server import Place, open_place
 from mirror.sizes import human
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _WHEELS = Repo.parse("wheels")
@@ -53,7 +53,9 @@ def openllm() -> None:
 @click.option("--glibc", default="2.28", show_default=True, help="Of the GPU hosts.")
 @click.option("--machine", default="x86_64", show_default=True, help="Of the GPU hosts.")
 @click.option("--constraint", "constraints", multiple=True, help="Of the wheels: PACKAGE<VERSION.")
-@click.option("--dry-run", is_flag=True, help="Show the closure with sizes, and bring nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show the closure with sizes, and bring the repository alone."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
     """Bring the model repository, and for each MODEL (`llama3.2:1b`) all that its start needs."""
@@ -149,7 +151,8 @@ def env(url: str, model: str | None, data: Path, form: str, ca_file: str | None,
     chosen = [one for one in Closure.read_all(data) if model and one.answers_to(model)]
     if model and not chosen:
         raise ConfigError(f"No pull brought {model}. Run: hubmirror openllm pull {model}")
-    told = variables(url)
+    hosts = sorted(path.name for path in (data / "git").glob("*") if path.is_dir())
+    told = variables(url, hosts or ["github.com"])
     if chosen:
         told["UV_CONSTRAINT"] = f"{url}/-/constraints/{chosen[0].name}.txt"
     told |= dict.fromkeys(_TRUST if ca_file else (), ca_file or "")
@@ -157,15 +160,18 @@ def env(url: str, model: str | None, data: Path, form: str, ca_file: str | None,
         click.echo(_line(form, name, value))
 
 
-def variables(url: str) -> dict[str, str]:
-    """The environment of a GPU host; each was needed by a closed run of OpenLLM 0.6.30."""
+def variables(url: str, hosts: Sequence[str]) -> dict[str, str]:
+    """The environment of a GPU host; each was needed by a closed run of OpenLLM 0.6.30. `hosts` are
+    those of the model repositories."""
+    rewritten = {"GIT_CONFIG_COUNT": str(len(hosts))}
+    for number, host in enumerate(hosts):
+        rewritten[f"GIT_CONFIG_KEY_{number}"] = f"url.{url}/-/git/{host}/.insteadOf"
+        rewritten[f"GIT_CONFIG_VALUE_{number}"] = f"https://{host}/"
     return {
         "HF_ENDPOINT": url,
         # BentoML refuses to start a bento whose HF_TOKEN is empty; any will do.
         "HF_TOKEN": "hubmirror",
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{url}/-/git/github.com/.insteadOf",
-        "GIT_CONFIG_VALUE_0": "https://github.com/",
+        **rewritten,
         "UV_DEFAULT_INDEX": f"{url}/-/simple/",
         "UV_PYTHON_DOWNLOADS": "never",
         "BENTOML_DO_NOT_TRACK": "True",

@@ -28,9 +28,9 @@ _ADDRESS = re.compile(
     r"(?:(?:https?|ssh|git)://(?:[^@/]+@)?|git@)(?P<host>[\w.-]+)(?::\d+)?[/:]"
     r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?"
 )
+_NO_GIT = "git is not installed here: apt-get install git."
 _WHO = "hubmirror <hubmirror@localhost>"
 _MESSAGE = "Follow HF_ENDPOINT: every Hugging Face endpoint is null\n\nMade from {}.\n"
-_YAML = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,10 @@ class Address:
 
         Raises ConfigError.
         """
-        if match := _ADDRESS.fullmatch(text):
+        match = _ADDRESS.fullmatch(text)
+        if match and not any(part.startswith(".") for part in match.groups()):
             return cls(text, match["host"], match["owner"], match["name"])
-        folder = Path(text).absolute()
+        folder = Path(os.path.abspath(text))
         name = folder.name.removesuffix(".git")
         if not folder.is_dir() or not name:
             raise ConfigError(f"{text!r} is neither the URL of a git repository nor a folder.")
@@ -58,7 +59,7 @@ class Address:
 
 
 class ModelRepository:
-    """A bare repository: `main` and `nightly` are our copies, `upstream/main` is what they were
+    """A bare repository: `main` and `nightly` are our copies, `upstream-main` is what they were
     made from."""
 
     def __init__(self, folder: Path) -> None:
@@ -80,9 +81,10 @@ class ModelRepository:
         for branch in branches:
             if branch not in there:
                 raise UpstreamError(
-                    f"{url} has no branch {branch}. It has: {', '.join(sorted(there)[:10])}."
+                    f"{url} has no branch {branch}. "
+                    f"It has: {', '.join(sorted(there)[:10]) or 'no branch at all'}."
                 )
-        specs = [f"+refs/heads/{one}:refs/heads/upstream/{one}" for one in branches]
+        specs = [f"+refs/heads/{one}:refs/heads/upstream-{one}" for one in branches]
         try:
             self._git("fetch", "--quiet", "--no-tags", url, *specs)
         except subprocess.CalledProcessError as exc:
@@ -94,7 +96,7 @@ class ModelRepository:
     def branches(self) -> list[str]:
         """The branches that OpenLLM may ask for."""
         names = self._git("for-each-ref", "--format=%(refname:short)", "refs/heads/").decode()
-        return [name for name in names.split() if not name.startswith("upstream/")]
+        return [name for name in names.split() if not name.startswith("upstream-")]
 
     def files(self, branch: str, ending: str) -> dict[str, bytes]:
         """The files of a branch whose path ends so, by path."""
@@ -108,10 +110,10 @@ class ModelRepository:
             return None
 
     def _make(self) -> None:
-        if shutil.which("git") is None:
-            raise ConfigError("git is not installed here: apt-get install git.")
         if (self.folder / "HEAD").is_file():
             return
+        if shutil.which("git") is None:
+            raise ConfigError(_NO_GIT)
         staged = self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex[:8]}")
         staged.parent.mkdir(parents=True, exist_ok=True)
         command = ["git", "init", "--quiet", "--bare", "--initial-branch=main", str(staged)]
@@ -130,7 +132,7 @@ class ModelRepository:
     def _copy(self, branch: str) -> int:
         """Commit, upon upstream's own commit, what changes; with its date, so that the id is the
         same wherever it is made."""
-        upstream = f"refs/heads/upstream/{branch}"
+        upstream = f"refs/heads/upstream-{branch}"
         tip = self._git("rev-parse", f"{upstream}^{{commit}}").decode().strip()
         date = self._git("show", "-s", "--format=%cd", "--date=raw", tip).decode().strip()
         changes = []
@@ -149,7 +151,8 @@ class ModelRepository:
 
     def _files(self, revision: str, ending: str) -> Iterator[tuple[str, bytes, bytes]]:
         """Path, mode and content of the files that end so."""
-        rows = self._git("ls-tree", "-r", "-z", revision).decode().split("\0")
+        listed = self._git("ls-tree", "-r", "-z", revision)
+        rows = listed.decode(errors="surrogateescape").split("\0")
         found = [row.split("\t", 1) for row in rows if row.endswith(ending)]
         wanted = "".join(f"{meta.split()[2]}\n" for meta, _ in found)
         answer, at = self._git("cat-file", "--batch", stdin=wanted.encode()), 0
@@ -160,6 +163,8 @@ class ModelRepository:
             at = end + 1 + size + 1
 
     def _git(self, *words: str, stdin: bytes = b"") -> bytes:
+        if shutil.which("git") is None:
+            raise ConfigError(_NO_GIT)
         command = ["git", "--git-dir", str(self.folder), *words]
         done = subprocess.run(  # noqa: S603
             command, input=stdin, check=True, capture_output=True, env=_environment()
@@ -169,23 +174,54 @@ class ModelRepository:
 
 def without_endpoint(path: str, body: bytes) -> bytes:
     """A bento.yaml with the endpoint of each Hugging Face model null, and else byte for byte the
-    same. Raises ConfigError where it cannot be read."""
+    same where YAML lets it be. Raises ConfigError where it cannot be read."""
     try:
         text = body.decode()
-        root = _pairs(yaml.compose(text, Loader=_YAML))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
+        wanted = yaml.safe_load(text)
+        if not _forget_endpoints(wanted):
+            return body
+        new = _spliced(text)
+        if yaml.safe_load(new) != wanted:  # it has aliases, or merges one table into another
+            new = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as exc:
         raise ConfigError(f"{path} is no YAML that can be read. Tell who made it.") from exc
+    return new.encode()
+
+
+def _forget_endpoints(told: Any) -> bool:
+    """Make the endpoints null, in place; whether there was any."""
+    root = told if isinstance(told, dict) else {}
+    services = [one for one in _list(root.get("services")) if isinstance(one, dict)]
+    models = [*_list(root.get("models")), *(m for s in services for m in _list(s.get("models")))]
+    is_changed = False
+    for model in models:
+        metadata = model.get("metadata") if isinstance(model, dict) else None
+        if not isinstance(metadata, dict) or model.get("registry") != "huggingface":
+            continue
+        if metadata.get("endpoint") is not None:
+            metadata["endpoint"], is_changed = None, True
+    return is_changed
+
+
+def _spliced(text: str) -> str:
+    """The text with `null` in the place of each endpoint's value. The pure loader's marks count
+    characters as Python does, and its depth is bounded."""
+    root = _pairs(yaml.compose(text, Loader=yaml.SafeLoader))
     services = [_pairs(one) for one in _items(root.get("services"))]
     models = [*_items(root.get("models")), *(m for s in services for m in _items(s.get("models")))]
-    places = []
+    places = set()
     for model in map(_pairs, models):
         endpoint = _pairs(model.get("metadata")).get("endpoint")
-        is_ours = getattr(model.get("registry"), "value", None) == "huggingface"
-        if is_ours and endpoint is not None and not endpoint.tag.endswith(":null"):
-            places.append((endpoint.start_mark.index, endpoint.end_mark.index))
+        if getattr(model.get("registry"), "value", None) == "huggingface" and endpoint is not None:
+            places.add((endpoint.start_mark.index, endpoint.end_mark.index))
     for start, end in sorted(places, reverse=True):
-        text = f"{text[:start]}null{text[end:]}"
-    return text.encode()
+        value = text[start:end]
+        text = f"{text[:start]}null{value[len(value.rstrip()) :]}{text[end:]}"
+    return text
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _pairs(node: Any) -> dict[str, Any]:
@@ -205,7 +241,7 @@ def _data(body: bytes) -> bytes:
 def _quoted(path: str) -> bytes:
     """A path in fast-import's C style."""
     escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'.encode()
+    return f'"{escaped}"'.encode(errors="surrogateescape")
 
 
 def _environment() -> dict[str, str]:
@@ -221,5 +257,8 @@ def _environment() -> dict[str, str]:
 
 
 def _last_line(exc: subprocess.CalledProcessError) -> str:
-    lines = exc.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("fatal: ").rstrip(".") if lines else f"status {exc.returncode}"
+    """What git says is wrong; advice follows it."""
+    lines: list[str] = exc.stderr.decode(errors="replace").strip().splitlines()
+    fatal = [line for line in lines if line.startswith("fatal: ")]
+    line = (fatal or lines or [f"status {exc.returncode}"])[0]
+    return line.removeprefix("fatal: ").rstrip(".")

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from mirror.fill.git import ModelRepository
 
-_YAML = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _START = "bentoml/bentos/"
 _GRACE = timedelta(days=7)
 
@@ -106,7 +105,8 @@ def find(repository: ModelRepository, branches: Sequence[str], text: str) -> Ben
         tags = sorted({one for bento in named for one in (bento.version, *bento.aliases)})
         has = f"{name} has: {', '.join(tags)}" if named else f"There are: {', '.join(names[:30])}"
         raise ConfigError(f"No bento answers to {text}. {has}.")
-    bento = chosen[-1]
+    # As OpenLLM does, which looks into its first repository alone.
+    bento = [one for one in chosen if one.branch == chosen[0].branch][-1]
     folder = f"{_START}{bento.name}/{bento.version}/env/python"
     for file in ("requirements.lock.txt", "requirements.txt"):
         if (body := repository.read(bento.branch, f"{folder}/{file}")) is not None:
@@ -204,7 +204,7 @@ class Closure:
 
 def _parse(path: str, body: bytes) -> dict[str, Any]:
     try:
-        told = yaml.load(body, _YAML)  # noqa: S506  (a safe loader)
+        told = yaml.load(body, yaml.SafeLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise ConfigError(f"{path} is no YAML that can be read. Tell who made it.") from exc
     if not isinstance(told, dict):

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 # Else blobs would be links into a store that a copy of one repository leaves behind.
 constants.HF_HUB_DISABLE_SHARED_BLOBS = True
 
-_TIMEOUT = constants.DEFAULT_REQUEST_TIMEOUT  # seconds without an answer
 _TRIES = 6
 _LONGEST_WAIT = 60.0
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
@@ -167,14 +166,18 @@ class Upstream:
         """The names of the caches that upstream serves, where it is a hubmirror."""
         try:
             url = f"{self.endpoint}/-/identity"
-            answer = get_session().get(url, headers=build_hf_headers(), timeout=_TIMEOUT)
+            answer = get_session().get(
+                url, headers=build_hf_headers(), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            )
             return set(answer.json()["caches"]) if answer.status_code == 200 else set()
         except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             return set()
 
     def _json(self, path: str) -> Any:
         url = self.endpoint + path
-        answer = get_session().get(url, headers=build_hf_headers(), timeout=_TIMEOUT)
+        answer = get_session().get(
+            url, headers=build_hf_headers(), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+        )
         hf_raise_for_status(answer)
         return answer.json()
 

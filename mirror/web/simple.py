@@ -7,8 +7,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from packaging.utils import canonicalize_name
 from starlette.responses import Response
 
+from mirror.errors import NotOfferedError
 from mirror.shelf import Wheel, metadata
 from mirror.source import StoredFile
 from mirror.trees import lfs_file
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _JSON = "application/vnd.pypi.simple.v1+json"
 _META = {"api-version": "1.1"}
 _METADATA = ".metadata"
+_HAS_METADATA = ' data-core-metadata="true"'
 
 
 def index(call: Call) -> Response:
@@ -37,7 +40,7 @@ def project(call: Call) -> Response:
     if _wants_json(call):
         rows = [_row(call, wheel) for wheel in wheels]
         versions = sorted({wheel.filename.split("-")[1] for wheel in wheels})
-        name = call.target.rest[0].lower()
+        name = canonicalize_name(call.target.rest[0])
         return _json({"meta": _META, "name": name, "versions": versions, "files": rows})
     return _html([_anchor(call, wheel) for wheel in wheels])
 
@@ -48,6 +51,8 @@ def wheel(call: Call) -> Response:
     path = call.hub.shelf.wheel(filename.removesuffix(_METADATA))
     if filename.endswith(_METADATA):
         body = metadata(path)
+        if not body:
+            raise NotOfferedError(f"{path.name} has no metadata that can be read.")
         headers = {"content-type": "text/plain; charset=utf-8", "etag": f'"{_sha256(body)}"'}
         return body_response(body, headers, call.asked)
     found = path.stat()
@@ -72,7 +77,7 @@ def _row(call: Call, wheel: Wheel) -> dict[str, Any]:
         "url": _url(call, wheel),
         "hashes": {"sha256": wheel.sha256},
         "size": wheel.size,
-        "core-metadata": True,
+        "core-metadata": wheel.has_metadata,
     }
     return row | ({"requires-python": wheel.requires_python} if wheel.requires_python else {})
 
@@ -80,8 +85,9 @@ def _row(call: Call, wheel: Wheel) -> dict[str, Any]:
 def _anchor(call: Call, wheel: Wheel) -> str:
     needs = f' data-requires-python="{escape(wheel.requires_python)}"'
     return (
-        f'<a href="{_url(call, wheel)}#sha256={wheel.sha256}" data-core-metadata="true"'
-        f"{needs if wheel.requires_python else ''}>{escape(wheel.filename)}</a>"
+        f'<a href="{_url(call, wheel)}#sha256={wheel.sha256}"'
+        f"{_HAS_METADATA if wheel.has_metadata else ''}{needs if wheel.requires_python else ''}>"
+        f"{escape(wheel.filename)}</a>"
     )
 
 

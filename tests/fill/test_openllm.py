@@ -1,0 +1,513 @@
+"""OpenLLM 0.6: which bento is meant, all that its start needs, and what a GPU host is to set."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mirror.config import RepoSpec
+from mirror.errors import ConfigError
+from mirror.fill.git import Address, ModelRepository
+from mirror.fill.openllm import Bento, Closure, bentos, find
+from mirror.fill.wheels import Platform
+from tests.fill.filling import Filling
+from tests.folders import COMMIT
+from tests.hub import HubSimulator
+from tests.wheels import (
+    DAY,
+    MODEL_ID,
+    bento_files,
+    bento_yaml,
+    commit,
+    git,
+    make_wheel,
+    needs_git,
+    needs_uv,
+    serving_shelf,
+    uv_set_to,
+)
+
+BRANCHES = ("main", "nightly")
+TAG = "llama3.2:1b-instruct-fa1d"
+FOLDER = "bentoml/bentos/llama3.2/1b-instruct-fa1d"
+GEMMA = "gemma2:2b-0000"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
+    folder = tmp_path_factory.mktemp("openllm")
+    upstream = folder / "openllm-models"
+    lock = {f"bentoml/bentos/{GEMMA.replace(':', '/')}/env/python/requirements.lock.txt":
+            b"# made by hand\n\nlocked==1.0\n  spaced >= 2  \n"}  # fmt: skip
+    commit(upstream, bento_files(requirements="tiny-a\n#x\ntiny-b==1.0\n") | {
+        **bento_files(GEMMA, aliases="2b"), **lock,
+        **bento_files("qwen:7b-aaaa", aliases="''"), **bento_files("qwen:14b-bbbb", aliases="14b"),
+        "bentoml/bentos/other/README.md": b"x", "bentoml/bentos/bento.yaml": b"a: b",
+        "bentoml/bentos/llama3.2/deeper/src/bento.yaml": b"- a",
+    })  # fmt: skip
+    commit(upstream, bento_files("llama3.2:1b-instruct-new", python="3.12"), "nightly")
+    commit(upstream, bento_files("phi:4-dddd", aliases="4"), "nightly")
+    made = ModelRepository.of(folder, Address.parse(str(upstream)))
+    made.pull(str(upstream), BRANCHES)
+    return made
+
+
+# Which bento is meant
+
+
+@needs_git
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        (TAG, TAG), ("llama3.2:1b", TAG), ("llama3.2:1b-instruct", TAG), ("gemma2", GEMMA),
+        ("gemma2:2b", GEMMA), ("qwen:7b-aaaa", "qwen:7b-aaaa"), ("phi", "phi:4-dddd"),
+        ("llama3.2:1b-instruct-new", "llama3.2:1b-instruct-new"),
+    ],
+)  # fmt: skip
+def test_a_bento_answers_to_its_names(repository: ModelRepository, text: str, tag: str) -> None:
+    assert find(repository, BRANCHES, text).tag == tag
+
+
+@needs_git
+def test_the_first_branch_answers_first(repository: ModelRepository) -> None:
+    """`openllm serve` looks into its default repository alone, which is main."""
+    assert find(repository, BRANCHES, "llama3.2:1b").branch == "main"
+    assert find(repository, ("nightly", "main"), "llama3.2:1b").tag == "llama3.2:1b-instruct-new"
+
+
+@needs_git
+def test_a_name_that_means_several_is_refused_as_openllm_does(repository: ModelRepository) -> None:
+    with pytest.raises(ConfigError, match=r"14b-bbbb.*7b-aaaa"):
+        find(repository, BRANCHES, "qwen")
+
+
+@needs_git
+def test_an_unknown_name_lists_those_that_are_there(repository: ModelRepository) -> None:
+    told = r"^No bento answers to llama:1b\. There are: gemma2, llama3\.2, phi, qwen\.$"
+    with pytest.raises(ConfigError, match=told):
+        find(repository, BRANCHES, "llama:1b")
+
+
+@needs_git
+def test_an_unknown_version_lists_those_that_are_there(repository: ModelRepository) -> None:
+    with pytest.raises(ConfigError, match=r"answers to gemma2:9b\. gemma2 has: 2b, 2b-0000\.$"):
+        find(repository, BRANCHES, "gemma2:9b")
+
+
+@needs_git
+@pytest.mark.parametrize("text", ["", ":", ":1b", "llama3.2:1b:x", "LLAMA3.2:1b", "../llama3.2"])
+def test_what_is_no_name_of_a_bento(repository: ModelRepository, text: str) -> None:
+    with pytest.raises(ConfigError, match="No bento answers to"):
+        find(repository, BRANCHES, text)
+
+
+@needs_git
+def test_requirements_are_those_that_openllm_installs(repository: ModelRepository) -> None:
+    assert find(repository, BRANCHES, TAG).requirements == ("tiny-a", "tiny-b==1.0")
+    assert find(repository, BRANCHES, GEMMA).requirements == ("locked==1.0", "spaced >= 2")
+
+
+@needs_git
+def test_all_bentos_of_a_branch(repository: ModelRepository) -> None:
+    tags = [bento.tag for bento in bentos(repository, "main")]
+    assert tags == [GEMMA, TAG, "qwen:14b-bbbb", "qwen:7b-aaaa"]
+
+
+@needs_git
+@pytest.mark.parametrize("body", [b"- a\n", b"a\n", b""], ids=["list", "word", "nothing"])
+def test_a_file_that_describes_no_bento(tmp_path: Path, body: bytes) -> None:
+    path = "bentoml/bentos/a/b/bento.yaml"
+    commit(tmp_path / "models", {path: body})
+    made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
+    made.pull(str(tmp_path / "models"), ["main"])
+    with pytest.raises(ConfigError, match=path):
+        find(made, ["main"], "a:b")
+
+
+@needs_git
+def test_a_bento_without_requirements(tmp_path: Path) -> None:
+    commit(tmp_path / "models", {f"{FOLDER}/bento.yaml": bento_yaml()})
+    made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
+    made.pull(str(tmp_path / "models"), ["main"])
+    with pytest.raises(ConfigError, match=f"{TAG} has no requirements, so OpenLLM cannot start"):
+        find(made, ["main"], TAG)
+
+
+# What it needs
+
+
+def bento(**changes: Any) -> Bento:
+    return parsed(bento_yaml(**changes))
+
+
+def parsed(body: bytes) -> Bento:
+    return Bento("llama3.2", "1b-instruct-fa1d", "main", yaml.safe_load(body), ())
+
+
+def test_a_model_is_pinned_with_its_own_filters() -> None:
+    (spec,) = bento().specs()
+    assert (str(spec.repo), spec.revision) == (MODEL_ID, COMMIT)
+    assert (spec.include, spec.exclude) == ((), ("*.pth", "original/**/*"))
+
+
+def test_models_of_the_bento_and_of_its_services_once_each() -> None:
+    told = yaml.safe_load(bento_yaml())
+    told["models"] = [
+        {"registry": "huggingface", "metadata": {"model_id": "a/b"}},
+        *told["services"][0]["models"],
+    ]
+    told["services"] += [{"name": "x"}, {"name": "y", "models": None}, "z"]
+    specs = Bento("a", "b", "main", told, ()).specs()
+    assert [str(spec) for spec in specs] == ["a/b@main", f"{MODEL_ID}@{COMMIT}"]
+
+
+def test_a_bento_without_models_needs_none() -> None:
+    bentos: list[dict[str, Any]] = [
+        {},
+        {"models": None, "services": 5},
+        {"models": [], "services": [{}]},
+    ]
+    for told in bentos:
+        assert Bento("a", "b", "main", told, ()).specs() == []
+
+
+@pytest.mark.parametrize("registry", ["bentocloud", "s3", "null"])
+def test_another_registry_is_refused(registry: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{TAG} takes a model from .*it knows Hugging Face"):
+        bento(registry=registry).specs()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, [], "x", {}, {"model_id": 5}, {"model_id": "../x"}, {"model_id": "a/b/c"},
+     {"model_id": "a/b", "include": 5}],
+)  # fmt: skip
+def test_a_model_that_is_named_in_an_unknown_way(metadata: object) -> None:
+    told = {"models": [{"registry": "huggingface", "metadata": metadata}]}
+    with pytest.raises(ConfigError, match="a:b names a model in a way that is not known"):
+        Bento("a", "b", "main", told, ()).specs()
+
+
+@pytest.mark.parametrize("model", ["llama:1", None, 5])
+def test_a_model_that_is_no_table(model: object) -> None:
+    """A tag alone is a model of BentoML's own store."""
+    with pytest.raises(ConfigError, match="which this mirror cannot bring"):
+        Bento("a", "b", "main", {"models": [model]}, ()).specs()
+
+
+def test_the_python_of_a_bento() -> None:
+    assert bento(python="3.12").python == "3.12"
+    bentos: list[dict[str, Any]] = [
+        {},
+        {"image": None},
+        {"image": {}},
+        {"image": {"python_version": ""}},
+    ]
+    for told in bentos:
+        with pytest.raises(ConfigError, match=r"a:b names no image\.python_version"):
+            assert Bento("a", "b", "main", told, ()).python
+
+
+def test_requirements_mean_what_they_meant_a_week_after_it_was_made() -> None:
+    assert bento().newest == datetime(2025, 5, 8, 0, 29, 14, tzinfo=UTC)
+    assert bento(created="2025-05-01T00:29:14").newest == bento().newest
+    assert bento(created="yesterday").newest is None
+    assert Bento("a", "b", "main", {}, ()).newest is None
+
+
+@pytest.mark.parametrize(
+    ("text", "aliases"),
+    [("1b,1b-instruct", ["1b", "1b-instruct"]), ("11", ["11"]), ("' a , b,'", ["a", "b"]),
+     ("null", []), ("''", [])],
+)  # fmt: skip
+def test_the_aliases_of_a_bento(text: str, aliases: list[str]) -> None:
+    assert bento(aliases=text).aliases == aliases
+
+
+def test_a_bento_without_labels_has_no_alias() -> None:
+    for told in ({}, {"labels": None}, {"labels": "x"}):
+        assert Bento("a", "b", "main", told, ()).aliases == []
+
+
+# What a pull leaves for a check
+
+
+def closure(**changes: Any) -> Closure:
+    spec = RepoSpec.parse(f"{MODEL_ID}@{COMMIT}", ["*.json"], ["*.pth"])
+    usual: dict[str, Any] = {
+        "tag": TAG, "branch": "main", "aliases": ("1b",), "platform": Platform("3.11"),
+        "specs": (spec,), "wheels": ("tiny_a-1.0-py3-none-any.whl",), "pins": ("tiny-a==1.0",),
+    }  # fmt: skip
+    return Closure(**(usual | changes))
+
+
+def test_a_closure_is_read_as_it_was_written(tmp_path: Path) -> None:
+    arm = closure(platform=Platform("3.12", "2.34", "aarch64"), aliases=(), specs=(), wheels=())
+    for one in (closure(), arm):
+        one.write(tmp_path)
+    assert Closure.read_all(tmp_path) == [arm, closure()]
+    pins = tmp_path / "openllm" / "llama3.2__1b-instruct-fa1d__x86_64-manylinux_2_28.txt"
+    assert pins.read_text() == "tiny-a==1.0\n"
+
+
+def test_a_closure_that_is_written_again_takes_the_others_place(tmp_path: Path) -> None:
+    closure().write(tmp_path)
+    closure(pins=()).write(tmp_path)
+    assert Closure.read_all(tmp_path) == [closure(pins=())]
+
+
+def test_there_may_be_none(tmp_path: Path) -> None:
+    assert Closure.read_all(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [b"", b"{", b"[]", b"5", b"{}", b'{"specs": 5}', b'{"specs": [5]}', b'{"platform": {"os": 1}}',
+     b'{"specs": [{"repo": "..", "revision": "", "include": [], "exclude": []}]}',
+     b'{"specs": [{"repo": 5, "revision": "", "include": [], "exclude": []}]}'],
+)  # fmt: skip
+def test_a_damaged_closure_is_left_out(tmp_path: Path, change: bytes) -> None:
+    closure().write(tmp_path)
+    (file,) = (tmp_path / "openllm").glob("*.json")
+    damaged = change
+    if change.startswith(b'{"'):
+        damaged = json.dumps(json.loads(file.read_bytes()) | json.loads(change)).encode()
+    file.with_name("a.json").write_bytes(damaged)
+    assert Closure.read_all(tmp_path) == [closure()]
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [(TAG, True), ("llama3.2", True), ("llama3.2:1b", True), ("llama3.2:2b", False),
+     ("llama", False), ("", False), ("llama3.2:", True), (":1b", False)],
+)  # fmt: skip
+def test_what_a_closure_answers_to(text: str, answers: bool) -> None:  # noqa: FBT001
+    assert closure().answers_to(text) is answers
+
+
+# The commands
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Wheels that the tests' bentos want, as uv sees them."""
+    folder = tmp_path_factory.mktemp("index")
+    for name in ("tiny-a", "bentoml"):
+        make_wheel(folder, name)
+    with uv_set_to(folder, tmp_path_factory.mktemp("cache")):
+        yield folder
+
+
+class Site:
+    """A connected host: an upstream of git, one of models, and one of wheels."""
+
+    def __init__(self, filling: Filling, simulator: HubSimulator, folder: Path) -> None:
+        self.filling = filling
+        self.hub = simulator
+        self.upstream = folder / "openllm-models"
+        files = {"config.json": b"{}", "w.safetensors": b"w" * 9000, "a.pth": b"x",
+                 "original/mp/params.json": b"{}"}  # fmt: skip
+        revision = simulator.repo("meta-llama/Llama-3.2-1B-Instruct").commit(files)
+        commit(self.upstream, bento_files(revision=revision))
+        gone = bento_files("gone:1", model_id="a/b", aliases="x")
+        cloud = bento_files("cloud:1", registry="bentocloud", aliases="x")
+        windows = bento_files("windows:1", "not-here\n", revision=revision, aliases="x")
+        commit(self.upstream, {**gone, **cloud, **windows})
+
+    @property
+    def data(self) -> Path:
+        return self.filling.data
+
+    def pull(self, *words: str, status: int = 0) -> str:
+        where = ("--repository", str(self.upstream), "--branch", "main")
+        words = ("openllm", "pull", *words, *where, "--upstream", self.filling.url)
+        return self.filling.run(*words, status=status).output
+
+    def run(self, *words: str, status: int = 0) -> str:
+        return self.filling.run("openllm", *words, status=status).output
+
+
+@pytest.fixture
+def site(filling: Filling, simulator: HubSimulator, tmp_path: Path) -> Site:
+    return Site(filling, simulator, tmp_path)
+
+
+WHEELS = ["bentoml-1.0-py3-none-any.whl", "tiny_a-1.0-py3-none-any.whl"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_model_is_brought_with_all_that_its_start_needs(site: Site) -> None:
+    said = site.pull("llama3.2:1b")
+    assert "main: 3 bentos follow HF_ENDPOINT" in said
+    assert f"{TAG}: 1 models, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
+    shown = site.filling.shown(repo="meta-llama/Llama-3.2-1B-Instruct", revision="HEAD")
+    assert set(shown) == {"config.json", "w.safetensors"}
+    assert names(site.data / "wheels") == WHEELS
+    assert site.run("check", "llama3.2:1b") == (
+        f"{TAG} can start on Python 3.11 on x86_64 with glibc 2.28.\n"
+    )
+    before, count = names(site.data / "openllm"), site.hub.count("resolve")
+    site.pull("llama3.2:1b")
+    assert (names(site.data / "openllm"), site.hub.count("resolve")) == (before, count)
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_dry_run_shows_the_closure_and_brings_nothing_of_it(site: Site) -> None:
+    said = site.pull("llama3.2", "--dry-run", "--machine", "aarch64")
+    assert f"{TAG} (main) for Python 3.11 on aarch64" in said
+    assert "9.0 kB, 9.0 kB to fetch" in said
+    assert all(wheel in said for wheel in WHEELS)
+    assert not names(site.data / "wheels")
+    assert not names(site.data / "openllm")
+    assert site.hub.count("resolve") == 0
+
+
+@needs_git
+def test_the_repository_alone(site: Site) -> None:
+    said = site.pull("--json")
+    assert [json.loads(line) for line in said.splitlines()]
+    assert names(site.data / "git" / "github.com" / "bentoml") == ["openllm-models.git"]
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("nope", "There are: cloud, gone, llama3.2, windows"),
+     ("cloud", "takes a model from 'bentocloud'"), ("windows", "not-here")],
+)  # fmt: skip
+def test_a_model_that_cannot_be_brought(site: Site, model: str, told: str) -> None:
+    assert told in site.pull(model, status=1)
+    assert not names(site.data / "openllm")
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_model_whose_hub_repository_is_gone(site: Site) -> None:
+    said = site.pull("gone", "llama3.2", status=1)
+    assert "a/b" in said
+    assert "cannot start: a/b is not in this mirror" in site.run("check", "gone", status=1)
+    assert "can start" in site.run("check", "llama3.2")
+
+
+@needs_git
+def test_a_branch_that_upstream_does_not_have(site: Site) -> None:
+    assert "has no branch dev. It has: main." in site.pull("--branch", "dev", status=1)
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
+    site.pull()
+    said = site.run("check", "llama3.2:1b", status=1)
+    assert "No pull brought llama3.2:1b. Run: hubmirror openllm pull llama3.2:1b" in said
+    site.pull("llama3.2:1b")
+    (site.data / "wheels" / WHEELS[0]).unlink()
+    assert f"the wheel {WHEELS[0]} is missing" in site.run("check", "llama3.2", status=1)
+    site.filling.run("rm", MODEL_ID)
+    assert f"{MODEL_ID} is not in this mirror" in site.run("check", "llama3.2", status=1)
+    git(site.data / "git/github.com/bentoml/openllm-models.git", "branch", "-D", "main")
+    said = site.run("check", "llama3.2", status=1)
+    assert "no model repository here has its bento on main" in said
+
+
+def test_a_check_where_git_is_not_installed(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closure().write(site.data)
+    (site.data / "git/github.com/bentoml/x.git").mkdir(parents=True)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert "git is not installed" in site.run("check", "llama3.2", status=1)
+
+
+# What a GPU host is to set
+
+URL = "http://mirror.site:8400"
+
+
+@pytest.fixture
+def settled(filling: Filling) -> Filling:
+    """A data folder in which a pull was."""
+    closure().write(filling.data)
+    return filling
+
+
+def variables(filling: Filling, form: str, *words: str) -> list[str]:
+    return filling.run("openllm", "env", *words, "--format", form).stdout.splitlines()
+
+
+def test_the_variables(settled: Filling) -> None:
+    told = dict(line.split("=", 1) for line in variables(settled, "dotenv", f"{URL}/", TAG))
+    assert told["HF_ENDPOINT"] == URL
+    assert told["GIT_CONFIG_KEY_0"] == f"url.{URL}/-/git/github.com/.insteadOf"
+    assert told["GIT_CONFIG_VALUE_0"] == "https://github.com/"
+    assert told["UV_DEFAULT_INDEX"] == f"{URL}/-/simple/"
+    assert told["UV_CONSTRAINT"] == f"{URL}/-/constraints/{closure().name}.txt"
+    assert told["HF_TOKEN"]
+    assert not any(name.endswith("CERT_FILE") for name in told)
+
+
+def test_every_form_says_the_same(settled: Filling) -> None:
+    wanted = variables(settled, "dotenv", URL, "llama3.2:1b")
+    said = "\n".join([*variables(settled, "shell", URL, "llama3.2:1b"), "env"])
+    shell = subprocess.run(["sh", "-c", said], capture_output=True, text=True, check=True, env={})
+    assert set(wanted) <= set(shell.stdout.splitlines())
+    docker = [shlex.split(line) for line in variables(settled, "docker", URL, "llama3.2:1b")]
+    assert docker == [["-e", one] for one in wanted]
+    systemd = variables(settled, "systemd", URL, "llama3.2:1b")
+    assert systemd == [f'Environment="{one}"' for one in wanted]
+
+
+def test_without_a_model_nothing_is_constrained(settled: Filling) -> None:
+    assert not any("UV_CONSTRAINT" in line for line in variables(settled, "shell", URL))
+
+
+def test_a_certificate_is_named_to_all(settled: Filling) -> None:
+    told = variables(settled, "dotenv", "https://mirror.site", "--ca-file", "/etc/ca.pem")
+    named = {line.partition("=")[0] for line in told if line.endswith("=/etc/ca.pem")}
+    assert named == {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE",
+                     "NODE_EXTRA_CA_CERTS"}  # fmt: skip
+
+
+def test_a_model_that_no_pull_brought(settled: Filling) -> None:
+    said = settled.run("openllm", "env", URL, "gemma2", status=1).output
+    assert "No pull brought gemma2. Run: hubmirror openllm pull gemma2" in said
+
+
+@pytest.mark.parametrize("url", ["mirror.site:8400", "ftp://mirror.site", "https://"])
+def test_an_address_that_is_none(settled: Filling, url: str) -> None:
+    assert "MIRROR_URL" in settled.run("openllm", "env", url, status=1).output
+
+
+@needs_git
+def test_git_follows_the_variables(site: Site, tmp_path: Path) -> None:
+    site.pull()
+    with serving_shelf(site.data) as client:
+        told = variables(site.filling, "dotenv", str(client.base_url))
+        environment: dict[str, Any] = dict(line.split("=", 1) for line in told)
+        url = "https://github.com/bentoml/openllm-models"
+        git(tmp_path, "clone", "--depth=1", "-b", "main", url, "clone", **environment)
+    cloned = (tmp_path / "clone" / FOLDER / "bento.yaml").read_bytes()
+    assert yaml.safe_load(cloned)["services"][0]["models"][0]["metadata"]["endpoint"] is None
+    assert DAY.encode() in cloned
+    assert os.environ.get("GIT_CONFIG_COUNT") is None

@@ -1,0 +1,245 @@
+"""Wheels for another machine: chosen by uv from a small index, and proven when they are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import ConfigError, UpstreamError
+from mirror.fill.wheels import Platform, WantedWheel, fetch, missing, resolve
+from tests.wheels import DAY, make_wheel, needs_uv, serving_shelf, sha256, uv_set_to
+
+pytestmark = needs_uv
+
+HOST = Platform("3.11")
+LATER = "2025-06-01T00:00:00+00:00"
+WEEK = timedelta(days=7)
+
+
+def fill(folder: Path) -> dict[str, str]:
+    """A folder of wheels, and when some were published."""
+    make_wheel(folder, "tiny-a", "1.0")
+    new = make_wheel(folder, "tiny-a", "2.0")
+    make_wheel(folder, "tiny-b", requires=["tiny-a>=1", "tiny-w ; sys_platform == 'win32'"])
+    for tag in (
+        "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
+        "cp311-cp311-manylinux_2_34_x86_64", "cp311-cp311-manylinux_2_17_aarch64",
+        "cp312-cp312-manylinux_2_28_x86_64", "cp311-cp311-win_amd64",
+        "cp311-cp311-musllinux_1_2_x86_64",
+    ):  # fmt: skip
+        make_wheel(folder, "native", tag=tag)
+    make_wheel(folder, "stable", tag="cp38-abi3-manylinux1_x86_64")
+    make_wheel(folder, "windows", tag="cp311-cp311-win_amd64")
+    make_wheel(folder, "fresh", tag="cp311-cp311-manylinux_2_39_x86_64")
+    make_wheel(folder, "python-twelve", python=">=3.12")
+    return {new.name: LATER}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What an index offers, which uv is set to."""
+    folder = tmp_path_factory.mktemp("index")
+    with uv_set_to(folder, tmp_path_factory.mktemp("cache"), fill(folder)):
+        yield folder
+
+
+def names(wheels: list[WantedWheel]) -> list[str]:
+    return [wheel.filename for wheel in wheels]
+
+
+# Choosing
+
+
+def test_wheels_come_with_what_they_need(folder: Path) -> None:
+    wheels = resolve(["tiny-b"], HOST)
+    assert names(wheels) == ["tiny_a-2.0-py3-none-any.whl", "tiny_b-1.0-py3-none-any.whl"]
+    for wheel in wheels:
+        path = folder / wheel.filename
+        assert (wheel.size, wheel.sha256) == (path.stat().st_size, sha256(path))
+        assert wheel.url.endswith(wheel.filename)
+    assert [wheel.pin for wheel in wheels] == ["tiny-a==2.0", "tiny-b==1.0"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "tag"),
+    [
+        (HOST, "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64"),
+        (Platform("3.11", "2.17"), "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64"),
+        (Platform("3.11", "2.39"), "cp311-cp311-manylinux_2_34_x86_64"),
+        (Platform("3.11", "2.28", "aarch64"), "cp311-cp311-manylinux_2_17_aarch64"),
+        (Platform("3.11.7"), "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64"),
+        (Platform("3.12"), "cp312-cp312-manylinux_2_28_x86_64"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("folder")
+def test_the_wheel_of_a_platform(platform: Platform, tag: str) -> None:
+    assert names(resolve(["native"], platform)) == [f"native-1.0-{tag}.whl"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_wheel_for_every_python_of_a_platform() -> None:
+    assert names(resolve(["stable"], HOST)) == ["stable-1.0-cp38-abi3-manylinux1_x86_64.whl"]
+
+
+@pytest.mark.parametrize(
+    ("name", "platform"),
+    [
+        ("windows", HOST), ("fresh", HOST), ("python-twelve", HOST), ("not-here", HOST),
+        ("windows", Platform("3.11", "2.28", "aarch64")),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.usefixtures("folder")
+def test_a_wheel_that_is_missing_is_named(name: str, platform: Platform) -> None:
+    with pytest.raises(ConfigError, match=name) as failure:
+        resolve(["tiny-a", name], platform)
+    assert str(platform) in str(failure.value)
+
+
+@pytest.mark.usefixtures("folder")
+def test_requirements_mean_what_they_meant_on_a_day() -> None:
+    made = datetime.fromisoformat(DAY)
+    assert names(resolve(["tiny-a"], HOST, newest=made + WEEK))[0].startswith("tiny_a-1.0-")
+    assert names(resolve(["tiny-a"], HOST, newest=made + 9 * WEEK))[0].startswith("tiny_a-2.0-")
+    with pytest.raises(ConfigError, match="tiny-a"):
+        resolve(["tiny-a"], HOST, newest=made - WEEK)
+
+
+@pytest.mark.usefixtures("folder")
+def test_constraints_choose_a_version() -> None:
+    (_, pinned) = resolve(["tiny-b"], HOST, constraints=["tiny-a<2", "not-here==1"])[::-1]
+    assert pinned.pin == "tiny-a==1.0"
+
+
+@pytest.mark.usefixtures("folder")
+def test_requirements_that_contradict() -> None:
+    with pytest.raises(ConfigError, match=r"No wheels for Python 3\.11 on x86_64.*tiny-a"):
+        resolve(["tiny-a==1.0", "tiny-a==2.0"], HOST)
+
+
+@pytest.mark.parametrize("line", ["not a requirement!", "-r nowhere.txt", "tiny-a @ nonsense:x"])
+@pytest.mark.usefixtures("folder")
+def test_a_line_that_is_no_requirement(line: str) -> None:
+    with pytest.raises(ConfigError, match="No wheels for"):
+        resolve([line], HOST)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_index_that_a_requirements_file_names_is_not_asked() -> None:
+    """The lists that bentos of 2025 carry begin so. What uv is set to is what can be reached."""
+    line = "--index-url http://127.0.0.1:9/simple"
+    assert names(resolve([line, "tiny-a"], HOST)) == ["tiny_a-2.0-py3-none-any.whl"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_wheels_that_were_chosen_before_are_chosen_again() -> None:
+    pins = [wheel.pin for wheel in resolve(["tiny-b"], HOST, constraints=["tiny-a<2"])]
+    assert [wheel.pin for wheel in resolve(["tiny-b"], HOST, constraints=pins)] == pins
+
+
+def test_an_index_that_does_not_answer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert folder
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple/")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9"):
+        resolve(["tiny-a"], HOST)
+
+
+def test_a_mirror_is_an_index_for_another(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wheels").symlink_to(folder)
+    with serving_shelf(tmp_path) as client:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{client.base_url.join('/-/simple/')}")
+        wheels = resolve(["tiny-b"], HOST)
+        assert [wheel.pin for wheel in wheels] == ["tiny-a==2.0", "tiny-b==1.0"]
+        assert all(fetch(tmp_path / "fetched", wheel, _ignored) for wheel in wheels)
+
+
+# Fetching
+
+
+def _ignored(_: int) -> None:
+    """For tests that count no bytes."""
+
+
+@pytest.fixture
+def wanted(folder: Path) -> WantedWheel:
+    (wheel,) = resolve(["tiny-a==1.0"], HOST)
+    return wheel
+
+
+def test_a_wheel_is_fetched_once(wanted: WantedWheel, folder: Path, tmp_path: Path) -> None:
+    counts: list[int] = []
+    target = tmp_path / "data" / "wheels"
+    assert missing(target, [wanted]) == [wanted]
+    assert fetch(target, wanted, counts.append)
+    assert (target / wanted.filename).read_bytes() == (folder / wanted.filename).read_bytes()
+    assert sum(counts) == wanted.size
+    assert not fetch(target, wanted, counts.append)
+    assert missing(target, [wanted]) == []
+
+
+def test_a_wheel_that_is_cut_is_fetched_again(wanted: WantedWheel, tmp_path: Path) -> None:
+    (tmp_path / wanted.filename).write_bytes(b"PK")
+    assert missing(tmp_path, [wanted]) == [wanted]
+    assert fetch(tmp_path, wanted, _ignored)
+    assert sha256(tmp_path / wanted.filename) == wanted.sha256
+
+
+def test_wrong_bytes_leave_nothing(wanted: WantedWheel, tmp_path: Path) -> None:
+    wrong = replace(wanted, sha256=64 * "0")
+    with pytest.raises(UpstreamError, match=rf"{wanted.filename} came with wrong bytes"):
+        fetch(tmp_path / "wheels", wrong, _ignored)
+    assert list((tmp_path / "wheels").iterdir()) == []
+
+
+def test_wrong_bytes_leave_what_was_there(wanted: WantedWheel, tmp_path: Path) -> None:
+    (tmp_path / wanted.filename).write_bytes(b"PK")
+    with pytest.raises(UpstreamError):
+        fetch(tmp_path, replace(wanted, sha256=64 * "0"), _ignored)
+    assert [path.read_bytes() for path in tmp_path.iterdir() if path.is_file()] == [b"PK"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/x.whl", "{}/gone.whl", "file:///etc/hostname", "http://[/", "x"]
+)
+def test_what_cannot_be_fetched(wanted: WantedWheel, tmp_path: Path, url: str) -> None:
+    lost = replace(wanted, url=url.format(wanted.url.rpartition("/")[0]))
+    with pytest.raises(
+        UpstreamError, match=rf"{wanted.filename} cannot be fetched: .*Run it again"
+    ):
+        fetch(tmp_path / "wheels", lost, _ignored)
+    assert list((tmp_path / "wheels").iterdir()) == []
+
+
+# Platforms
+
+
+def test_a_platform_in_words() -> None:
+    assert str(HOST) == "Python 3.11 on x86_64 with glibc 2.28"
+    assert HOST.uv_name == "x86_64-manylinux_2_28"
+
+
+def test_the_tags_of_a_platform() -> None:
+    tags = list(map(str, HOST.tags()))
+    assert tags[0] == "cp311-cp311-manylinux_2_28_x86_64"
+    assert "cp311-abi3-manylinux_2_5_x86_64" in tags
+    assert "py3-none-any" in tags
+    for other in ("cp312-cp312-", "manylinux_2_29_", "musllinux", "aarch64", "win", "macosx"):
+        assert not any(other in tag for tag in tags)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("glibc", "x"), ("glibc", "2"), ("python", "x"), ("python", "3"), ("machine", "pdp11")],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_platform_that_is_none(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\b{value}\b"):
+        resolve(["tiny-a"], replace(HOST, **{name: value}))

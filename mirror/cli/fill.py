@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from mirror.errors import ConfigError
 from mirror.fill.adopt import Adopt
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Noted, Report
-from mirror.fill.pull import Outcome, Plan, Pull, needed
+from mirror.fill.pull import Outcome, Plan, Pull, needed, wanted_files
 from mirror.fill.remove import (
     Waste,
     collect,
@@ -28,7 +29,7 @@ from mirror.fill.remove import (
 )
 from mirror.fill.upstream import Upstream
 from mirror.fill.verify import Problem, Verify
-from mirror.repos import Repo
+from mirror.repos import Repo, find_commit
 from mirror.server import Place, open_place
 from mirror.sizes import human
 from mirror.sources.bento import entries
@@ -37,6 +38,8 @@ from mirror.state import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mirror.sources.layout import RepoDir
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 _LAST_PULL = "last-pull.json"
@@ -165,6 +168,7 @@ def verify(
     """
     place = open_place(data, state, [SourceSpec.parse(text) for text in sources], patience=3600)
     problems: list[Problem] = []
+    _check_named(place, repos)
     with showing(as_json=options["as_json"]) as report:
         run = Verify(report)
         for source in place.sources.sources:
@@ -183,16 +187,28 @@ def verify(
     sys.exit(1 if any(problem.harms for problem in problems) else 0)
 
 
+def _check_named(place: Place, repos: tuple[str, ...]) -> None:
+    """Raises ConfigError for a repository that no source holds."""
+    here = {str(repo) for source in place.sources.sources for repo in source.repos()}
+    for name in repos:
+        if name not in here:
+            raise ConfigError(f"No source holds {name}. `hubmirror ls` shows what is here.")
+
+
 def _chosen_folders(cache: Cache, repos: tuple[str, ...]) -> list[Any]:
     folders = cache.folders()
     return [one for one in folders if not repos or str(one.repo) in repos]
 
 
 def _repair(cache: Cache, problems: list[Problem], hub: Upstream, report: Report) -> None:
-    """Pull the revisions again that something is wrong with."""
+    """Pull the revisions again that something is wrong with, and no file that they did not want."""
     revisions = {(problem.repo, one) for problem in problems for one in problem.revisions}
+    specs = []
+    for repo, revision in sorted(revisions):
+        wanted = wanted_files(cache, repo, revision)
+        specs.append(RepoSpec(repo, revision, include=tuple(map(glob.escape, sorted(wanted)))))
     run = Pull(cache, hub, report)
-    run.run(run.plan([RepoSpec(repo, revision) for repo, revision in sorted(revisions)]))
+    run.run(run.plan(specs))
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
@@ -226,6 +242,7 @@ def adopt(
     cache = Cache.of(data / "hub")
     place = open_place(data, state, specs, patience=3600)
     failed: list[str] = []
+    _check_named(place, repos)
     with showing(as_json=as_json) as report:
         for source in _others(place, cache):
             chosen = [repo for repo in source.repos() if not repos or str(repo) in repos]
@@ -238,7 +255,7 @@ def _others(place: Place, cache: Cache) -> list[Any]:
     return [
         source
         for source in place.sources.sources
-        if not (isinstance(source, HfCache) and source.root == cache.root)
+        if not (isinstance(source, HfCache) and source.managed and source.root == cache.root)
     ]
 
 
@@ -267,12 +284,17 @@ def rm(target: str, data: Path, **_: Any) -> None:
             f"{target} is neither in the managed cache of {data} nor in its Bento store. A source "
             "that is served in place is its owner's: remove its declaration."
         )
-    if folder.recorded():
+    is_here = folder.recorded() and (not at or _knows(folder, revision) or not stored)
+    if is_here:
         freed = remove_revision(cache, folder, revision) if at else remove_repo(cache, folder)
         click.echo(f"Removed {target}: {human(freed)} freed.")
     for entry in stored:
         remove_entry(home, entry)
         click.echo(f"Removed {entry.tag} from the Bento store.")
+
+
+def _knows(folder: RepoDir, revision: str) -> bool:
+    return find_commit(revision, folder.refs(), folder.recorded_commits()) is not None
 
 
 @click.command()

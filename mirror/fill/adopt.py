@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.errors import ConfigError, CorruptBlobError, HubmirrorError
-from mirror.fill.blobs import share
+from mirror.fill.blobs import digest, share
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
 from mirror.manifests import Record
 from mirror.sources.publish import publish
@@ -54,7 +54,12 @@ class Adopt:
 
     def _adopt(self, source: Source, snapshot: Snapshot) -> None:
         repo, commit = snapshot.repo, snapshot.commit_hash
-        refs = tuple(name for name, target in source.refs(repo).items() if target == commit)
+        folder = self._cache.folder(repo)
+        named = [name for name, target in source.refs(repo).items() if target == commit]
+        # One that a pull has moved on, or that points here already, stays.
+        refs = tuple(name for name in named if folder.points_to(name) in ("", commit))
+        if folder.record(commit).exists():
+            return
         with self._cache.lock(repo, lambda: None):
             for stored in snapshot.files.values():
                 self._take(repo, stored)
@@ -81,7 +86,10 @@ class Adopt:
         """Prove a file, and give it its blob's name."""
         file, folder = stored.file, self._cache.folder(repo)
         self._report(FileBegan(repo, file.path, file.size))
-        if not self._cache.has(folder, file):
+        if self._cache.has(folder, file):
+            if digest(folder.blobs / file.etag, file) != file.etag:
+                raise CorruptBlobError(file.path, "its bytes are not what its name says")
+        else:
             staged = self._cache.staging(repo) / file.etag
             staged.parent.mkdir(parents=True, exist_ok=True)
             advanced = partial(FileAdvanced, repo, file.path)

@@ -52,8 +52,8 @@ class Form:
         derived = repo_id.lower().replace("/", "--").replace("_", "-")
         if generation == "openllm-0.4":
             module = "openllm.serialisation.transformers"
-            return cls(name or f"{backend}-{derived}", module, "v2.1.0", backend)
-        return cls(name or derived)
+            return cls(name.lower() or f"{backend}-{derived}", module, "v2.1.0", backend)
+        return cls(name.lower() or derived)
 
 
 def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
@@ -62,6 +62,11 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
     Raises ConfigError where the name is too long, or belongs to another repository.
     """
     _check_name(home, snapshot, form)
+    if "model.yaml" in snapshot.files:
+        raise ConfigError(
+            f"{snapshot.repo} has a file model.yaml, where BentoML keeps its own: it cannot be an "
+            "entry of a Bento store."
+        )
     version = snapshot.commit_hash
     target = home / "models" / form.name / version
     if target.exists():
@@ -99,7 +104,7 @@ def export(home: Path, tag: str, out: Path) -> Path:
     """Write an entry as a `.bentomodel`, which BentoML imports anywhere."""
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     try:
-        written = bentoml.models.export_model(tag, str(out), _model_store=_store(home))
+        written = bentoml.models.export_model(tag, str(out.absolute()), _model_store=_store(home))
     except bentoml.exceptions.BentoMLException as exc:
         raise ConfigError(f"{tag} cannot be exported: {exc}. `hubmirror ls` shows tags.") from exc
     return Path(written)
@@ -109,7 +114,9 @@ def import_(home: Path, file: Path) -> str:
     """Bring a `.bentomodel` into the store; its tag."""
     with _staged(home) as staging:
         try:
-            model = bentoml.models.import_model(str(file), _model_store=ModelStore(staging))
+            model = bentoml.models.import_model(
+                str(file.absolute()), _model_store=ModelStore(staging)
+            )
         except (bentoml.exceptions.BentoMLException, OSError, ValueError) as exc:
             raise ConfigError(f"{file} is no .bentomodel that can be read: {exc}.") from exc
         name, version = model.tag.name, str(model.tag.version)

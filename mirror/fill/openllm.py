@@ -43,7 +43,7 @@ class Bento:
     def aliases(self) -> list[str]:
         """Other names of the version (`openllm.repo._complete_alias`)."""
         labels = self.told.get("labels")
-        text = labels.get("aliases", "") if isinstance(labels, dict) else ""
+        text = (labels.get("aliases") if isinstance(labels, dict) else "") or ""
         return [one.strip() for one in str(text).split(",") if one.strip()]
 
     @property
@@ -106,7 +106,11 @@ def find(repository: ModelRepository, branches: Sequence[str], text: str) -> Ben
         has = f"{name} has: {', '.join(tags)}" if named else f"There are: {', '.join(names[:30])}"
         raise ConfigError(f"No bento answers to {text}. {has}.")
     # As OpenLLM does, which looks into its first repository alone.
-    bento = [one for one in chosen if one.branch == chosen[0].branch][-1]
+    first = [one for one in chosen if one.branch == chosen[0].branch]
+    if len(first) > 1 and not version:
+        several = ", ".join(sorted(one.version for one in first))
+        raise ConfigError(f"{text} may mean several bentos: {several}. Name a version.")
+    bento = first[-1]
     folder = f"{_START}{bento.name}/{bento.version}/env/python"
     for file in ("requirements.lock.txt", "requirements.txt"):
         if (body := repository.read(bento.branch, f"{folder}/{file}")) is not None:
@@ -170,7 +174,7 @@ class Closure:
         for file in sorted((data / "openllm").glob("*.json")):
             try:
                 found.append(cls._parse(orjson.loads(file.read_bytes())))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
         return found
 

@@ -40,6 +40,7 @@ from mirror.trees import used_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from mirror.config import RepoSpec
     from mirror.fill.blobs import Cache
@@ -168,6 +169,9 @@ class Pull:
     ) -> tuple[str, ...]:
         """The refs that point to the commit after this pull."""
         refs = _refs_left(folder, known)
+        if known is None and revision == head.commit_hash:
+            here = folder.refs()  # its record was lost, and they are what is left of it
+            return tuple(name for name, commit in here.items() if commit == revision)
         if any(revision in (ref, _short(ref)) for ref in refs):
             return refs
         name = self._upstream.ref_name(head, revision)
@@ -321,6 +325,13 @@ def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
+def wanted_files(cache: Cache, repo: Repo, commit_hash: str) -> set[str]:
+    """The files that a recorded revision wants, though its record may be damaged; empty for all."""
+    folder = cache.folder(repo)
+    record = _read_record(folder, commit_hash)
+    return set(record.files if record else folder.read_tree(commit_hash) or ())
+
+
 def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
     """The repositories, and all that their files name, at any remove; as `str(repo).lower()`."""
     found: set[str] = set()
@@ -352,8 +363,16 @@ def _is_linked(folder: RepoDir, record: Record) -> bool:
     return (
         all(folder.points_to(name) == record.commit_hash for name in record.refs)
         and folder.tree(record.commit_hash).is_file()
-        and all(os.path.lexists(snapshot / path) for path in record.files)
+        and all(
+            _leads_to_blob(folder, snapshot / path, file) for path, file in record.files.items()
+        )
     )
+
+
+def _leads_to_blob(folder: RepoDir, link: Path, file: RepoFile) -> bool:
+    if not link.is_symlink():
+        return link.exists()  # on a disk without links
+    return os.path.realpath(link) == os.path.realpath(folder.blobs / file.etag)
 
 
 def _read(folder: RepoDir, record: Record, path: str) -> bytes:

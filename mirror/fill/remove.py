@@ -129,7 +129,7 @@ def collect(cache: Cache, found: list[Waste]) -> int:
     freed = 0
     for one in found:
         if one.folder is None:
-            freed += _discard(one)
+            freed += 0 if _is_locked(cache, one.path.name) else _discard(one)
             continue
         with cache.try_lock(one.folder.repo.folder_name) as is_free:
             if is_free and one.commit_hash:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,7 @@ class Verify:
         self._report = report
         self._read: dict[tuple[int, int, int], tuple[threading.Lock, list[str]]] = {}
         self._guard = threading.Lock()
+        self._stopped = threading.Event()
 
     def cache(self, cache: Cache, folders: Iterable[RepoDir]) -> list[Problem]:
         """Check a managed cache. What is corrupt is set aside, so that it is served no more."""
@@ -107,9 +109,20 @@ class Verify:
         self._report(Planned(len(checks), sum(check.file.size for check in checks)))
         ordered = sorted(checks, key=lambda check: -check.file.size)
         with ThreadPoolExecutor(os.cpu_count() or 1, "verify") as pool:
-            return [problem for problem in pool.map(self._check, ordered) if problem]
+            try:
+                return [problem for problem in pool.map(self._check, ordered) if problem]
+            except BaseException:
+                self._stopped.set()
+                raise
+
+    def _advance(self, event: FileAdvanced) -> None:
+        if self._stopped.is_set():
+            raise OSError(errno.EINTR, "interrupted")
+        self._report(event)
 
     def _check(self, check: Check) -> Problem | None:
+        if self._stopped.is_set():
+            return None
         repo, file = check.repo, check.file
         self._report(FileBegan(repo, file.path, file.size))
         problem = self._look(check)
@@ -129,7 +142,7 @@ class Verify:
         try:
             found = check.location.lstat()
             if not check.location.is_file() or check.location.is_symlink():
-                return problem("unreadable", "is no plain file.")
+                return problem("corrupt", "is no plain file.")
             if found.st_size != file.size:
                 has = f"has {found.st_size} bytes of {file.size}."
                 return problem("truncated" if found.st_size < file.size else "corrupt", has)
@@ -150,7 +163,7 @@ class Verify:
             if not known:
                 advanced = partial(FileAdvanced, check.repo, check.file.path)
                 known.append(
-                    digest(check.location, check.file, lambda count: self._report(advanced(count)))
+                    digest(check.location, check.file, lambda count: self._advance(advanced(count)))
                 )
             return known[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -37,6 +38,11 @@ class Platform:
     glibc: str = "2.28"
     machine: str = "x86_64"
 
+    def __post_init__(self) -> None:
+        for number in (self.python, self.glibc):
+            if not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?", number):
+                raise ConfigError(f"{number!r} is no version like 3.11 or 2.28.")
+
     def __str__(self) -> str:
         return f"Python {self.python} on {self.machine} with glibc {self.glibc}"
 
@@ -53,7 +59,7 @@ class Platform:
             if number in _LEGACY:
                 names.append(f"{_LEGACY[number]}_{self.machine}")
         names.append(f"linux_{self.machine}")
-        version = tuple(int(part) for part in self.python.split("."))
+        version = tuple(int(part) for part in self.python.split("."))[:2]
         interpreter = f"cp{version[0]}{version[1]}"
         return [
             *tags.cpython_tags(version, platforms=names),
@@ -146,7 +152,7 @@ def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
 def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> bool:
     """Bring a wheel into a folder, proven; False where it was there. Raises UpstreamError."""
     target = folder / wheel.filename
-    if target.is_file() and (not wheel.size or target.stat().st_size == wheel.size):
+    if _is_here(target, wheel):
         return False
     folder.mkdir(parents=True, exist_ok=True)
     partial, running = folder / f".{wheel.filename}.partial", hashlib.sha256()
@@ -165,8 +171,9 @@ def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> 
         if running.hexdigest() != wheel.sha256:
             raise UpstreamError(f"{wheel.filename} came with wrong bytes. Run it again.")
         partial.replace(target)
-    except httpx2.HTTPError as exc:
-        raise UpstreamError(f"{wheel.filename} cannot be fetched: {exc}. Run it again.") from exc
+    except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
+        brief = str(exc).partition("\n")[0]
+        raise UpstreamError(f"{wheel.filename} cannot be fetched: {brief}. Run it again.") from exc
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(folder)
@@ -174,8 +181,12 @@ def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> 
 
 
 def missing(folder: Path, wheels: Sequence[WantedWheel]) -> list[WantedWheel]:
-    """Those that are not in a folder."""
-    return [wheel for wheel in wheels if not (folder / wheel.filename).is_file()]
+    """Those that are not in a folder with their size."""
+    return [wheel for wheel in wheels if not _is_here(folder / wheel.filename, wheel)]
+
+
+def _is_here(path: Path, wheel: WantedWheel) -> bool:
+    return path.is_file() and (not wheel.size or path.stat().st_size == wheel.size)
 
 
 def _uv() -> list[str]:

@@ -6,6 +6,7 @@ models/<name>/<version>/model.yaml   what BentoML knows of it, and beside it the
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -37,11 +38,12 @@ if TYPE_CHECKING:
 ORIGIN = "hubmirror"
 """The key of an entry's metadata under which its true repository is kept."""
 
-_DERIVED = "the repository is derived from the tag {}, which keeps no case and no dots' places"
+_DERIVED = "the repository is derived from the tag {}, which keeps neither case nor underscores"
 # OpenLLM 0.4 puts the backend before the name (`openllm_core.utils.normalise_model_name`).
 _BACKEND = re.compile(r"(?:pt|tf|flax|vllm|ggml|gptq|awq|ctranslate|triton|transformers)-(.+)")
 _YAML = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-_MOST_YAML = 1024 * 1024
+_MOST_DEPTH = 64
+_MOST_YAML = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,10 @@ class BentoStore:
         self._recent = RecentSnapshots(hold)
 
     def repos(self) -> list[Repo]:
-        return list(dict.fromkeys(entry.repo for entry in self.entries()))
+        found: dict[tuple[str, str], Repo] = {}
+        for entry in sorted(self.entries(), key=lambda one: one.derived):
+            found.setdefault((entry.repo.repo_type, entry.repo.repo_id.lower()), entry.repo)
+        return list(found.values())
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
         """Each revision that entries name, and `main` for the newest that names none."""
@@ -220,7 +225,7 @@ def _table(told: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def _files(listed: Any) -> Mapping[str, RepoFile] | None:
     try:
         return parse_files(listed) if listed else None
-    except (KeyError, TypeError, ValueError, AttributeError, RequestError):
+    except (ArithmeticError, AttributeError, KeyError, RequestError, TypeError, ValueError):
         return None
 
 
@@ -235,9 +240,25 @@ def repo_id_of(name: str, backend: str = "") -> str:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        told = yaml.load(file.read_bytes()[:_MOST_YAML], _YAML)  # noqa: S506  (a safe loader)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        found = file.stat()
+        return _parsed(str(file), found.st_mtime_ns, found.st_size)
+    except (OSError, yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
         return {}
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(file: str, _: int, size: int) -> dict[str, Any]:
+    """A model.yaml, read once while its time and size stay. libyaml reads it, which recurses in C:
+    so what is nested without end is refused before."""
+    if size > _MOST_YAML:
+        raise ValueError("too long")
+    body, depth = Path(file).read_bytes(), 0
+    for event in yaml.parse(body, _YAML):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise ValueError("nested too deeply, or with aliases")
+    told = yaml.load(body, _YAML)  # noqa: S506  (a safe loader)
     return told if isinstance(told, dict) else {}
 
 

@@ -98,6 +98,8 @@ class RepoDir:
         found = {}
         for file in sorted(_files_below(folder)):
             short = file.removeprefix(folder)
+            if any(part.startswith(".") for part in short.split("/")):
+                continue  # left by a copy; git allows no such name
             commit = _read_ref(file)
             if not (_SHORT_HASH.fullmatch(short) and commit.startswith(short)):
                 found[ref_name(short)] = commit

@@ -34,6 +34,8 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
         target = os.path.relpath(blob, link.parent)
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.is_symlink() or os.readlink(link) != target:
+            if link.is_dir() and not link.is_symlink():
+                link.rmdir()
             link.unlink(missing_ok=True)
             link.symlink_to(target)
     for one in {snapshot, snapshot.parent, *(link.parent for link in links)}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -169,19 +168,6 @@ def test_a_file_that_the_hub_lists_and_lacks(simulator: HubSimulator, filling: F
     simulator.fail(f"/resolve/.*/{WEIGHTS}", gone, EVER)
     (failed,) = filling.pull(MODEL).failed
     assert "lists a file that it does not have" in failed
-
-
-@pytest.mark.xfail
-@pytest.mark.usefixtures("hasty")
-def test_a_hub_that_answers_nothing_is_not_waited_for(
-    simulator: HubSimulator, filling: Filling
-) -> None:
-    simulator.repo(MODEL).refs["other"] = simulator.repo(MODEL).refs["main"]
-    for where in ("/-/identity", "/revision/", "/tree/", "/refs"):
-        simulator.fail(where, stalled(1.5))
-    began = time.monotonic()
-    assert filling.pull(f"{MODEL}@other").failed == []
-    assert time.monotonic() - began < 4
 
 
 def test_a_digest_that_is_none_is_refused(simulator: HubSimulator, filling: Filling) -> None:

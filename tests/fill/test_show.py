@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -19,8 +18,7 @@ import pytest
 
 from mirror.cli import show
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
-from tests import shapes
-from tests.fill.carried import blob, flip, hubmirror, put_grown, start, until
+from tests.fill.carried import blob, flip, hubmirror, put_grown, start
 from tests.folders import COMMIT, MODEL, Content, make_managed
 
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
@@ -163,22 +161,6 @@ def test_bars_on_a_terminal_leave_a_clean_end(data: Path) -> None:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-
-
-def test_an_interrupted_command_ends_soon_and_cleanly(tmp_path: Path) -> None:
-    """Even where it reads files of 10 GB."""
-    data = tmp_path / "data"
-    shapes.make_managed(data / "hub", shapes.kimi_k2_thinking())
-
-    def interrupt(process: subprocess.Popen[bytes]) -> None:
-        until(lambda: _is_reading(process, data))
-        process.send_signal(signal.SIGINT)
-        process.wait(4)
-
-    shown = _on_a_terminal(data, "verify", meanwhile=interrupt)
-    assert shown.status != 0
-    assert shown.said.count(_HIDE) == shown.said.count(_SHOW) == 1
-    assert "Traceback" not in shown.said
 
 
 def _is_reading(process: subprocess.Popen[bytes], data: Path) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -213,10 +213,11 @@ class Pull:
         waiting = f"Another pull works on {repo}; waiting for it."
         with self._cache.lock(repo, lambda: self._note("info", waiting)):
             folder = self._cache.folder(repo)
-            record = _merged(folder, record)
+            record = _merged(folder, record, plan.spec.revision)
             self._forget_partial(repo)
             distinct = {file.etag: file for file in _missing(self._cache, folder, record)}
             jobs = [transfers.submit(self._bring, plan, folder, file) for file in distinct.values()]
+            wait(jobs)  # so that nothing of a pull that fails is at work without the lock
             for job in jobs:
                 job.result()
             publish(self._cache.root, record)
@@ -301,8 +302,13 @@ def _read_record(folder: RepoDir, commit_hash: str) -> Record | None:
         return None
 
 
-def _merged(folder: RepoDir, record: Record) -> Record:
-    """The record with what another pull of the commit added since it was planned."""
+def _merged(folder: RepoDir, record: Record, revision: str) -> Record:
+    """The record with what another pull of the commit added since it was planned, and without the
+    refs that another has moved on, but for the one that was asked for."""
+    here = (record.commit_hash, "")
+    asked = [name for name in record.refs if revision in (name, _short(name))]
+    stayed = [name for name in record.refs if name in asked or folder.points_to(name) in here]
+    record = replace(record, refs=tuple(stayed))
     known = _read_record(folder, record.commit_hash)
     if known is None:
         return record

@@ -128,16 +128,24 @@ def collect(cache: Cache, found: list[Waste]) -> int:
     """Remove waste, but for that of repositories that a pull works on; the bytes freed."""
     freed = 0
     for one in found:
-        if one.folder is None:
-            freed += 0 if _is_locked(cache, one.path.name) else _discard(one)
-            continue
-        with cache.try_lock(one.folder.repo.folder_name) as is_free:
-            if is_free and one.commit_hash:
-                _forget(one.folder, one.commit_hash)
-                freed += sum(_discard(stray) for stray in _stray_blobs(one.folder))
-            elif is_free and one.path.exists() and one.path.name not in _kept_blobs(one.folder):
-                freed += _discard(one)
+        name = one.folder.repo.folder_name if one.folder else one.path.name
+        with cache.try_lock(name) as is_free:
+            freed += _collect(one) if is_free else 0
     return freed
+
+
+def _collect(one: Waste) -> int:
+    """Remove it where it is waste still."""
+    if one.folder is None:
+        return _discard(one)
+    if one.commit_hash:
+        if one.commit_hash not in {record.commit_hash for record in old_revisions(one.folder)}:
+            return 0
+        _forget(one.folder, one.commit_hash)
+        return sum(_discard(stray) for stray in _stray_blobs(one.folder))
+    if one.path.exists() and one.path.name not in _kept_blobs(one.folder):
+        return _discard(one)
+    return 0
 
 
 def old_revisions(folder: RepoDir) -> list[Record]:

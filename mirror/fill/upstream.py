@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -69,15 +69,14 @@ class Upstream:
         retrying: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        self._api = HfApi(endpoint=self.endpoint)
         self._first_wait = first_wait
         self._retrying = retrying
 
     def head(self, repo: Repo, revision: str) -> Head:
         """One request: `/api/{type}s/{repo}/revision/{revision}`."""
         quoted = revision.replace("/", "%2F")
-        path = f"/api/{repo.repo_type.plural}/{repo.repo_id}/revision/{quoted}"
-        info = self._ask(repo, revision, lambda: self._json(path))
+        url = f"{self._api(repo)}/revision/{quoted}"
+        info = self._ask(repo, revision, lambda: self._get(url).json())
         try:
             return Head(Repo(repo.repo_type, info["id"]), _commit_hash(info["sha"]), info)
         except (KeyError, TypeError, ValueError) as exc:
@@ -91,16 +90,18 @@ class Upstream:
         repo, commit_hash = head.repo, head.commit_hash
 
         def listed() -> list[Any]:
-            return list(
-                self._api.list_repo_tree(
-                    repo.repo_id, repo_type=repo.repo_type, revision=commit_hash, recursive=True
-                )
-            )
+            rows: list[Any] = []
+            url = f"{self._api(repo)}/tree/{commit_hash}?recursive=true"
+            while url:
+                answer = self._get(url)
+                rows += answer.json()
+                url = answer.links.get("next", {}).get("url", "")
+            return rows
 
-        entries = self._ask(repo, commit_hash, listed)
+        rows = self._ask(repo, commit_hash, listed)
         try:
-            files = [_file(entry) for entry in entries if isinstance(entry, HubFile)]
-        except (RequestError, ValueError) as exc:
+            files = [_file(row) for row in rows if row["type"] == "file"]
+        except (KeyError, TypeError, RequestError, ValueError) as exc:
             raise UpstreamError(
                 f"{self.endpoint} lists files of {repo} that no repository can have: {exc}"
             ) from exc
@@ -113,13 +114,12 @@ class Upstream:
         if revision == "main" or revision.startswith("refs/"):
             return revision if revision.startswith("refs/") else "refs/heads/main"
         repo = head.repo
-        refs = self._ask(
-            repo, revision, lambda: self._api.list_repo_refs(repo.repo_id, repo_type=repo.repo_type)
-        )
-        for one in (*refs.branches, *refs.tags):
-            if one.name == revision:
-                return str(one.ref)
-        return None
+
+        def named() -> dict[str, str]:
+            refs = self._get(f"{self._api(repo)}/refs").json()
+            return {one["name"]: one["ref"] for one in (*refs["tags"], *refs["branches"])}
+
+        return self._ask(repo, revision, named).get(revision)
 
     def fetch(
         self, head: Head, file: RepoFile, staging: Path, advanced: Callable[[int], None]
@@ -165,21 +165,19 @@ class Upstream:
     def identities(self) -> set[str]:
         """The names of the caches that upstream serves, where it is a hubmirror."""
         try:
-            url = f"{self.endpoint}/-/identity"
-            answer = get_session().get(
-                url, headers=build_hf_headers(), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            )
-            return set(answer.json()["caches"]) if answer.status_code == 200 else set()
+            return set(self._get(f"{self.endpoint}/-/identity").json()["caches"])
         except (httpx2.HTTPError, ValueError, KeyError, TypeError):
             return set()
 
-    def _json(self, path: str) -> Any:
-        url = self.endpoint + path
-        answer = get_session().get(
-            url, headers=build_hf_headers(), timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-        )
+    def _api(self, repo: Repo) -> str:
+        return f"{self.endpoint}/api/{repo.repo_type.plural}/{repo.repo_id}"
+
+    def _get(self, url: str) -> httpx2.Response:
+        """With a limit, since huggingface_hub's own questions wait for ever."""
+        limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        answer = get_session().get(url, headers=build_hf_headers(), timeout=limit)
         hf_raise_for_status(answer)
-        return answer.json()
+        return answer
 
     def _ask(self, repo: Repo, revision: str, question: Callable[[], _Answer]) -> _Answer:
         """The answer, after several tries where upstream is busy or fails."""
@@ -266,8 +264,10 @@ def _commit_hash(text: str) -> str:
     return text
 
 
-def _file(entry: HubFile) -> RepoFile:
-    """Raises RequestError for a path, and ValueError for a digest, that is none."""
+def _file(row: Mapping[str, Any]) -> RepoFile:
+    """Raises RequestError for a path, and ValueError for a digest, that is none; KeyError or
+    TypeError for what no hub tells."""
+    entry = HubFile(**row)  # type: ignore[no-untyped-call]
     sha256 = entry.lfs.sha256 if entry.lfs else None
     path = check_path(entry.path)
     if not _SHA1.fullmatch(entry.blob_id) or not (sha256 is None or _SHA256.fullmatch(sha256)):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mirror.digests import Digests
 
-_SKIPPED = frozenset({".git", ".cache/huggingface", ".hubmirror"})
+_SKIPPED = frozenset({".cache/huggingface", ".hubmirror"})
 _POINTER = re.compile(
     rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d+)\n"
 )

@@ -22,13 +22,15 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
 
     Afterwards the folder is a complete cache to huggingface_hub as well: its tree file lists the
     wanted files alone, since `HF_HUB_OFFLINE=1` refuses a snapshot that lacks a listed one. That
-    file comes first, so that a snapshot which is linked in part is refused too. Each step is on
-    the disk before the next.
+    file comes first where there was none, so that a snapshot which is linked in part is refused
+    too; one that grows is listed after its links. Each step is on the disk before the next.
     """
     folder = RepoDir(root, record.repo, root / record.repo.folder_name)
     snapshot = folder.snapshot(record.commit_hash)
     links = {snapshot / name: folder.blobs / file.etag for name, file in record.files.items()}
-    _write(folder.tree(record.commit_hash), render_tree(record.files.values()))
+    tree, body = folder.tree(record.commit_hash), render_tree(record.files.values())
+    if not tree.exists():
+        _write(tree, body)
     snapshot.mkdir(parents=True, exist_ok=True)
     for link, blob in links.items():
         target = os.path.relpath(blob, link.parent)
@@ -42,6 +44,7 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
         sync_folder(one)
     if folder.blobs.is_dir():
         sync_folder(folder.blobs)
+    _write(tree, body)
     _write(folder.record(record.commit_hash), record.render())
     for ref in record.refs if refs is None else refs:
         _write(folder.ref(ref), record.commit_hash.encode())

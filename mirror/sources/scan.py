@@ -20,7 +20,7 @@ _GIT_LOOKS_AT = 8000
 
 
 def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
-    """Paths below a folder, relative to it, `skip`ping entries by relative path or name.
+    """Paths below a folder, relative to it, without git's own folders and the paths in `skip`.
 
     Links are yielded, never followed. Raises OSError where a folder cannot be listed.
     """
@@ -30,7 +30,7 @@ def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
         with os.scandir(os.path.join(folder, parent)) as entries:
             for entry in entries:
                 path = f"{parent}{entry.name}"
-                if entry.name in skip or path in skip or not _is_unicode(entry.name):
+                if entry.name == ".git" or path in skip or not _is_unicode(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(f"{path}/")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import logging
 import os
 import shutil
 import zlib
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from mirror.web.call import Call
 
+log = logging.getLogger("hubmirror")
+
 _SETTINGS = {
     "safe.directory": "*",  # the folder may belong to another user
     "uploadpack.allowFilter": "true",
@@ -32,6 +35,7 @@ _SETTINGS = {
     "pack.windowMemory": "64m",
 }
 _MOST_WANTS = 8 * 1024 * 1024
+_MOST_COMPLAINTS = 1000
 _AT_ONCE = anyio.Semaphore(8)
 _REFS = b"001e# service=git-upload-pack\n0000"
 
@@ -109,22 +113,27 @@ class GitResponse(Response):
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         async with (
             _AT_ONCE,
-            await anyio.open_process(self._command, env=self._environment, stderr=None) as process,
-            anyio.create_task_group() as tasks,
+            await anyio.open_process(self._command, env=self._environment) as process,
+            anyio.create_task_group() as watch,
         ):
-            tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
-            tasks.start_soon(_say, process, self._said)
-            await send(start)
-            if self._start:
-                await send(_body(self._start))
-            assert process.stdout is not None  # noqa: S101
-            async for chunk in process.stdout:
-                await send(_body(chunk))
-            tasks.cancel_scope.cancel()
+            watch.start_soon(until_disconnect, receive, watch.cancel_scope)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_say, process, self._said)
+                tasks.start_soon(_log_complaints, process)
+                await self._carry(process, send)
+            watch.cancel_scope.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _carry(self, process: Process, send: Send) -> None:
+        """Send what git says."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if self._start:
+            await send(_body(self._start))
+        assert process.stdout is not None  # noqa: S101
+        async for chunk in process.stdout:
+            await send(_body(chunk))
 
 
 async def _say(process: Process, said: bytes) -> None:
@@ -133,6 +142,18 @@ async def _say(process: Process, said: bytes) -> None:
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await process.stdin.send(said)
         await process.stdin.aclose()
+
+
+async def _log_complaints(process: Process) -> None:
+    """Write down what git says of a client's words, which it quotes: on one line, and the first
+    of them alone."""
+    assert process.stderr is not None  # noqa: S101
+    said = b""
+    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+        async for chunk in process.stderr:
+            said += chunk[: _MOST_COMPLAINTS - len(said)]
+    if said:
+        log.warning("git upload-pack: %r", said.decode(errors="replace"))
 
 
 def _body(body: bytes) -> Message:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -239,31 +240,38 @@ def roomy_folder(otherwise: Path) -> Iterator[Path]:
 
 
 class Killer:
-    """Kills a command again and again, each time at a random point of its work, which begins with
-    the first line that it prints."""
+    """Kills a command again and again, each time at a random point of its work: after any of the
+    lines that it prints, and a moment more. `found` counts where it was then, as `where` makes it
+    out of these lines."""
 
-    def __init__(self, seed: str) -> None:
-        self.hits = 0
+    def __init__(self, seed: str, where: Callable[[list[str]], str]) -> None:
+        self.found: Counter[str] = Counter()
+        self._where = where
         self._random = random.Random(seed)
-        self._longest = 0.0
+        self._lines = 0
+        self._moment = 0.0
+
+    @property
+    def hits(self) -> int:
+        return self.found.total()
 
     def kill(self, data: Path, *words: str) -> None:
-        """The first time it is only seen how long the command works when nobody kills it."""
+        """The first time it is only seen what the command prints when nobody kills it."""
         process = start(data, *words)
         assert process.stdout is not None
-        process.stdout.readline()
-        began = time.monotonic()
-        if not self._longest:
-            process.stdout.read()
+        if not self._lines:
+            times = [time.monotonic() for _ in process.stdout]
             assert process.wait(60) == 0
-            self._longest = time.monotonic() - began
+            self._lines, self._moment = len(times), 2 * (times[-1] - times[0]) / len(times)
         else:
-            time.sleep(self._random.uniform(0, self._longest))
+            said = [process.stdout.readline() for _ in range(self._random.randint(1, self._lines))]
+            time.sleep(self._random.uniform(0, self._moment))
             was_at_work = process.poll() is None
-            self.hits += was_at_work
-            self._longest *= 1.05 if was_at_work else 0.7  # the machine is never as quick as it was
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+            said += process.stdout.readlines()
+            if was_at_work:
+                self.found[self._where([line.decode() for line in said if line])] += 1
         process.wait(30)
         process.stdout.close()
 

@@ -326,6 +326,18 @@ def test_a_ref_that_upstream_moved_back(simulator: HubSimulator, filling: Fillin
     assert filling.folder().refs() == {"refs/heads/main": old}
 
 
+def test_a_ref_that_another_pull_has_moved_stays(simulator: HubSimulator, filling: Filling) -> None:
+    repo = simulator.repo(MODEL)
+    repo.refs["refs/tags/v1"] = old = repo.refs["main"]
+    filling.pull(MODEL)
+    slower, plans = filling.plan(f"{MODEL}@v1")
+    repo.commit(NEWER)
+    filling.pull(MODEL)
+    assert slower.run(plans).failed == []
+    assert filling.shown() == NEWER
+    assert filling.shown("v1") == filling.shown(old) == FILES
+
+
 def test_links_and_refs_that_somebody_removed_come_back(
     simulator: HubSimulator, filling: Filling
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from mirror.fill.events import FileAdvanced
 from tests.fill.filling import FILES, MODEL, WEIGHTS, Filling
-from tests.folders import entry
+from tests.folders import entry, write
 from tests.hub import (
     EVER,
     Effect,
@@ -20,6 +21,7 @@ from tests.hub import (
     flipped,
     refused,
     reset,
+    slow,
     stalled,
     truncated,
 )
@@ -170,6 +172,18 @@ def test_a_file_that_the_hub_lists_and_lacks(simulator: HubSimulator, filling: F
     assert "lists a file that it does not have" in failed
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_hub_that_answers_nothing_is_not_waited_for(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    simulator.repo(MODEL).refs["other"] = simulator.repo(MODEL).refs["main"]
+    questions = "/revision/", "/tree/", "/refs"
+    for where in ("/-/identity", *questions):
+        simulator.fail(where, stalled(3))
+    assert filling.pull(f"{MODEL}@other").failed == []
+    assert [simulator.count(where) for where in questions] == [2, 2, 2]
+
+
 def test_a_digest_that_is_none_is_refused(simulator: HubSimulator, filling: Filling) -> None:
     filling.pull(MODEL)
     row = {"type": "file", "path": "a.txt", "size": 40, "oid": "../refs/main"}
@@ -264,10 +278,32 @@ def test_a_revision_that_is_linked_in_part_is_none_for_a_client(
 ) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     in_the_way = filling.folder().snapshot(commit) / WEIGHTS
-    in_the_way.mkdir(parents=True)
+    write(in_the_way / "a.txt", b"somebody's own")
     assert "could not be written" in filling.pull(MODEL).failed[0]
     with pytest.raises(IncompleteSnapshotError):
         snapshot_download(MODEL, revision=commit, cache_dir=filling.hub, local_files_only=True)
-    in_the_way.rmdir()
+    shutil.rmtree(in_the_way)
     assert filling.pull(MODEL).failed == []
     assert filling.shown() == FILES
+
+
+def test_a_revision_that_is_widened_in_part_is_what_it_was_for_a_client(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    filling.pull(MODEL, include=["*.json"])
+    in_the_way = filling.folder().snapshot(simulator.repo(MODEL).refs["main"]) / WEIGHTS
+    write(in_the_way / "a.txt", b"somebody's own")
+    assert "could not be written" in filling.pull(MODEL).failed[0]
+    folder = Path(snapshot_download(MODEL, cache_dir=filling.hub, local_files_only=True))
+    assert (folder / "config.json").read_bytes() == FILES["config.json"]
+    assert filling.shown().keys() == {"config.json"}
+
+
+def test_a_failure_leaves_alone_what_is_under_way(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    simulator.repo(MODEL).refs["refs/pr/1"] = simulator.repo(MODEL).refs["main"]
+    simulator.fail("GET .*/config.json", refused(400), EVER)
+    simulator.fail(GET, slow(0.1), EVER)
+    assert len(filling.pull(MODEL, f"{MODEL}@refs/pr/1").failed) == 2
+    assert simulator.count(GET) == 1

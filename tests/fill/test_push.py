@@ -218,7 +218,7 @@ def test_killed_at_random_points(
     """Each time there is a new revision of both repositories. After the kill what was served is
     served; after the next run the new ones are. Somebody reads all the time."""
     data, site = roomy / "data", roomy / "site"
-    known, killer = {}, Killer("push")
+    known, killer = {}, Killer("push", where=lambda passes: f"among the {passes[-1].strip()}")
     for repo in (MODEL, TWIN):
         content = put_grown(data, 0, repo)
         known[content.commit_hash] = digests_of(content)
@@ -241,6 +241,6 @@ def test_killed_at_random_points(
     hubmirror(site, "gc")
     left = names_below(site)
     assert not [name for name in left if "/blobs/." in name]
-    record_property("kills", killer.hits)
+    record_property("kills", dict(killer.found))
     record_property("pushes", number)
     record_property("read", sum(seen.revisions for seen in reader.readings.values()))

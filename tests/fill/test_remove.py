@@ -181,3 +181,18 @@ def test_a_pull_that_is_at_work_is_left_alone(data: Path) -> None:
     gc.join(5)
     assert not waited
     assert not blob(data / "hub", OLD, "config.json").exists()  # gc did the rest
+
+
+def test_what_was_waste_a_moment_ago_and_is_none_now_stays(data: Path) -> None:
+    """A pull has begun, and another has moved `main` back."""
+    cache = Cache.of(data / "hub")
+    under_way = cache.staging(TWIN) / "half"
+    write(under_way, b"half")
+    found = waste(cache)
+    assert {one.path for one in found} >= {under_way.parent}
+    make_managed(data / "hub", OLD)
+    with cache.lock(TWIN, lambda: None):
+        collect(cache, found)
+    assert under_way.exists()
+    hubmirror(data, "verify")
+    assert blob(data / "hub", OLD, "config.json").exists()

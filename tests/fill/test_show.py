@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -18,8 +19,18 @@ import pytest
 
 from mirror.cli import show
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
-from tests.fill.carried import blob, flip, hubmirror, put_grown, start
-from tests.folders import COMMIT, MODEL, Content, make_managed
+from mirror.sources.publish import publish
+from mirror.trees import lfs_file
+from tests.fill.carried import blob, flip, hubmirror, put_grown, start, until
+from tests.folders import (
+    COMMIT,
+    MODEL,
+    Content,
+    make_managed,
+    make_record,
+    repo_dir,
+    write,
+)
 
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 _EVENTS = [
@@ -161,6 +172,25 @@ def test_bars_on_a_terminal_leave_a_clean_end(data: Path) -> None:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_an_interrupted_command_ends_cleanly_and_soon(tmp_path: Path) -> None:
+    """It does not wait for the end of a file, which here would be hours away."""
+    data = tmp_path / "data"
+    endless = lfs_file("endless.bin", 8 * 10**12, 64 * "a")
+    there = repo_dir(data / "hub") / "blobs" / endless.etag
+    write(there, b"")
+    os.truncate(there, endless.size)
+    publish(data / "hub", make_record(Content({}), files={endless.path: endless}))
+
+    def interrupt(process: subprocess.Popen[bytes]) -> None:
+        until(lambda: _is_reading(process, data))
+        process.send_signal(signal.SIGINT)
+
+    shown = _on_a_terminal(data, "verify", meanwhile=interrupt)
+    assert shown.status != 0
+    assert shown.said.count(_HIDE) == shown.said.count(_SHOW) == 1
+    assert "Traceback" not in shown.said
 
 
 def _is_reading(process: subprocess.Popen[bytes], data: Path) -> bool:

@@ -318,6 +318,19 @@ def test_words_that_git_does_not_understand(mirror: Mirror, body: bytes) -> None
     assert _until_alone(mirror.bare)
 
 
+def test_the_words_of_a_client_are_no_line_of_the_log(
+    mirror: Mirror, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Git complains of them on standard error, which is the server's log."""
+    words = "command=evil\n2026-01-01 INFO forged"
+    body = f"{len(words) + 4:04x}{words}0000"
+    mirror.client.post(PACK, content=body, headers={"git-protocol": "version=2"})
+    assert _until_alone(mirror.bare)
+    assert "forged" not in capfd.readouterr().err
+    (told,) = [one.getMessage() for one in caplog.records if "evil" in one.getMessage()]
+    assert "\n" not in told
+
+
 def test_a_client_that_leaves_in_the_middle(own: Mirror) -> None:
     for folder in (own.upstream, own.bare):
         git(folder, "config", "core.compression", "0")

@@ -57,9 +57,10 @@ class Form:
 
 
 def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
-    """Write an entry; its tag. Files are hard links where that can be.
+    """Write an entry; its tag. Files are hard links where that can be. One that is there and holds
+    other files, since a pull has widened the revision, is replaced.
 
-    Raises ConfigError where the name is too long, or belongs to another repository.
+    Raises ConfigError where the name is none, or belongs to another repository.
     """
     _check_name(home, snapshot, form)
     if "model.yaml" in snapshot.files:
@@ -68,19 +69,20 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
             "entry of a Bento store."
         )
     version = snapshot.commit_hash
-    target = home / "models" / form.name / version
-    if target.exists():
-        return f"{form.name}:{version}"
+    tag = f"{form.name}:{version}"
+    files = {path: stored.file for path, stored in snapshot.files.items()}
+    if any(entry.tag == tag and entry.files == files for entry in entries(home)):
+        return tag
     origin = {
         "repo_id": snapshot.repo.repo_id,
         "repo_type": snapshot.repo.repo_type.value,
         "revision": revision,
         "commit_hash": snapshot.commit_hash,
-        "files": render_files(stored.file for stored in snapshot.files.values()),
+        "files": render_files(files.values()),
     }
     with _staged(home) as staging:
         with bentoml.models.create(
-            f"{form.name}:{version}",
+            tag,
             module=form.module,
             api_version=form.api_version,
             labels=_labels(snapshot, form),
@@ -97,33 +99,38 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
             if not share(Path(stored.location), place):
                 raise ConfigError(f"{path} of {snapshot.repo} cannot be read.")
         _publish(home, folder, form.name, version)
-    return f"{form.name}:{version}"
+    return tag
 
 
 def export(home: Path, tag: str, out: Path) -> Path:
     """Write an entry as a `.bentomodel`, which BentoML imports anywhere."""
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    try:
-        written = bentoml.models.export_model(tag, str(out.absolute()), _model_store=_store(home))
-    except bentoml.exceptions.BentoMLException as exc:
-        raise ConfigError(f"{tag} cannot be exported: {exc}. `hubmirror ls` shows tags.") from exc
-    return Path(written)
+    with _bentoml(f"{tag} cannot be exported", "`hubmirror ls` shows tags"):
+        store = ModelStore(home / "models")
+        return Path(bentoml.models.export_model(tag, str(out.absolute()), _model_store=store))
 
 
 def import_(home: Path, file: Path) -> str:
     """Bring a `.bentomodel` into the store; its tag."""
     with _staged(home) as staging:
-        try:
-            model = bentoml.models.import_model(
-                str(file.absolute()), _model_store=ModelStore(staging)
-            )
-        except (bentoml.exceptions.BentoMLException, OSError, ValueError) as exc:
-            raise ConfigError(f"{file} is no .bentomodel that can be read: {exc}.") from exc
-        name, version = model.tag.name, str(model.tag.version)
+        with _bentoml(f"{file} is no .bentomodel that can be read", "Export it again"):
+            store = ModelStore(staging)
+            tag = bentoml.models.import_model(str(file.absolute()), _model_store=store).tag
+        name, version = tag.name, str(tag.version)
         if (home / "models" / name / version).exists():
-            raise ConfigError(f"{model.tag} is in the store already. Remove it first.")
+            raise ConfigError(f"{tag} is in the store already. Remove it first.")
         _publish(home, staging / name / version, name, version)
     return f"{name}:{version}"
+
+
+@contextlib.contextmanager
+def _bentoml(what: str, hint: str) -> Iterator[None]:
+    """Turns what BentoML raises, and with it tarfile, lzma and yaml, into a ConfigError."""
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    try:
+        yield
+    except Exception as exc:
+        cause = str(exc) or type(exc).__name__
+        raise ConfigError(f"{what}: {cause.rstrip('.')}. {hint}.") from exc
 
 
 def _check_name(home: Path, snapshot: Snapshot, form: Form) -> None:
@@ -132,24 +139,26 @@ def _check_name(home: Path, snapshot: Snapshot, form: Form) -> None:
             f"{form.name} has {len(form.name)} characters, and BentoML takes {_LONGEST_NAME}. "
             "Choose a shorter one with --tag, and give that one to OpenLLM."
         )
+    with _bentoml(f"{form.name} is no tag that BentoML takes", "Choose another with --tag"):
+        bentoml.Tag(form.name)
     for entry in entries(home):
-        mine, theirs = snapshot.repo.repo_id, entry.repo.repo_id
-        if entry.tag.partition(":")[0] == form.name and mine.lower() != theirs.lower():
+        if entry.tag.partition(":")[0] == form.name and not entry.holds(snapshot.repo):
             raise ConfigError(
-                f"The tag {form.name} is that of {theirs}, and would be that of {mine} as well: "
-                "BentoML's names keep neither case nor every character. Choose another with --tag."
+                f"The tag {form.name} is that of {entry.repo}, and would be that of "
+                f"{snapshot.repo} as well: BentoML's names keep neither the type, nor case, nor "
+                "every character. Choose another with --tag."
             )
 
 
 def _labels(snapshot: Snapshot, form: Form) -> dict[str, str]:
     if not form.backend:
         return {}
-    architectures = _config(snapshot).get("architectures") or [""]
+    named = _config(snapshot).get("architectures")
     return {
         "backend": form.backend,
         "framework": "transformers",
         "model_name": str(_config(snapshot).get("model_type", "")),
-        "architecture": str(architectures[0]),
+        "architecture": str(named[0]) if named and isinstance(named, list) else "",
         "serialisation": "safetensors",
     }
 
@@ -178,10 +187,8 @@ def _staged(home: Path) -> Iterator[Path]:
 def _publish(home: Path, folder: Path, name: str, version: str) -> None:
     target = home / "models" / name / version
     target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        target.rename(folder.with_name(f"{version}.old"))
     folder.replace(target)
     sync_folder(target.parent)
     write_atomically(target.parent / "latest", version.encode())
-
-
-def _store(home: Path) -> ModelStore:
-    return ModelStore(home / "models")

@@ -16,9 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import uvicorn
-from uvicorn.server import ServerState
 
 from mirror.config import DEFAULT_DATA, SourceSpec
 from mirror.digests import Digests
@@ -64,15 +62,15 @@ class Place:
 class Tls:
     """How https is served: where, by a certificate with its key, and the names that it is for."""
 
-    host: str
-    port: int
+    listener: socket.socket
     certificate: Path
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a worker process needs to build its application; it can be pickled."""
+    """All that a worker process needs to build its application; a process that is started gets it
+    by pickle, the listener too."""
 
     data: Path
     state: Path | None
@@ -82,6 +80,7 @@ class Plan:
     advertise_xet: bool = True
     xet_min_size: int = 0
     tls: Tls | None = None
+    workers: int = 1
 
     def open(self) -> Place:
         """The sources, which wait for digests for a moment only: the web layer waits longer."""
@@ -147,16 +146,15 @@ def _state_folder(data: Path, chosen: Path | None) -> Path:
     return Path(tempfile.mkdtemp(prefix="hubmirror-"))
 
 
-def listen(host: str, port: int, *, share: bool = False) -> socket.socket:
-    """A listening socket, which other processes of ours may `share` the address with. Raises
-    ConfigError where the address is taken or not ours."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """A listening socket. Raises ConfigError where the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048, reuse_port=share)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
         raise ConfigError(
             f"Cannot listen on {host} port {port}: {exc.strerror}. "
-            "Choose another port with --port, or stop what listens there."
+            f"Choose another port with {option}, or stop what listens there."
         ) from exc
     listener.set_inheritable(True)
     return listener
@@ -214,41 +212,37 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
         on_stop=place.digests.close,
     )
     if plan.tls is not None:
-        _add_https(app, plan.tls)
+        _add_https(app, plan.tls, _grace(plan))
     return app
 
 
-def _add_https(app: Starlette, tls: Tls) -> None:
+def _add_https(app: Starlette, tls: Tls, grace: int | None) -> None:
     inner = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
     async def both(one: Starlette) -> AsyncIterator[Any]:
-        async with inner(one) as state, _https(one, tls):
+        async with inner(one) as state, _https(one, tls, grace):
             yield state
 
     app.router.lifespan_context = both
 
 
 @contextlib.asynccontextmanager
-async def _https(app: Starlette, tls: Tls) -> AsyncIterator[None]:
-    """Serve an application over TLS as well, on a listener that each worker has for itself."""
-    config = uvicorn.Config(app, **_options(lifespan="off"))
+async def _https(app: Starlette, tls: Tls, grace: int | None) -> AsyncIterator[None]:
+    """Serve an application over TLS as well, by another server of uvicorn's on the same loop."""
+    config = uvicorn.Config(app, timeout_graceful_shutdown=grace, **_options(lifespan="off"))
     config.load()
-    state = ServerState()
-    speak: Any = config.http_protocol_class
-    protocol = partial(speak, config=config, server_state=state, app_state={})
-    listener = listen(tls.host, tls.port, share=True)
-    secure = _context(tls)
-    server = await asyncio.get_running_loop().create_server(protocol, sock=listener, ssl=secure)
+    config.ssl = _context(tls)
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup([tls.listener])
+    loop = asyncio.create_task(server.main_loop())
     try:
         yield
     finally:
-        server.close()
-        for connection in list(state.connections):
-            connection.shutdown()
-        with anyio.move_on_after(_GRACE):
-            while state.connections:  # noqa: ASYNC110  (uvicorn tells nobody)
-                await anyio.sleep(0.1)
+        server.should_exit = True
+        await loop
+        await server.shutdown([tls.listener])
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
@@ -261,7 +255,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
     def asked(_: ssl.SSLObject | ssl.SSLSocket, name: str | None, __: ssl.SSLContext) -> int | None:
         if name is None or name.lower() in listed:
             return None
-        log.warning("A client asked for %s over TLS, which --names does not list.", name[:100])
+        log.warning("A client asked for %r over TLS, which --names does not list.", name[:100])
         return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 
     made.sni_callback = asked
@@ -282,18 +276,25 @@ def _options(**more: Any) -> dict[str, Any]:
     }
 
 
-def run(plan: Plan, place: Place, listener: socket.socket, workers: int) -> None:
+def _grace(plan: Plan) -> int | None:
+    """For how many seconds a stop waits for downloads. A supervisor counts them itself, and a
+    worker that it retires is not bounded."""
+    return _GRACE if plan.workers == 1 else None
+
+
+def run(plan: Plan, place: Place, listener: socket.socket) -> None:
     """Serve until a signal ends it, by one process or by several under a supervisor."""
     config = uvicorn.Config(
-        partial(build_app, plan, place if workers == 1 else None),
+        partial(build_app, plan, place if plan.workers == 1 else None),
         factory=True,
-        workers=workers,
-        timeout_graceful_shutdown=_GRACE if workers == 1 else None,
+        workers=plan.workers,
+        timeout_graceful_shutdown=_grace(plan),
         **_options(),
     )
-    if workers == 1:
+    if plan.workers == 1:
         uvicorn.Server(config).run([listener])
         return
     with tempfile.TemporaryDirectory(prefix="hubmirror-metrics-") as shared:
         os.environ[METRICS_FOLDER] = shared
-        Supervisor(config, listener, grace=_GRACE).run()
+        others = [plan.tls.listener] if plan.tls else []
+        Supervisor(config, listener, *others, grace=_GRACE).run()

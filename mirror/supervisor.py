@@ -24,11 +24,19 @@ class Supervisor(Multiprocess):
     """Starts `config.workers` processes, and replaces those that die.
 
     SIGHUP brings up a new worker for each old one, which then finishes what it is sending. SIGTERM
-    and SIGINT stop all; what is not finished after `grace` seconds is cut.
+    and SIGINT stop all; what is not finished after `grace` seconds is cut. `others` are listeners
+    that the application itself has: a stop closes them as well.
     """
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket, *, grace: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        *others: socket.socket,
+        grace: float,
+    ) -> None:
         super().__init__(config, [listener])
+        self._listeners = (listener, *others)
         self._grace = grace
         self._retiring: list[Process] = []
 
@@ -50,6 +58,8 @@ class Supervisor(Multiprocess):
         super().keep_subprocess_alive()
 
     def join_all(self) -> None:
+        for listener in self._listeners:
+            listener.close()
         deadline = time.monotonic() + self._grace
         for one in [*self.processes, *self._retiring]:
             one.process.join(max(0.0, deadline - time.monotonic()))

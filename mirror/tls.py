@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 AUTHORITY = "ca.pem"
 _KEY = "ca.key"
 _SERVER = "server.pem"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _YEARS = timedelta(days=3650)
 _SERVER_LIFE = timedelta(days=397)  # more is refused by some clients
 _RENEW_BEFORE = timedelta(days=30)
@@ -60,7 +63,7 @@ def init(folder: Path) -> Path:
 def issue(folder: Path, names: Sequence[str]) -> Path:
     """A certificate for the names with its key, as one file; the one that is there while it fits.
 
-    Raises ConfigError where there is no authority.
+    Raises ConfigError where there is no authority, or a name is none.
     """
     if not names:
         raise ConfigError("TLS needs names: --names huggingface.co --names mirror.lan.")
@@ -71,8 +74,14 @@ def issue(folder: Path, names: Sequence[str]) -> Path:
         raise ConfigError(
             f"There is no authority in {folder}. Make one: hubmirror ca init --ca {folder}"
         ) from exc
+    if signer.public_key() != authority.public_key():
+        raise ConfigError(
+            f"{folder / _KEY} is not the key of {AUTHORITY} beside it: no client would take what "
+            "it signs. Bring both from one backup, or remove the folder and make another authority."
+        )
+    alternatives = [_name(name) for name in names]
     file = folder / _SERVER
-    if _fits(file, names, authority):
+    if _fits(file, alternatives, authority):
         return file
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
@@ -87,7 +96,7 @@ def issue(folder: Path, names: Sequence[str]) -> Path:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(list(map(_name, names))), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),  # type: ignore[arg-type]
             critical=False,
@@ -98,22 +107,30 @@ def issue(folder: Path, names: Sequence[str]) -> Path:
     return file
 
 
-def _fits(file: Path, names: Sequence[str], authority: x509.Certificate) -> bool:
+def _fits(file: Path, names: list[x509.GeneralName], authority: x509.Certificate) -> bool:
     """Whether a certificate is for these names, by this authority, and for some time to come."""
     try:
-        found = x509.load_pem_x509_certificate(file.read_bytes())
+        body = file.read_bytes()
+        found = x509.load_pem_x509_certificate(body)
+        key = serialization.load_pem_private_key(body, None)
         found.verify_directly_issued_by(authority)
         listed = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Exception:  # noqa: BLE001  (whatever is wrong with it, it is made again)
         return False
     is_fresh = found.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE
-    return is_fresh and list(listed) == list(map(_name, names))
+    is_whole = key.public_key() == found.public_key()
+    return is_fresh and is_whole and list(listed) == names
 
 
 def _name(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
+        if not _HOST.fullmatch(text):
+            raise ConfigError(
+                f"{text!r} is no name that a client asks for: give --names a host name as it "
+                "stands in an URL, without scheme or port, or an IP address."
+            ) from None
         return x509.DNSName(text.lower())
 
 

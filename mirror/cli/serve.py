@@ -62,6 +62,7 @@ def serve(
         advertise_xet=rest["xet"],
         xet_min_size=rest["xet_min_size"],
         tls=_open_tls(host, rest) if rest["tls"] else None,
+        workers=rest["workers"],
     )
     place = plan.open()
     listener = listen(host, port)
@@ -69,7 +70,7 @@ def serve(
         _greet(place, listener, plan)
     else:
         _log_start(place, listener)
-    run(replace(plan, state=place.state.folder), place, listener, rest["workers"])
+    run(replace(plan, state=place.state.folder), place, listener)
 
 
 @click.command()
@@ -85,11 +86,10 @@ def demo(data: Path, **_: Any) -> None:
 
 
 def _open_tls(host: str, rest: dict[str, Any]) -> Tls:
-    """The certificate for the names, and a look whether the address can be had."""
-    listen(host, rest["tls_port"], share=True).close()
     # It is imported when it is called for: cryptography takes time and memory.
     issue = importlib.import_module("mirror.tls").issue
-    return Tls(host, rest["tls_port"], issue(rest["ca"], rest["names"]), rest["names"])
+    certificate = issue(rest["ca"], rest["names"])
+    return Tls(listen(host, rest["tls_port"], "--tls-port"), certificate, rest["names"])
 
 
 def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:

@@ -140,7 +140,7 @@ def _check_name(home: Path, snapshot: Snapshot, form: Form) -> None:
             "Choose a shorter one with --tag, and give that one to OpenLLM."
         )
     with _bentoml(f"{form.name} is no tag that BentoML takes", "Choose another with --tag"):
-        bentoml.Tag(form.name)
+        bentoml.Tag(form.name, snapshot.commit_hash)
     for entry in entries(home):
         if entry.tag.partition(":")[0] == form.name and not entry.holds(snapshot.repo):
             raise ConfigError(

@@ -92,7 +92,7 @@ def open_place(
 ) -> Place:
     """The sources in the order in which they are asked: the managed hub/ of `data`, those that
     were declared, and a Bento store in bentoml/ of `data`. One that is declared for the same folder
-    takes its place.
+    takes its place. Those of `data` may come later.
 
     Raises ConfigError where a folder is not there.
     """
@@ -106,10 +106,11 @@ def open_place(
     if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
         specs.insert(0, SourceSpec("managed", hub))
     store = data / "bentoml"
-    if store.is_dir() and not any(spec.path.resolve() == store.resolve() for spec in specs):
+    if data.is_dir() and not any(spec.path.resolve() == store.resolve() for spec in specs):
         specs.append(SourceSpec("bento", store))
     for spec in specs:
-        if not spec.path.is_dir() and (spec.path != hub or hub.exists()):
+        may_come = spec.path in (hub, store) and not spec.path.exists()
+        if not spec.path.is_dir() and not may_come:
             raise ConfigError(
                 f"The source {spec} is not there, or is no folder. Check its path, and that its "
                 "disk is mounted."

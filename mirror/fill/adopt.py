@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.errors import ConfigError, CorruptBlobError, HubmirrorError
-from mirror.fill.blobs import digest, share
+from mirror.fill.blobs import share
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
+from mirror.fill.proof import digest
 from mirror.manifests import Record
 from mirror.sources.publish import publish
 from mirror.trees import used_storage

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import threading
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from mirror.errors import CorruptBlobError
+from mirror.fill.proof import digest, no_progress
 from mirror.repos import Repo
 from mirror.sources.layout import WORKSHOP, RepoDir
 from mirror.state import sync_folder
@@ -29,25 +29,6 @@ ARRIVING = "bundle"
 """The lock that whoever applies a bundle holds."""
 
 _READ = 4 * 1024 * 1024
-
-
-def no_progress(_: int) -> None:
-    """For those who do not count bytes."""
-
-
-def digest(path: Path, file: RepoFile, advanced: Callable[[int], None] = no_progress) -> str:
-    """The digest of a file's bytes, of the kind that names its blob. Raises OSError."""
-    if file.lfs_sha256:
-        running = hashlib.sha256()
-    else:
-        running = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-    buffer = bytearray(min(_READ, max(1, file.size)))
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as opened:
-        while count := opened.readinto(buffer):
-            running.update(view[:count])
-            advanced(count)
-    return running.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -138,8 +119,10 @@ class Cache:
         file: RepoFile,
         staged: Path,
         advanced: Callable[[int], None] = no_progress,
+        found: str | None = None,
     ) -> None:
-        """Give a file its blob's name, once it is proven and on the disk.
+        """Give a file its blob's name, once it is proven and on the disk. `found` is its digest,
+        where it was read already.
 
         Raises CorruptBlobError, and removes the file, where its bytes are not the blob's.
         """
@@ -147,7 +130,7 @@ class Cache:
         if size != file.size:
             staged.unlink()
             raise CorruptBlobError(file.path, f"it has {size} bytes, not {file.size}")
-        found = digest(staged, file, advanced)
+        found = found or digest(staged, file, advanced)
         if found != file.etag:
             staged.unlink(missing_ok=True)
             raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")

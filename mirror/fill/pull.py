@@ -33,6 +33,7 @@ from mirror.fill.events import (
 )
 from mirror.fill.filters import Filters
 from mirror.fill.needs import Need, needs
+from mirror.fill.proof import Following
 from mirror.manifests import ManifestError, Record
 from mirror.sizes import human
 from mirror.sources.publish import publish
@@ -248,11 +249,16 @@ class Pull:
             def advanced(count: int) -> None:
                 nonlocal came
                 came += count
+                if count < 0:
+                    following.spoil()
                 self._report(FileAdvanced(repo, file.path, count))
 
             try:
-                staged = self._upstream.fetch(plan.head, file, staging, advanced)
-                self._cache.accept(folder, file, staged)
+                under_way = partial(self._upstream.under_way, file, repo, staging)
+                with Following(file, under_way) as following:
+                    staged = self._upstream.fetch(plan.head, file, staging, advanced)
+                    found = following.digest(staged)
+                self._cache.accept(folder, file, staged, found=found)
             except CorruptBlobError as exc:
                 self._report(FileAdvanced(repo, file.path, -came))
                 if not left:

@@ -54,6 +54,13 @@ class Head:
     info: Mapping[str, Any]
 
 
+def _began(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 class Upstream:
     """A hub to pull from; `endpoint` is that of huggingface_hub where it is empty.
 
@@ -161,6 +168,12 @@ class Upstream:
             )
 
         return Path(self._ask(repo, head.commit_hash, download)).resolve()
+
+    @staticmethod
+    def under_way(file: RepoFile, repo: Repo, staging: Path) -> Path | None:
+        """What `fetch` writes into just now (`huggingface_hub._download_to_tmp_and_move`)."""
+        folder = staging / repo.folder_name / "blobs"
+        return max(folder.glob(f"{file.etag}*.incomplete"), key=_began, default=None)
 
     def identities(self) -> set[str]:
         """The names of the caches that upstream serves, where it is a hubmirror."""

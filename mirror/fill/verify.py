@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.errors import HubmirrorError
-from mirror.fill.blobs import digest
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.fill.proof import digest
 from mirror.manifests import ManifestError
 from mirror.sources.scan import files_below
 

@@ -181,8 +181,7 @@ def verify(
                     _repair(cache, found, Upstream(options["upstream"] or ""), report)
                     found = run.cache(cache, _chosen_folders(cache, repos))
                 problems += found
-            else:
-                chosen = [repo for repo in source.repos() if not repos or str(repo) in repos]
+            elif chosen := [repo for repo in source.repos() if not repos or str(repo) in repos]:
                 problems += run.source(source, chosen)
     place.digests.close()
     _show_problems(problems, as_json=options["as_json"])
@@ -246,8 +245,8 @@ def adopt(
     _check_named(place, repos)
     with showing(as_json=as_json) as report:
         for source in _others(place, cache):
-            chosen = [repo for repo in source.repos() if not repos or str(repo) in repos]
-            failed += Adopt(cache, report).run(source, chosen)
+            if chosen := [repo for repo in source.repos() if not repos or str(repo) in repos]:
+                failed += Adopt(cache, report).run(source, chosen)
     place.digests.close()
     sys.exit(1 if failed else 0)
 

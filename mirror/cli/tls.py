@@ -23,5 +23,5 @@ def ca() -> None:
 def init_(ca: Path, **_: Any) -> None:
     """Make the authority; its key stays in the folder, readable by you alone."""
     certificate = init(ca)
-    click.echo(f"Made {certificate}. Clients are to trust it; its key must leave this host never.")
+    click.echo(f"Made {certificate}. Clients are to trust it; its key must never leave this host.")
     click.echo("Now: hubmirror serve --tls --names huggingface.co")

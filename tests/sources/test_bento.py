@@ -498,7 +498,7 @@ def test_rm_takes_entries_away(home: Path, store: BentoStore) -> None:
     assert [str(repo) for repo in store.repos()] == ["A/B"]
     assert not latest.parent.exists()
     assert list(home.glob(".hubmirror-*")) == []
-    assert "neither in the managed cache" in run(home, "rm", "Org/Model", status=1)
+    assert "neither in the data folder" in run(home, "rm", "Org/Model", status=1)
 
 
 def test_rm_of_what_is_not_latest_leaves_latest(home: Path) -> None:

@@ -41,6 +41,7 @@ from mirror.state import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mirror.source import Source
     from mirror.sources.layout import RepoDir
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -181,7 +182,7 @@ def verify(
                     _repair(cache, found, Upstream(options["upstream"] or ""), report)
                     found = run.cache(cache, _chosen_folders(cache, repos))
                 problems += found
-            elif chosen := [repo for repo in source.repos() if not repos or str(repo) in repos]:
+            elif chosen := _chosen(source, repos):
                 problems += run.source(source, chosen)
     place.digests.close()
     _show_problems(problems, as_json=options["as_json"])
@@ -244,11 +245,19 @@ def adopt(
     failed: list[str] = []
     _check_named(place, repos)
     with showing(as_json=as_json) as report:
-        for source in _others(place, cache):
-            if chosen := [repo for repo in source.repos() if not repos or str(repo) in repos]:
+        others = [(source, _chosen(source, repos)) for source in _others(place, cache)]
+        if not any(chosen for _, chosen in others):
+            report(Noted("info", "The sources hold nothing to adopt."))
+        for source, chosen in others:
+            if chosen:
                 failed += Adopt(cache, report).run(source, chosen)
     place.digests.close()
     sys.exit(1 if failed else 0)
+
+
+def _chosen(source: Source, names: tuple[str, ...]) -> list[Repo]:
+    """The repositories of a source that were named; all of them where none was."""
+    return [repo for repo in source.repos() if not names or str(repo) in names]
 
 
 def _others(place: Place, cache: Cache) -> list[Any]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mirror.errors import BlobUnreadableError, DigestPendingError
+from mirror.trees import git_blob_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -182,7 +183,7 @@ class Digests:
         return digest
 
     def _digest(self, one: Wanted) -> str:
-        running = hashlib.sha256() if one.kind == "sha256" else _git_blob(one.size)
+        running = hashlib.sha256() if one.kind == "sha256" else git_blob_hash(one.size)
         with open(one.location, "rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 running.update(chunk)
@@ -209,7 +210,3 @@ class Digests:
         if process.returncode or not _XET_FORM.fullmatch(digest):
             raise BlobUnreadableError(os.path.basename(one.location), "its hash was not computed")
         return digest
-
-
-def _git_blob(size: int) -> hashlib._Hash:
-    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

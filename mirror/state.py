@@ -56,7 +56,7 @@ class State:
             yield
             return
         with file:
-            while not _try_lock(file) and not give_up.wait(_LOCK_STEP):
+            while not try_lock(file) and not give_up.wait(_LOCK_STEP):
                 pass
             yield
 
@@ -65,7 +65,8 @@ class State:
         return self.folder / kind / name[:2] / f"{name[2:]}.json"
 
 
-def _try_lock(file: IO[str]) -> bool:
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file among all processes, unless somebody has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

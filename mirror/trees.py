@@ -106,6 +106,16 @@ def git_id(kind: str, body: bytes) -> str:
     return hashlib.sha1(whole, usedforsecurity=False).hexdigest()
 
 
+def git_blob_hash(size: int) -> hashlib._Hash:
+    """What gives a blob's git id, before its first byte."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def blob_hash(etag: str, size: int) -> hashlib._Hash:
+    """A hash of the kind that an etag is (sha256, or git's), before the blob's first byte."""
+    return hashlib.sha256() if len(etag) == 64 else git_blob_hash(size)
+
+
 def lfs_pointer(sha256: str, size: int) -> bytes:
     """The text that git stores in place of an LFS file (git-lfs specification, version 1)."""
     version = "version https://git-lfs.github.com/spec/v1"

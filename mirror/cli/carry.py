@@ -12,7 +12,7 @@ import click
 from mirror.cli.settings import settings
 from mirror.cli.show import showing
 from mirror.errors import ConfigError
-from mirror.fill import bundle as bundles
+from mirror.fill import pack, unpack
 from mirror.fill.push import push as push_folder
 from mirror.sizes import human
 
@@ -47,7 +47,7 @@ def create(
 ) -> None:
     """Write what the data folder holds as volumes with a manifest of digests."""
     with showing(as_json=as_json) as report:
-        made = bundles.create(data, out, since=since, split=_bytes(split), report=report)
+        made = pack.create(data, out, since=since, split=_bytes(split), report=report)
     size = sum(volume.size for volume in made.volumes)
     click.echo(
         f"{len(made.volumes)} volumes, {human(size)}. Sign {out / 'manifest.json'}.", err=True
@@ -61,7 +61,7 @@ def create(
 def apply(folder: Path, data: Path, *, as_json: bool, **_: Any) -> None:
     """Check a bundle in full, then bring it into the data folder."""
     with showing(as_json=as_json) as report:
-        bundles.apply(data, folder, report=report)
+        unpack.apply(data, folder, report=report)
 
 
 def _bytes(text: str) -> int:

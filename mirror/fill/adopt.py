@@ -88,7 +88,7 @@ class Adopt:
         file, folder = stored.file, self._cache.folder(repo)
         self._report(FileBegan(repo, file.path, file.size))
         if self._cache.has(folder, file):
-            if digest(folder.blobs / file.etag, file) != file.etag:
+            if digest(folder.blobs / file.etag, file.etag, file.size) != file.etag:
                 raise CorruptBlobError(file.path, "its bytes are not what its name says")
         else:
             staged = self._cache.staging(repo) / file.etag

@@ -18,7 +18,7 @@ from mirror.errors import CorruptBlobError
 from mirror.fill.proof import digest, no_progress
 from mirror.repos import Repo
 from mirror.sources.layout import WORKSHOP, RepoDir
-from mirror.state import sync_folder
+from mirror.state import sync_folder, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +97,7 @@ class Cache:
     def lock(self, repo: Repo, waiting: Callable[[], None]) -> Iterator[None]:
         """Be the only one that changes a repository; `waiting` is called if somebody else does."""
         with self._open_lock(repo.folder_name) as file:
-            if not _try_lock(file):
+            if not try_lock(file):
                 waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -106,7 +106,7 @@ class Cache:
     def try_lock(self, name: str) -> Iterator[bool]:
         """Hold the lock of a repository's folder, or of another job, unless somebody has it."""
         with self._open_lock(name) as file:
-            yield _try_lock(file)
+            yield try_lock(file)
 
     def _open_lock(self, name: str) -> IO[str]:
         folder = self.workshop / "locks"
@@ -130,7 +130,7 @@ class Cache:
         if size != file.size:
             staged.unlink()
             raise CorruptBlobError(file.path, f"it has {size} bytes, not {file.size}")
-        found = found or digest(staged, file, advanced)
+        found = found or digest(staged, file.etag, file.size, advanced)
         if found != file.etag:
             staged.unlink(missing_ok=True)
             raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")
@@ -176,14 +176,6 @@ class Cache:
         aside.mkdir(parents=True, exist_ok=True)
         (folder.blobs / name).replace(aside / name)
         sync_folder(folder.blobs)
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def share(source: Path, target: Path) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from typing import TYPE_CHECKING, Self
+
+from mirror.trees import blob_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +27,9 @@ def no_progress(_: int) -> None:
     """For those who do not count bytes."""
 
 
-def digest(path: Path, file: RepoFile, advanced: Callable[[int], None] = no_progress) -> str:
-    """The digest of a file's bytes, of the kind that names its blob. Raises OSError."""
-    running = _Running(file)
+def digest(path: Path, etag: str, size: int, advanced: Callable[[int], None] = no_progress) -> str:
+    """The digest of a file's bytes, of the kind that `etag` is. Raises OSError."""
+    running = _Running(etag, size)
     with path.open("rb", buffering=0) as opened:
         while count := running.read(opened):
             advanced(count)
@@ -36,15 +37,11 @@ def digest(path: Path, file: RepoFile, advanced: Callable[[int], None] = no_prog
 
 
 class _Running:
-    """A digest of the kind that names the blob of `file`, of what was read so far."""
+    """A digest of what was read so far."""
 
-    def __init__(self, file: RepoFile) -> None:
-        self._hash = (
-            hashlib.sha256()
-            if file.lfs_sha256
-            else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-        )
-        self._view = memoryview(bytearray(min(_READ, max(1, file.size))))
+    def __init__(self, etag: str, size: int) -> None:
+        self._hash = blob_hash(etag, size)
+        self._view = memoryview(bytearray(min(_READ, max(1, size))))
         self.size = 0
 
     def read(self, opened: FileIO) -> int:
@@ -68,7 +65,7 @@ class Following:
     def __init__(self, file: RepoFile, find: Callable[[], Path | None]) -> None:
         self._file = file
         self._find = find
-        self._running = _Running(file)
+        self._running = _Running(file.etag, file.size)
         self._opened: FileIO | None = None
         self._spoilt = False
         self._stopped = threading.Event()

@@ -163,7 +163,12 @@ class Verify:
             if not known:
                 advanced = partial(FileAdvanced, check.repo, check.file.path)
                 known.append(
-                    digest(check.location, check.file, lambda count: self._advance(advanced(count)))
+                    digest(
+                        check.location,
+                        check.file.etag,
+                        check.file.size,
+                        lambda count: self._advance(advanced(count)),
+                    )
                 )
             return known[0]
 

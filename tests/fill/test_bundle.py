@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 
-from mirror.fill import bundle
+from mirror.fill import pack, unpack
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Event, FileBegan, FileDone, Planned
 from mirror.fill.remove import collect, waste
@@ -410,7 +410,7 @@ def _stop_at(count: int, part: str) -> Callable[[Event], None]:
 
 def test_a_creation_goes_on_where_it_was(data: Path, site: Path, disk: Path) -> None:
     with pytest.raises(_Stop):
-        bundle.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
+        pack.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
     before = {path.name: path.stat().st_ino for path in _volumes(disk)}
     assert len(before) == 4
     assert "its creation was not finished" in _apply(site, disk, status=1)
@@ -423,10 +423,10 @@ def test_a_creation_goes_on_where_it_was(data: Path, site: Path, disk: Path) -> 
 
 def test_a_creation_that_goes_on_with_other_volumes(data: Path, site: Path, disk: Path) -> None:
     """Some of which are as long as those that are there, and begin elsewhere."""
-    total = bundle.create(data, disk, split=10**9, report=lambda _: None).volumes[0].size
+    total = pack.create(data, disk, split=10**9, report=lambda _: None).volumes[0].size
     shutil.rmtree(disk)
     with pytest.raises(_Stop):
-        bundle.create(data, disk, split=total - 500_000, report=_stop_at(2, ".bin"))
+        pack.create(data, disk, split=total - 500_000, report=_stop_at(2, ".bin"))
     _create(data, disk, split="500000")
     _apply(site, disk)
     assert names_below(site) == names_below(data)
@@ -434,7 +434,7 @@ def test_a_creation_that_goes_on_with_other_volumes(data: Path, site: Path, disk
 
 def test_a_creation_that_goes_on_with_other_files(data: Path, site: Path, disk: Path) -> None:
     with pytest.raises(_Stop):
-        bundle.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
+        pack.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
     put_grown(data, 2)
     _create(data, disk)
     _apply(site, disk)
@@ -444,9 +444,9 @@ def test_a_creation_that_goes_on_with_other_files(data: Path, site: Path, disk: 
 def test_an_application_reads_no_volume_again(data: Path, site: Path, disk: Path) -> None:
     _create(data, disk)
     with pytest.raises(_Stop):
-        bundle.apply(site, disk, report=_stop_at(5, "/blobs/"))
+        unpack.apply(site, disk, report=_stop_at(5, "/blobs/"))
     events: list[Event] = []
-    bundle.apply(site, disk, report=events.append)
+    unpack.apply(site, disk, report=events.append)
     begun = [event.path for event in events if isinstance(event, FileBegan)]
     assert not [path for path in begun if path.endswith(".bin")]
     planned = [event for event in events if isinstance(event, Planned)]
@@ -464,7 +464,7 @@ def test_gc_does_not_take_what_is_arriving(data: Path, site: Path, disk: Path) -
         if isinstance(event, FileBegan) and "/blobs/" in event.path:
             collect(cache, waste(cache))
 
-    bundle.apply(site, disk, report=report)
+    unpack.apply(site, disk, report=report)
     hubmirror(site, "verify")
     assert names_below(site) == names_below(data)
 

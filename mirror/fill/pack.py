@@ -1,0 +1,215 @@
+"""Writing a bundle: what a data folder holds, as volumes with a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mirror.errors import CarryError
+from mirror.fill.blobs import Cache
+from mirror.fill.bundle import (
+    CARRIED,
+    MANIFEST,
+    Item,
+    Manifest,
+    Volume,
+    has_size,
+    naming_errors,
+    sha256_of,
+)
+from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.manifests import ManifestError
+from mirror.sizes import human
+from mirror.sources.layout import WORKSHOP
+from mirror.state import sync_folder, write_atomically
+from mirror.trees import blob_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from mirror.fill.events import Report
+
+_DRAFT = "unfinished.json"
+_READ = 4 * 1024 * 1024
+# Files outside hub/ that others are found by; they arrive last.
+_LAST = ("latest", "HEAD", "packed-refs", "refs", "openllm")
+
+
+def create(
+    data: Path, out: Path, *, since: Path | None = None, split: int = 0, report: Report
+) -> Manifest:
+    """Write a bundle of what `data` holds, but for what the bundle `since` and those before it
+    brought. Volumes are at most `split` bytes. Run again after it was killed, it goes on.
+
+    Raises CarryError.
+    """
+    if not data.is_dir():
+        raise CarryError(f"The data folder {data} is not there. Name another with --data.")
+    base = Manifest.read(since) if since else None
+    with naming_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / MANIFEST).exists():
+            raise CarryError(f"{out} holds a bundle already. Name another folder.")
+        found = {item.name: item for item in _contents(data, report)}
+        held = base.holds if base else {}
+        items = list(_placed(one for one in found.values() if held.get(one.name) != one.digest))
+        manifest = Manifest(
+            uuid.uuid4().hex,
+            datetime.now(UTC).isoformat(),
+            base.bundle_id if base else "",
+            items,
+            _write_volumes(data, out, items, split, report),
+            {name: item.digest for name, item in found.items()},
+        )
+        write_atomically(out / MANIFEST, manifest.render())
+        (out / _DRAFT).unlink(missing_ok=True)
+    return manifest
+
+
+def _write_volumes(
+    data: Path, out: Path, items: Sequence[Item], split: int, report: Report
+) -> list[Volume]:
+    total = max((item.offset + item.size for item in items), default=0)
+    volumes = list(_volumes(total, split or max(total, 1)))
+    done = _resumed(out, items, volumes)
+    left, free = total - sum(one.size for one in done.values()), shutil.disk_usage(out).free
+    if left > free:
+        raise CarryError(
+            f"{out} is too small: {human(left)} are to be written, and {human(free)} are free."
+        )
+    report(Planned(len(volumes), total))
+    writer = _Writer(data, out, items, report)
+    for volume in volumes:
+        report(FileBegan(CARRIED, volume.name, volume.size))
+        done[volume.name] = done.get(volume.name) or writer.write(volume)
+        _draft(out, items, done.values())
+        report(FileDone(CARRIED, volume.name, volume.size))
+    return [done[volume.name] for volume in volumes]
+
+
+def _contents(data: Path, report: Report) -> Iterator[Item]:
+    """Every file that a mirror needs: proven blobs, records, refs, and what lies beside hub/."""
+    cache = Cache.of(data / "hub")
+    for folder in cache.folders():
+        for commit in folder.recorded_commits():
+            try:
+                record = folder.read_record(commit)
+            except (OSError, ManifestError):
+                continue
+            if not all(cache.has(folder, file) for file in record.files.values()):
+                text = f"{record.repo} at {commit[:12]} is not whole here, and is left out."
+                report(Noted("warning", text))
+                continue
+            base = f"hub/{folder.path.name}"
+            for file in {one.etag: one for one in record.files.values()}.values():
+                yield Item(f"{base}/blobs/{file.etag}", file.size, file.etag)
+            path = folder.record(commit)
+            yield Item(f"{base}/hubmirror/{commit}.json", path.stat().st_size, sha256_of(path))
+    for path in sorted(data.rglob("*")):
+        name = path.relative_to(data)
+        if name.parts[0] in ("hub", WORKSHOP) or path.is_symlink() or not path.is_file():
+            continue
+        yield Item(name.as_posix(), path.stat().st_size, sha256_of(path))
+
+
+def _placed(items: Iterable[Item]) -> Iterator[Item]:
+    """Each content once in the stream; what others are found by comes last."""
+    offset, places = 0, dict[tuple[str, int], int]()
+    for item in sorted(items, key=_rank):
+        key = (item.digest, item.size)
+        if key not in places:
+            places[key] = offset
+            offset += item.size
+        yield Item(item.name, item.size, item.digest, places[key])
+
+
+def _rank(item: Item) -> tuple[int, str]:
+    parts = item.name.split("/")
+    if parts[0] == "hub":
+        return (0 if parts[2] == "blobs" else 1, item.name)
+    return (2 if any(part in _LAST for part in parts) else 0, item.name)
+
+
+def _volumes(total: int, split: int) -> Iterator[Volume]:
+    for number, offset in enumerate(range(0, total, split), 1):
+        yield Volume(f"hubmirror-{number:04}.bin", offset, min(split, total - offset))
+
+
+class _Writer:
+    """Writes volumes, and proves the files that it reads for them."""
+
+    def __init__(self, data: Path, out: Path, items: Sequence[Item], report: Report) -> None:
+        self._data = data
+        self._out = out
+        self._items = items
+        self._report = report
+        self._proof: tuple[Item, hashlib._Hash] | None = None
+
+    def write(self, volume: Volume) -> Volume:
+        """One volume, under its name when it is on the disk. Raises CarryError."""
+        partial_file, running = self._out / f"{volume.name}.partial", hashlib.sha256()
+        with partial_file.open("wb") as file:
+            for chunk in self._chunks(volume):
+                running.update(chunk)
+                file.write(chunk)
+                self._report(FileAdvanced(CARRIED, volume.name, len(chunk)))
+            file.flush()
+            os.fsync(file.fileno())
+        partial_file.replace(self._out / volume.name)
+        sync_folder(self._out)
+        return replace(volume, sha256=running.hexdigest())
+
+    def _chunks(self, volume: Volume) -> Iterator[bytes]:
+        written, end = volume.offset, volume.offset + volume.size
+        for item in self._items:
+            if item.offset <= written < min(end, item.offset + item.size):
+                for chunk in self._read(item, written, end):
+                    yield chunk
+                    written += len(chunk)
+
+    def _read(self, item: Item, start: int, end: int) -> Iterator[bytes]:
+        """A file's bytes from one place of the stream to another. At its end it is compared, unless
+        an earlier run began it: then it is proven when it arrives."""
+        if start == item.offset:
+            self._proof = (item, blob_hash(item.digest, item.size))
+        left = min(end, item.offset + item.size) - start
+        with (self._data / item.name).open("rb") as reader:
+            reader.seek(start - item.offset)
+            while left and (chunk := reader.read(min(_READ, left))):
+                left -= len(chunk)
+                if self._proof and self._proof[0] is item:
+                    self._proof[1].update(chunk)
+                yield chunk
+        if left:
+            raise CarryError(f"{item.name} became shorter while it was read. Run it again.")
+        is_whole = end >= item.offset + item.size and self._proof and self._proof[0] is item
+        if is_whole and self._proof and self._proof[1].hexdigest() != item.digest:
+            raise CarryError(f"{item.name} is corrupt. Run `hubmirror verify --repair` first.")
+
+
+def _resumed(out: Path, items: Sequence[Item], volumes: Sequence[Volume]) -> dict[str, Volume]:
+    """Volumes that an earlier run finished, where it had the same to write."""
+    try:
+        draft = orjson.loads((out / _DRAFT).read_bytes())
+        if draft["items"] != [item.row() for item in items]:
+            return {}
+        done = {one.name: one for one in map(Volume.parse, draft["volumes"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    same = [
+        one for one in volumes if one.name in done and replace(done[one.name], sha256="") == one
+    ]
+    return {one.name: done[one.name] for one in same if has_size(out / one.name, one.size)}
+
+
+def _draft(out: Path, items: Sequence[Item], done: Iterable[Volume]) -> None:
+    body = {"items": [item.row() for item in items], "volumes": [one.row() for one in done]}
+    write_atomically(out / _DRAFT, orjson.dumps(body))

@@ -15,6 +15,7 @@ from mirror.errors import ConfigError, HubmirrorError
 from mirror.fill import wheels as wheelhouse
 from mirror.fill.blobs import Cache
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, Report
+from mirror.fill.filters import Filters
 from mirror.fill.git import BRANCHES, DEFAULT, Address, ModelRepository
 from mirror.fill.openllm import Bento, Closure, find
 from mirror.fill.pull import Pull
@@ -85,11 +86,8 @@ def _pull_model(
         return len(plans) == len(specs)
     _fetch_wheels(data / "wheels", wheels, report)
     outcome = run.run(plans)
-    names, pins = (tuple(getattr(one, key) for one in wheels) for key in ("filename", "pin"))
-    closure = Closure(
-        bento.tag, bento.branch, tuple(bento.aliases), platform, tuple(specs), names, pins
-    )
-    closure.write(data)
+    aliases = tuple(bento.aliases)
+    Closure(bento.tag, bento.branch, aliases, platform, tuple(specs), tuple(wheels)).write(data)
     report(Noted("info", f"{bento.tag}: {len(plans)} models, {len(wheels)} wheels for {platform}."))
     return not outcome.failed and len(plans) == len(specs)
 
@@ -203,7 +201,10 @@ def check(model: str, data: Path, state: Path | None, sources: tuple[str, ...]) 
     for closure in closures:
         problem = _first_problem(place, data, closure)
         if problem:
-            raise ConfigError(f"{closure.tag} for {closure.platform} cannot start: {problem}")
+            raise ConfigError(
+                f"{closure.tag} for {closure.platform} cannot start: {problem} "
+                f"Where there is a network, run: hubmirror openllm pull {closure.tag}"
+            )
         click.echo(f"{closure.tag} can start on {closure.platform}.")
     place.digests.close()
 
@@ -213,12 +214,13 @@ def _first_problem(place: Place, data: Path, closure: Closure) -> str:
         return f"no model repository here has its bento on {closure.branch}."
     for spec in closure.specs:
         try:
-            place.sources.snapshot(spec.repo, spec.revision)
+            snapshot = place.sources.snapshot(spec.repo, spec.revision)
         except HubmirrorError as exc:
             return str(exc)
-    for filename in closure.wheels:
-        if not (data / "wheels" / filename).is_file():
-            return f"the wheel {filename} is missing."
+        for path in filter(Filters(spec.include, spec.exclude), snapshot.absent):
+            return f"{path} of {spec} is not here: {snapshot.absent[path]}"
+    for wheel in wheelhouse.missing(data / "wheels", closure.wheels):
+        return f"the wheel {wheel.filename} is missing, or not whole."
     return ""
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from mirror.config import RepoSpec
 from mirror.errors import ConfigError
-from mirror.fill.wheels import Platform
+from mirror.fill.wheels import Platform, WantedWheel
 from mirror.repos import Repo, RepoType
 from mirror.state import write_atomically
 
@@ -129,8 +129,7 @@ class Closure:
     aliases: tuple[str, ...]
     platform: Platform
     specs: tuple[RepoSpec, ...]
-    wheels: tuple[str, ...]
-    pins: tuple[str, ...]
+    wheels: tuple[WantedWheel, ...]
 
     @property
     def name(self) -> str:
@@ -138,10 +137,10 @@ class Closure:
         return f"{self.tag.replace(':', '__')}__{self.platform.uv_name}"
 
     def write(self, data: Path) -> None:
-        """Keep it, and its pins as a constraints file, which the server hands to uv."""
+        """Keep it, and the wheels' pins as a constraints file, which the server hands to uv."""
         folder = data / "openllm"
         folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{pin}\n" for pin in self.pins)
+        text = "".join(f"{wheel.pin}\n" for wheel in self.wheels)
         write_atomically(folder / f"{self.name}.txt", text.encode())
         body = {
             "tag": self.tag,
@@ -161,8 +160,15 @@ class Closure:
                 }
                 for spec in self.specs
             ],
-            "wheels": list(self.wheels),
-            "pins": list(self.pins),
+            "wheels": [
+                {
+                    "filename": wheel.filename,
+                    "size": wheel.size,
+                    "sha256": wheel.sha256,
+                    "pin": wheel.pin,
+                }
+                for wheel in self.wheels
+            ],
         }
         text_of = orjson.dumps(body, option=orjson.OPT_INDENT_2)
         write_atomically(folder / f"{self.name}.json", text_of)
@@ -195,8 +201,7 @@ class Closure:
             tuple(told["aliases"]),
             Platform(**told["platform"]),
             tuple(specs),
-            tuple(told["wheels"]),
-            tuple(told["pins"]),
+            tuple(WantedWheel(**wheel) for wheel in told["wheels"]),
         )
 
     def answers_to(self, text: str) -> bool:

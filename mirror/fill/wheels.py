@@ -85,13 +85,14 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class WantedWheel:
-    """A wheel that a platform needs, and the requirement that means just this version."""
+    """A wheel that a platform needs, and the requirement that means just this version; `url` is
+    empty for one that was brought."""
 
     filename: str
-    url: str
     size: int
     sha256: str
     pin: str
+    url: str = ""
 
 
 def resolve(
@@ -145,7 +146,7 @@ def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
             )
         pin = f"{package.name}=={package.version}"
         sha256 = wheel.hashes["sha256"]
-        wheels.append(WantedWheel(wheel.filename, wheel.url, wheel.size or 0, sha256, pin))
+        wheels.append(WantedWheel(wheel.filename, wheel.size or 0, sha256, pin, wheel.url))
     return sorted(wheels, key=lambda wheel: wheel.filename)
 
 

@@ -18,7 +18,7 @@ from mirror.config import RepoSpec
 from mirror.errors import ConfigError
 from mirror.fill.git import Address, ModelRepository
 from mirror.fill.openllm import Bento, Closure, bentos, find
-from mirror.fill.wheels import Platform
+from mirror.fill.wheels import Platform, WantedWheel
 from tests.fill.filling import Filling
 from tests.folders import COMMIT
 from tests.hub import HubSimulator
@@ -241,11 +241,14 @@ def test_a_bento_without_labels_has_no_alias() -> None:
 # What a pull leaves for a check
 
 
+TINY = WantedWheel("tiny_a-1.0-py3-none-any.whl", 900, 64 * "a", "tiny-a==1.0")
+
+
 def closure(**changes: Any) -> Closure:
     spec = RepoSpec.parse(f"{MODEL_ID}@{COMMIT}", ["*.json"], ["*.pth"])
     usual: dict[str, Any] = {
         "tag": TAG, "branch": "main", "aliases": ("1b",), "platform": Platform("3.11"),
-        "specs": (spec,), "wheels": ("tiny_a-1.0-py3-none-any.whl",), "pins": ("tiny-a==1.0",),
+        "specs": (spec,), "wheels": (TINY,),
     }  # fmt: skip
     return Closure(**(usual | changes))
 
@@ -261,8 +264,8 @@ def test_a_closure_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_closure_that_is_written_again_takes_the_others_place(tmp_path: Path) -> None:
     closure().write(tmp_path)
-    closure(pins=()).write(tmp_path)
-    assert Closure.read_all(tmp_path) == [closure(pins=())]
+    closure(wheels=()).write(tmp_path)
+    assert Closure.read_all(tmp_path) == [closure(wheels=())]
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:
@@ -422,13 +425,31 @@ def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     said = site.run("check", "llama3.2:1b", status=1)
     assert "No pull brought llama3.2:1b. Run: hubmirror openllm pull llama3.2:1b" in said
     site.pull("llama3.2:1b")
-    (site.data / "wheels" / WHEELS[0]).unlink()
-    assert f"the wheel {WHEELS[0]} is missing" in site.run("check", "llama3.2", status=1)
+    wheel = site.data / "wheels" / WHEELS[0]
+    wheel.write_bytes(wheel.read_bytes()[:-1])
+    said = site.run("check", "llama3.2", status=1)
+    assert f"the wheel {WHEELS[0]} is missing, or not whole. Where there is a network" in said
+    assert f"hubmirror openllm pull {TAG}" in said
     site.filling.run("rm", MODEL_ID)
     assert f"{MODEL_ID} is not in this mirror" in site.run("check", "llama3.2", status=1)
     git(site.data / "git/github.com/bentoml/openllm-models.git", "branch", "-D", "main")
     said = site.run("check", "llama3.2", status=1)
     assert "no model repository here has its bento on main" in said
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_check_knows_what_a_pull_left_out(site: Site) -> None:
+    site.pull("llama3.2:1b")
+    site.filling.run("rm", MODEL_ID)
+    revision = site.hub.repo("meta-llama/Llama-3.2-1B-Instruct").refs["main"]
+    pulled = f"{MODEL_ID}@{revision}"
+    site.filling.run("pull", pulled, "--include", "config.json")
+    said = site.run("check", "llama3.2", status=1)
+    assert "cannot start: w.safetensors of " in said
+    site.filling.run("pull", pulled, "--exclude", "*.pth", "--exclude", "original/*")
+    assert "can start" in site.run("check", "llama3.2")
 
 
 def test_a_check_where_git_is_not_installed(

@@ -4,38 +4,34 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mirror.cli.environment import FORMATS, constraint, line, variables
 from mirror.cli.settings import PLACE, settings
 from mirror.cli.show import showing
 from mirror.config import SourceSpec
 from mirror.errors import ConfigError, HubmirrorError
 from mirror.fill import wheels as wheelhouse
 from mirror.fill.blobs import Cache
+from mirror.fill.closure import Closure, PinnedModel
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, Report
-from mirror.fill.filters import Filters
 from mirror.fill.git import BRANCHES, DEFAULT, Address, ModelRepository
-from mirror.fill.openllm import Bento, Closure, find
-from mirror.fill.pull import Pull
+from mirror.fill.openllm import Bento, find, tags
+from mirror.fill.pull import Plan, Pull
 from mirror.fill.upstream import Upstream
 from mirror.fill.wheels import Platform, WantedWheel
 from mirror.repos import Repo
-from mirror.server import Place, open_place
+from mirror.server import Place, open_place, read_token
 from mirror.sizes import human
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 _WHEELS = Repo.parse("wheels")
-# Python's ssl, uv and hf_xet; requests and old pip; git; curl; node.
-_TRUST = (
-    "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-)  # fmt: skip
-_FORMATS = ("shell", "dotenv", "docker", "systemd")
+_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -54,6 +50,7 @@ def openllm() -> None:
 @click.option("--glibc", default="2.28", show_default=True, help="Of the GPU hosts.")
 @click.option("--machine", default="x86_64", show_default=True, help="Of the GPU hosts.")
 @click.option("--constraint", "constraints", multiple=True, help="Of the wheels: PACKAGE<VERSION.")
+@click.option("--find-links", type=_folder, help="A folder of wheels that you have built.")
 @click.option(
     "--dry-run", is_flag=True, help="Show the closure with sizes, and bring the repository alone."
 )
@@ -63,39 +60,76 @@ def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
     address = Address.parse(options["repository"])
     repository = ModelRepository.of(data, address)
     with showing(as_json=options["as_json"]) as report:
-        for branch, count in repository.pull(address.url, options["branches"]).items():
-            report(Noted("info", f"{address.name} {branch}: {count} bentos follow HF_ENDPOINT."))
+        for branch, copied in repository.pull(address.url, options["branches"]).items():
+            count = f"{copied.changed} bentos follow HF_ENDPOINT"
+            report(Noted("info", f"{repository.name} {branch}: {count}."))
+            for text in copied.broken:
+                report(Noted("warning", f"{text} Until then it stays as it is."))
+        _forget_gone(data, repository)
         run = Pull(Cache.of(data / "hub"), Upstream(options["upstream"] or ""), report)
         failed = False
         for model in models:
-            bento = find(repository, options["branches"], model)
-            platform = Platform(bento.python, options["glibc"], options["machine"])
-            failed |= not _pull_model(run, bento, platform, data, options, report)
+            try:
+                bento = find(repository, options["branches"], model)
+                platform = Platform(bento.python, options["glibc"], options["machine"])
+                failed |= not _pull_model(run, repository, bento, platform, data, options, report)
+            except HubmirrorError as exc:
+                report(Noted("error", f"{model}: {exc}"))
+                failed = True
     sys.exit(1 if failed else 0)
 
 
+def _forget_gone(data: Path, repository: ModelRepository) -> None:
+    """Remove what earlier pulls noted of bentos that are on no branch any more."""
+    here = {tag for branch in repository.branches() for tag in tags(repository, branch)}
+    for closure in Closure.read_all(data, repository.name):
+        if closure.tag not in here:
+            closure.forget(data)
+
+
 def _pull_model(
-    run: Pull, bento: Bento, platform: Platform, data: Path, options: dict[str, Any], report: Report
+    run: Pull,
+    repository: ModelRepository,
+    bento: Bento,
+    platform: Platform,
+    data: Path,
+    options: dict[str, Any],
+    report: Report,
 ) -> bool:
     """Bring one model; whether all of it came."""
     specs = bento.specs()
     plans = run.plan(specs)
-    wheels = _wheels(bento, platform, options["constraints"])
+    wheels = _wheels(bento, platform, options)
     if options["dry_run"]:
         _show(bento, platform, plans, wheels, wheelhouse.missing(data / "wheels", wheels))
         return len(plans) == len(specs)
     _fetch_wheels(data / "wheels", wheels, report)
     outcome = run.run(plans)
-    aliases = tuple(bento.aliases)
-    Closure(bento.tag, bento.branch, aliases, platform, tuple(specs), tuple(wheels)).write(data)
+    models = _pinned(bento, plans)
+    Closure(repository.name, bento.tag, bento.digest, platform, models, tuple(wheels)).write(data)
     report(Noted("info", f"{bento.tag}: {len(plans)} models, {len(wheels)} wheels for {platform}."))
     return not outcome.failed and len(plans) == len(specs)
 
 
-def _wheels(bento: Bento, platform: Platform, constraints: tuple[str, ...]) -> list[WantedWheel]:
+def _pinned(bento: Bento, plans: Sequence[Plan]) -> tuple[PinnedModel, ...]:
+    records = {plan.spec: plan.record for plan in plans}
+    pinned = []
+    for spec in bento.specs():
+        files = records[spec].files.values() if spec in records else ()
+        sizes = {file.path: file.size for file in files}
+        pinned.append(PinnedModel(spec.repo, spec.revision, sizes))
+    return tuple(pinned)
+
+
+def _wheels(bento: Bento, platform: Platform, options: dict[str, Any]) -> list[WantedWheel]:
     """Those of its environment. OpenLLM installs bentoml first, in whatever version."""
-    requirements = (*bento.requirements, "bentoml")
-    return wheelhouse.resolve(requirements, platform, newest=bento.newest, constraints=constraints)
+    return wheelhouse.resolve(
+        (*bento.requirements, "bentoml"),
+        platform,
+        newest=bento.newest,
+        constraints=options["constraints"],
+        find_links=options["find_links"],
+    )
 
 
 def _fetch_wheels(folder: Path, wheels: list[WantedWheel], report: Report) -> None:
@@ -138,55 +172,63 @@ def _show(
 @openllm.command()
 @click.argument("url", metavar="MIRROR_URL")
 @click.argument("model", required=False)
-@settings("data")
-@click.option("--format", "form", type=click.Choice(_FORMATS), default="shell", show_default=True)
+@settings("data", "token_file")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="shell", show_default=True)
 @click.option("--ca-file", help="Where the authority's certificate lies on the GPU host.")
-def env(url: str, model: str | None, data: Path, form: str, ca_file: str | None, **_: Any) -> None:
+@click.option("--glibc", help="Of the GPU host, where MODEL was pulled for several.")
+@click.option("--machine", help="Of the GPU host, where MODEL was pulled for several.")
+def env(url: str, model: str | None, data: Path, token_file: Path | None, **options: Any) -> None:
     """Print what a GPU host is to set, so that OpenLLM 0.6 finds all of it at MIRROR_URL."""
     url = url.rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise ConfigError("MIRROR_URL begins with http:// or https://.")
-    chosen = [one for one in Closure.read_all(data) if model and one.answers_to(model)]
-    if model and not chosen:
-        raise ConfigError(f"No pull brought {model}. Run: hubmirror openllm pull {model}")
-    hosts = sorted(path.name for path in (data / "git").glob("*") if path.is_dir())
-    told = variables(url, hosts or ["github.com"])
-    if chosen:
-        told["UV_CONSTRAINT"] = f"{url}/-/constraints/{chosen[0].name}.txt"
-    told |= dict.fromkeys(_TRUST if ca_file else (), ca_file or "")
+    hosts = sorted({one.name.partition("/")[0] for one in ModelRepository.all(data)})
+    told = variables(url, hosts or ["github.com"], read_token(token_file), options["ca_file"] or "")
+    if model:
+        closure = _for_host(data, model, options["glibc"], options["machine"])
+        told["UV_CONSTRAINT"] = constraint(told, closure.name)
     for name, value in told.items():
-        click.echo(_line(form, name, value))
+        click.echo(line(options["form"], name, value))
 
 
-def variables(url: str, hosts: Sequence[str]) -> dict[str, str]:
-    """The environment of a GPU host; each was needed by a closed run of OpenLLM 0.6.30. `hosts` are
-    those of the model repositories."""
-    rewritten = {"GIT_CONFIG_COUNT": str(len(hosts))}
-    for number, host in enumerate(hosts):
-        rewritten[f"GIT_CONFIG_KEY_{number}"] = f"url.{url}/-/git/{host}/.insteadOf"
-        rewritten[f"GIT_CONFIG_VALUE_{number}"] = f"https://{host}/"
-    return {
-        "HF_ENDPOINT": url,
-        # BentoML refuses to start a bento whose HF_TOKEN is empty; any will do.
-        "HF_TOKEN": "hubmirror",
-        **rewritten,
-        "UV_DEFAULT_INDEX": f"{url}/-/simple/",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "BENTOML_DO_NOT_TRACK": "True",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
+def _for_host(data: Path, model: str, glibc: str | None, machine: str | None) -> Closure:
+    """The closure of a model for one platform. Raises ConfigError where there are several."""
+    _, brought = _brought(data, model)
+    closures = [
+        one
+        for one in brought
+        if glibc in (None, one.platform.glibc) and machine in (None, one.platform.machine)
+    ]
+    if len(closures) != 1:
+        platforms = "; ".join(str(one.platform) for one in brought)
+        raise ConfigError(
+            f"{model} was pulled for: {platforms}. Name one of them with --glibc and --machine."
+        )
+    return closures[0]
 
 
-def _line(form: str, name: str, value: str) -> str:
-    if form == "shell":
-        return f"export {name}='{value}'"
-    if form == "systemd":
-        return f'Environment="{name}={value}"'
-    if form == "docker":
-        return f"-e {name}={value}"
-    return f"{name}={value}"
+def _brought(data: Path, model: str) -> tuple[Bento, list[Closure]]:
+    """The bento that a model means today, and what pulls brought for it: a closure a platform.
+
+    Raises ConfigError where there is none.
+    """
+    problem = "no model repository is here"
+    for repository in ModelRepository.all(data):
+        try:
+            bento = find(repository, repository.branches(), model)
+        except ConfigError as exc:
+            problem = str(exc).rstrip(".")
+            continue
+        closures = Closure.read_all(data, repository.name, [bento.tag])
+        current = [one for one in closures if one.is_of(bento)]
+        if current:
+            return bento, current
+        what = "is another since it was pulled" if closures else "was brought by no pull"
+        problem = f"the bento {bento.tag} {what}"
+    raise ConfigError(f"{model} cannot start: {problem}. {_ADVICE.format(model)}")
+
+
+_ADVICE = "Where there is a network, run: hubmirror openllm pull {}"
 
 
 @openllm.command()
@@ -195,37 +237,31 @@ def _line(form: str, name: str, value: str) -> str:
 def check(model: str, data: Path, state: Path | None, sources: tuple[str, ...]) -> None:
     """Tell whether MODEL can start offline, or the first thing that is missing."""
     place = open_place(data, state, [SourceSpec.parse(text) for text in sources])
-    closures = [one for one in Closure.read_all(data) if one.answers_to(model)]
-    if not closures:
-        raise ConfigError(f"No pull brought {model}. Run: hubmirror openllm pull {model}")
+    bento, closures = _brought(data, model)
     for closure in closures:
-        problem = _first_problem(place, data, closure)
-        if problem:
+        if problem := _first_problem(place, data, closure):
             raise ConfigError(
-                f"{closure.tag} for {closure.platform} cannot start: {problem} "
-                f"Where there is a network, run: hubmirror openllm pull {closure.tag}"
+                f"{bento.tag} for {closure.platform} cannot start: {problem} "
+                f"{_ADVICE.format(model)}"
             )
-        click.echo(f"{closure.tag} can start on {closure.platform}.")
+        click.echo(f"{bento.tag} can start on {closure.platform}.")
+    if bento.branch == "nightly":
+        click.echo(f"It is of nightly: openllm serve {model} --repo nightly")
     place.digests.close()
 
 
 def _first_problem(place: Place, data: Path, closure: Closure) -> str:
-    if not any(_has_bento(folder, closure) for folder in (data / "git").glob("*/*/*.git")):
-        return f"no model repository here has its bento on {closure.branch}."
-    for spec in closure.specs:
+    for model in closure.models:
         try:
-            snapshot = place.sources.snapshot(spec.repo, spec.revision)
+            snapshot = place.sources.snapshot(model.repo, model.revision)
         except HubmirrorError as exc:
             return str(exc)
-        for path in filter(Filters(spec.include, spec.exclude), snapshot.absent):
-            return f"{path} of {spec} is not here: {snapshot.absent[path]}"
+        for path, size in model.files.items():
+            stored = snapshot.files.get(path)
+            if stored is None or stored.file.size != size:
+                return f"{path} of {model.repo} at {snapshot.commit_hash[:12]} is not here."
     for wheel in wheelhouse.missing(data / "wheels", closure.wheels):
-        return f"the wheel {wheel.filename} is missing, or not whole."
+        return f"the wheel {wheel.filename} is missing, or is not what was pulled."
+    if not closure.constraints(data).is_file():
+        return f"openllm/{closure.name}.txt is missing."
     return ""
-
-
-def _has_bento(folder: Path, closure: Closure) -> bool:
-    name, _, version = closure.tag.partition(":")
-    repository = ModelRepository(folder)
-    path = f"bentoml/bentos/{name}/{version}/bento.yaml"
-    return repository.read(closure.branch, path) is not None

@@ -199,11 +199,6 @@ def naming_errors(folder: Path) -> Iterator[None]:
         raise CarryError(f"{name}: {exc.strerror}. Run it again when that is mended.") from exc
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def has_size(path: Path, size: int) -> bool:
     """Whether a plain file of that size is there."""
     try:

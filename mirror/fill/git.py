@@ -6,6 +6,7 @@ only where it names none.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -58,6 +59,14 @@ class Address:
         return cls(str(folder), "github.com", "bentoml", name)
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """How many bentos a copy changed, and what is wrong with those that could not be read."""
+
+    changed: int
+    broken: Sequence[str]
+
+
 class ModelRepository:
     """A bare repository: `main` and `nightly` are our copies, `upstream-main` is what they were
     made from."""
@@ -70,11 +79,21 @@ class ModelRepository:
         """Where the repository of an address is kept."""
         return cls(data / "git" / address.host / address.owner / f"{address.name}.git")
 
-    def pull(self, url: str, branches: Sequence[str]) -> dict[str, int]:
-        """Fetch the branches, and make the copies; how many bentos each copy changed.
+    @classmethod
+    def all(cls, data: Path) -> list[ModelRepository]:
+        """Those that a data folder holds."""
+        return [cls(folder) for folder in sorted((data / "git").glob("*/*/*.git"))]
+
+    @property
+    def name(self) -> str:
+        """Its address: `github.com/bentoml/openllm-models`."""
+        return "/".join(self.folder.parts[-3:]).removesuffix(".git")
+
+    def pull(self, url: str, branches: Sequence[str]) -> dict[str, Copied]:
+        """Fetch the branches, and make the copies.
 
         The same commit gives the same copy, anywhere. Raises UpstreamError where git cannot fetch,
-        or a branch is not there, and ConfigError for a bento.yaml that cannot be read.
+        or a branch is not there.
         """
         self._make()
         there = self._branches_of(url)
@@ -82,21 +101,24 @@ class ModelRepository:
             if branch not in there:
                 raise UpstreamError(
                     f"{url} has no branch {branch}. "
-                    f"It has: {', '.join(sorted(there)[:10]) or 'no branch at all'}."
+                    f"It has: {', '.join(sorted(there)[:10]) or 'no branch at all'}. "
+                    "Name those that you want with --branch."
                 )
         specs = [f"+refs/heads/{one}:refs/heads/upstream-{one}" for one in branches]
         try:
             self._git("fetch", "--quiet", "--no-tags", url, *specs)
         except subprocess.CalledProcessError as exc:
             raise UpstreamError(f"git cannot fetch {url}: {_last_line(exc)}.") from exc
-        changed = {branch: self._copy(branch) for branch in branches}
+        copied = {branch: self._copy(branch) for branch in branches}
         self._git("symbolic-ref", "HEAD", f"refs/heads/{branches[0]}")
-        return changed
+        return copied
 
     def branches(self) -> list[str]:
-        """The branches that OpenLLM may ask for."""
-        names = self._git("for-each-ref", "--format=%(refname:short)", "refs/heads/").decode()
-        return [name for name in names.split() if not name.startswith("upstream-")]
+        """The branches that OpenLLM may ask for, that of HEAD first."""
+        form = "--format=%(HEAD)%(refname:short)"
+        rows = self._git("for-each-ref", form, "refs/heads/").decode().splitlines()
+        names = sorted(rows, key=lambda row: not row.startswith("*"))
+        return [name[1:] for name in names if not name[1:].startswith("upstream-")]
 
     def files(self, branch: str, ending: str) -> dict[str, bytes]:
         """The files of a branch whose path ends so, by path."""
@@ -129,25 +151,29 @@ class ModelRepository:
         refs = [line.split("\t")[1] for line in listed.splitlines() if "\t" in line]
         return {ref.removeprefix("refs/heads/") for ref in refs}
 
-    def _copy(self, branch: str) -> int:
+    def _copy(self, branch: str) -> Copied:
         """Commit, upon upstream's own commit, what changes; with its date, so that the id is the
-        same wherever it is made."""
+        same wherever it is made. What cannot be read stays as it is."""
         upstream = f"refs/heads/upstream-{branch}"
         tip = self._git("rev-parse", f"{upstream}^{{commit}}").decode().strip()
         date = self._git("show", "-s", "--format=%cd", "--date=raw", tip).decode().strip()
-        changes = []
+        changes, broken = [], []
         for path, mode, body in self._files(upstream, "/bento.yaml"):
-            new = without_endpoint(path, body)
+            try:
+                new = without_endpoint(path, body)
+            except ConfigError as exc:
+                broken.append(str(exc))
+                continue
             if new != body:
                 changes.append(b"M %s inline %s\n%s" % (mode, _quoted(path), _data(new)))
         head = f"commit refs/heads/{branch}\ncommitter {_WHO} {date}\n".encode()
         start = _data(_MESSAGE.format(tip).encode()) + b"from %s\n" % tip.encode()
         if not changes:
             self._git("update-ref", f"refs/heads/{branch}", tip)
-            return 0
+            return Copied(0, broken)
         stream = head + start + b"".join(changes) + b"\n"
         self._git("fast-import", "--quiet", "--force", "--date-format=raw", stdin=stream)
-        return len(changes)
+        return Copied(len(changes), broken)
 
     def _files(self, revision: str, ending: str) -> Iterator[tuple[str, bytes, bytes]]:
         """Path, mode and content of the files that end so."""
@@ -175,7 +201,7 @@ class ModelRepository:
 def without_endpoint(path: str, body: bytes) -> bytes:
     """A bento.yaml with the endpoint of each Hugging Face model null, and else byte for byte the
     same where YAML lets it be. Raises ConfigError where it cannot be read."""
-    try:
+    with readable(path):
         text = body.decode()
         wanted = yaml.safe_load(text)
         if not _forget_endpoints(wanted):
@@ -183,9 +209,18 @@ def without_endpoint(path: str, body: bytes) -> bytes:
         new = _spliced(text)
         if yaml.safe_load(new) != wanted:  # it has aliases, or merges one table into another
             new = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as exc:
+        return new.encode()
+
+
+@contextlib.contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turns what PyYAML raises for a broken file into a ConfigError: any builtin error too, where a
+    tag does not fit its value."""
+    try:
+        yield
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError,
+            TypeError, ValueError) as exc:  # fmt: skip
         raise ConfigError(f"{path} is no YAML that can be read. Tell who made it.") from exc
-    return new.encode()
 
 
 def _forget_endpoints(told: Any) -> bool:

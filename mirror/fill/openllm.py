@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
 import yaml
 
 from mirror.config import RepoSpec
 from mirror.errors import ConfigError
-from mirror.fill.wheels import Platform, WantedWheel
+from mirror.fill.git import readable
 from mirror.repos import Repo, RepoType
-from mirror.state import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from mirror.fill.git import ModelRepository
 
@@ -38,6 +36,11 @@ class Bento:
     @property
     def tag(self) -> str:
         return f"{self.name}:{self.version}"
+
+    @property
+    def digest(self) -> str:
+        """Another one where the bento was changed under its tag."""
+        return hashlib.sha256(repr((self.told, self.requirements)).encode()).hexdigest()
 
     @property
     def aliases(self) -> list[str]:
@@ -81,141 +84,71 @@ class Bento:
         return list(specs)
 
 
-def bentos(repository: ModelRepository, branch: str) -> Iterator[Bento]:
-    """All bentos of a branch; those whose bento.yaml is broken raise ConfigError."""
-    found = repository.files(branch, "/bento.yaml")
-    for path in sorted(found):
-        if not path.startswith(_START) or path.count("/") != 4:
-            continue
-        name, version = path.removeprefix(_START).split("/")[:2]
-        yield Bento(name, version, branch, _parse(path, found[path]), ())
-
-
 def find(repository: ModelRepository, branches: Sequence[str], text: str) -> Bento:
-    """The bento that `NAME[:VERSION or alias]` means, as `openllm serve` reads it.
+    """The bento that `NAME[:VERSION or alias]` means, as `openllm serve` reads it: of the first
+    branch that has one, as OpenLLM looks into its first repository alone.
 
     Raises ConfigError, naming what there is.
     """
     name, _, version = text.partition(":")
-    here = [bento for branch in branches for bento in bentos(repository, branch)]
-    named = [bento for bento in here if bento.name == name]
-    chosen = [bento for bento in named if not version or version in (bento.version, *bento.aliases)]
-    if not chosen:
-        names = sorted({bento.name for bento in here})
-        tags = sorted({one for bento in named for one in (bento.version, *bento.aliases)})
-        has = f"{name} has: {', '.join(tags)}" if named else f"There are: {', '.join(names[:30])}"
-        raise ConfigError(f"No bento answers to {text}. {has}.")
-    # As OpenLLM does, which looks into its first repository alone.
-    first = [one for one in chosen if one.branch == chosen[0].branch]
-    if len(first) > 1 and not version:
-        several = ", ".join(sorted(one.version for one in first))
-        raise ConfigError(f"{text} may mean several bentos: {several}. Name a version.")
-    bento = first[-1]
+    for branch in branches:
+        named = _named(repository, branch, name)
+        chosen = [one for one in named if not version or version in (one.version, *one.aliases)]
+        if len(chosen) > 1 and not version:
+            several = ", ".join(sorted(one.version for one in chosen))
+            raise ConfigError(f"{text} may mean several bentos: {several}. Name a version.")
+        if chosen:
+            return replace(chosen[-1], requirements=_requirements(repository, chosen[-1]))
+    raise ConfigError(f"No bento answers to {text}. {_choice(repository, branches, name)}.")
+
+
+def tags(repository: ModelRepository, branch: str) -> set[str]:
+    """The tags of all bentos of a branch."""
+    return {f"{name}:{version}" for name, version in _files(repository, branch)}
+
+
+def _named(repository: ModelRepository, branch: str, name: str) -> list[Bento]:
+    files = _files(repository, branch).items()
+    return [
+        Bento(name, version, branch, _parse(path, body), ())
+        for (other, version), (path, body) in files
+        if other == name
+    ]
+
+
+def _files(repository: ModelRepository, branch: str) -> dict[tuple[str, str], tuple[str, bytes]]:
+    """The path and the text of each bento.yaml, by name and version."""
+    found = {}
+    for path, body in sorted(repository.files(branch, "/bento.yaml").items()):
+        if path.startswith(_START) and path.count("/") == 4:
+            name, version = path.removeprefix(_START).split("/")[:2]
+            found[name, version] = (path, body)
+    return found
+
+
+def _choice(repository: ModelRepository, branches: Sequence[str], name: str) -> str:
+    """What may be asked for: versions of the name, else names."""
+    named = [bento for branch in branches for bento in _named(repository, branch, name)]
+    if named:
+        versions = {one for bento in named for one in (bento.version, *bento.aliases)}
+        return f"{name} has: {', '.join(sorted(versions))}"
+    names = {other for branch in branches for other, _ in _files(repository, branch)}
+    return f"There are: {', '.join(sorted(names)[:30])}"
+
+
+def _requirements(repository: ModelRepository, bento: Bento) -> tuple[str, ...]:
+    """The lines of the file that OpenLLM installs from. Raises ConfigError where there is none."""
     folder = f"{_START}{bento.name}/{bento.version}/env/python"
     for file in ("requirements.lock.txt", "requirements.txt"):
         if (body := repository.read(bento.branch, f"{folder}/{file}")) is not None:
             lines = [line.strip() for line in body.decode(errors="replace").splitlines()]
-            kept = tuple(line for line in lines if line and not line.startswith("#"))
-            return Bento(bento.name, bento.version, bento.branch, bento.told, kept)
+            return tuple(line for line in lines if line and not line.startswith("#"))
     raise ConfigError(f"The bento {bento.tag} has no requirements, so OpenLLM cannot start it.")
 
 
-@dataclass(frozen=True, slots=True)
-class Closure:
-    """What a pull brought for a model, so that a check can tell what is missing."""
-
-    tag: str
-    branch: str
-    aliases: tuple[str, ...]
-    platform: Platform
-    specs: tuple[RepoSpec, ...]
-    wheels: tuple[WantedWheel, ...]
-
-    @property
-    def name(self) -> str:
-        """The name of its files in openllm/ of the data folder."""
-        return f"{self.tag.replace(':', '__')}__{self.platform.uv_name}"
-
-    def write(self, data: Path) -> None:
-        """Keep it, and the wheels' pins as a constraints file, which the server hands to uv."""
-        folder = data / "openllm"
-        folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{wheel.pin}\n" for wheel in self.wheels)
-        write_atomically(folder / f"{self.name}.txt", text.encode())
-        body = {
-            "tag": self.tag,
-            "branch": self.branch,
-            "aliases": list(self.aliases),
-            "platform": {
-                "python": self.platform.python,
-                "glibc": self.platform.glibc,
-                "machine": self.platform.machine,
-            },
-            "specs": [
-                {
-                    "repo": str(spec.repo),
-                    "revision": spec.revision,
-                    "include": spec.include,
-                    "exclude": spec.exclude,
-                }
-                for spec in self.specs
-            ],
-            "wheels": [
-                {
-                    "filename": wheel.filename,
-                    "size": wheel.size,
-                    "sha256": wheel.sha256,
-                    "pin": wheel.pin,
-                }
-                for wheel in self.wheels
-            ],
-        }
-        text_of = orjson.dumps(body, option=orjson.OPT_INDENT_2)
-        write_atomically(folder / f"{self.name}.json", text_of)
-
-    @classmethod
-    def read_all(cls, data: Path) -> list[Closure]:
-        """Every closure that a pull left; damaged ones are left out."""
-        found = []
-        for file in sorted((data / "openllm").glob("*.json")):
-            try:
-                found.append(cls._parse(orjson.loads(file.read_bytes())))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue
-        return found
-
-    @classmethod
-    def _parse(cls, told: Mapping[str, Any]) -> Closure:
-        specs = [
-            RepoSpec(
-                Repo.parse(one["repo"]),
-                one["revision"],
-                tuple(one["include"]),
-                tuple(one["exclude"]),
-            )
-            for one in told["specs"]
-        ]
-        return cls(
-            told["tag"],
-            told["branch"],
-            tuple(told["aliases"]),
-            Platform(**told["platform"]),
-            tuple(specs),
-            tuple(WantedWheel(**wheel) for wheel in told["wheels"]),
-        )
-
-    def answers_to(self, text: str) -> bool:
-        """Whether it is that of `NAME[:VERSION or alias]`."""
-        name, _, version = text.partition(":")
-        mine, _, exact = self.tag.partition(":")
-        return name == mine and (not version or version in (exact, *self.aliases))
-
-
 def _parse(path: str, body: bytes) -> dict[str, Any]:
-    try:
+    with readable(path):
         told = yaml.load(body, yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise ConfigError(f"{path} is no YAML that can be read. Tell who made it.") from exc
     if not isinstance(told, dict):
         raise ConfigError(f"{path} describes no bento. Tell who made it.")
     return told

@@ -22,9 +22,9 @@ from mirror.fill.bundle import (
     Volume,
     has_size,
     naming_errors,
-    sha256_of,
 )
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.fill.proof import sha256_of
 from mirror.manifests import ManifestError
 from mirror.sizes import human
 from mirror.sources.layout import WORKSHOP

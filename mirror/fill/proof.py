@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from typing import TYPE_CHECKING, Self
@@ -34,6 +35,11 @@ def digest(path: Path, etag: str, size: int, advanced: Callable[[int], None] = n
         while count := running.read(opened):
             advanced(count)
     return running.digest()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 class _Running:

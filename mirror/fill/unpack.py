@@ -18,10 +18,9 @@ from mirror.fill.bundle import (
     Volume,
     has_size,
     naming_errors,
-    sha256_of,
 )
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Planned, RevisionDone
-from mirror.fill.proof import digest
+from mirror.fill.proof import digest, sha256_of
 from mirror.manifests import ManifestError, Record
 from mirror.sizes import human
 from mirror.sources.publish import publish

@@ -13,20 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import httpx2
 from packaging import tags
 from packaging.pylock import PackageWheel, Pylock, PylockSelectError, PylockValidationError
 
 from mirror.errors import ConfigError, UpstreamError
+from mirror.fill.proof import sha256_of
 from mirror.state import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from packaging.markers import Environment
 
+_READ = 1 << 20
+_ADVICE = (
+    "Where a project offers no wheel, build one (pip wheel --no-deps), and name its folder with "
+    "--find-links."
+)
 _LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
@@ -101,13 +109,14 @@ def resolve(
     *,
     newest: datetime | None = None,
     constraints: Sequence[str] = (),
+    find_links: Path | None = None,
 ) -> list[WantedWheel]:
     """The wheels of these requirements and all that they need, by `uv pip compile`, from the index
-    that uv is set to.
+    that uv is set to, and from a folder `find_links`.
 
-    Nothing that was published after `newest` is taken: requirements of an old bento that name no
-    versions then mean what they meant on its day. Raises ConfigError, with uv's words, where there
-    is no answer.
+    Nothing that the index published after `newest` is taken: requirements of an old bento that name
+    no versions then mean what they meant on its day. Raises ConfigError, with uv's words, where
+    there is no answer.
     """
     with TemporaryDirectory(prefix="hubmirror-wheels-") as name:
         folder = Path(name)
@@ -120,13 +129,14 @@ def resolve(
             "--only-binary", ":all:", "--no-python-downloads",
             "--constraint", str(folder / "constraints.txt"),
             *(["--exclude-newer", newest.isoformat()] if newest else []),
+            *(["--find-links", str(find_links.absolute())] if find_links else []),
             "--format", "pylock.toml", "--output-file", str(lock), str(folder / "in.txt"),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             raise ConfigError(
                 f"No wheels for {platform} answer to {', '.join(requirements[:5])}:\n"
-                f"{done.stderr.strip()}"
+                f"{done.stderr.strip()}\n{_ADVICE}"
             )
         return _chosen(lock, platform)
 
@@ -136,13 +146,12 @@ def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
         parsed = Pylock.from_dict(tomllib.loads(lock.read_text()))
         pairs = list(parsed.select(environment=platform.environment(), tags=platform.tags()))
     except (PylockSelectError, PylockValidationError) as exc:
-        raise ConfigError(f"A wheel is missing for {platform}: {exc}.") from exc
+        raise ConfigError(f"A wheel is missing for {platform}: {exc}. {_ADVICE}") from exc
     wheels = []
     for package, wheel in pairs:
         if not isinstance(wheel, PackageWheel) or not wheel.url:
             raise ConfigError(
-                f"{package.name} {package.version} has no wheel for {platform}. Build one, and put "
-                "it into wheels/ of the data folder."
+                f"{package.name} {package.version} has no wheel for {platform}. {_ADVICE}"
             )
         pin = f"{package.name}=={package.version}"
         sha256 = wheel.hashes["sha256"]
@@ -150,20 +159,14 @@ def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
     return sorted(wheels, key=lambda wheel: wheel.filename)
 
 
-def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> bool:
-    """Bring a wheel into a folder, proven; False where it was there. Raises UpstreamError."""
+def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> None:
+    """Bring a wheel into a folder, proven. Raises UpstreamError."""
     target = folder / wheel.filename
-    if _is_here(target, wheel):
-        return False
     folder.mkdir(parents=True, exist_ok=True)
     partial, running = folder / f".{wheel.filename}.partial", hashlib.sha256()
     try:
-        with (
-            httpx2.stream("GET", wheel.url, follow_redirects=True, timeout=60) as answer,
-            partial.open("wb") as file,
-        ):
-            answer.raise_for_status()
-            for chunk in answer.iter_bytes(1 << 20):
+        with partial.open("wb") as file:
+            for chunk in _chunks(wheel.url):
                 file.write(chunk)
                 running.update(chunk)
                 advanced(len(chunk))
@@ -172,22 +175,34 @@ def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> 
         if running.hexdigest() != wheel.sha256:
             raise UpstreamError(f"{wheel.filename} came with wrong bytes. Run it again.")
         partial.replace(target)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
+    except (httpx2.HTTPError, httpx2.InvalidURL, FileNotFoundError) as exc:
         brief = str(exc).partition("\n")[0]
         raise UpstreamError(f"{wheel.filename} cannot be fetched: {brief}. Run it again.") from exc
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(folder)
-    return True
+
+
+def _chunks(url: str) -> Iterator[bytes]:
+    """What lies at a URL: on the network, or in a folder of wheels that somebody built."""
+    if url.startswith("file://"):
+        with Path(url2pathname(urlsplit(url).path)).open("rb") as file:
+            while chunk := file.read(_READ):
+                yield chunk
+        return
+    with httpx2.stream("GET", url, follow_redirects=True, timeout=60) as answer:
+        answer.raise_for_status()
+        yield from answer.iter_bytes(_READ)
 
 
 def missing(folder: Path, wheels: Sequence[WantedWheel]) -> list[WantedWheel]:
-    """Those that are not in a folder with their size."""
+    """Those whose bytes are not in a folder, which are read."""
     return [wheel for wheel in wheels if not _is_here(folder / wheel.filename, wheel)]
 
 
 def _is_here(path: Path, wheel: WantedWheel) -> bool:
-    return path.is_file() and (not wheel.size or path.stat().st_size == wheel.size)
+    has_size = path.is_file() and wheel.size in (0, path.stat().st_size)
+    return has_size and sha256_of(path) == wheel.sha256
 
 
 def _uv() -> list[str]:

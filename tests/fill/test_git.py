@@ -192,8 +192,19 @@ def test_any_yaml_around_reads_the_same(
 
 @pytest.mark.parametrize(
     "body",
-    [b"a: [", b"a: b\n\tc: d", b"\xff\xfe", b"a: \0", b"a: 1\n---\nb: 2\n", b"a: *b\n"],
-    ids=["open", "tab", "no utf-8", "nul", "two", "alias"],
+    [
+        b"a: [",
+        b"a: b\n\tc: d",
+        b"\xff\xfe",
+        b"a: \0",
+        b"a: 1\n---\nb: 2\n",
+        b"a: *b\n",
+        b"a: !!bool x",
+        b'a: !!int ""',
+        b"a: !!timestamp x",
+        b"? {a: b}\n: c",
+    ],
+    ids=["open", "tab", "no utf-8", "nul", "two", "alias", "bool", "int", "timestamp", "key"],
 )
 def test_broken_yaml_names_the_file(body: bytes) -> None:
     with pytest.raises(ConfigError, match=r"^x/y/bento\.yaml is no YAML that can be read"):
@@ -283,7 +294,9 @@ def repository(data: Path, upstream: Path) -> ModelRepository:
 
 
 def pull(data: Path, upstream: Path, *branches: str) -> dict[str, int]:
-    return repository(data, upstream).pull(str(upstream), branches or BRANCHES)
+    """How many bentos were changed on each branch."""
+    copied = repository(data, upstream).pull(str(upstream), branches or BRANCHES)
+    return {branch: one.changed for branch, one in copied.items()}
 
 
 def refs(data: Path) -> str:
@@ -460,13 +473,16 @@ def test_a_host_that_does_not_answer(tmp_path: Path) -> None:
 
 
 @needs_git
-def test_a_broken_bento_leaves_the_copy_of_before(upstream: Path, tmp_path: Path) -> None:
-    pull(tmp_path, upstream)
-    before = git(repository(tmp_path, upstream).folder, "rev-parse", "main")
+def test_a_broken_bento_stays_as_it_is_and_stops_no_other(upstream: Path, tmp_path: Path) -> None:
     commit(upstream, {"bentoml/bentos/a/b/bento.yaml": b"a: ["})
-    with pytest.raises(ConfigError, match=r"^bentoml/bentos/a/b/bento\.yaml is no YAML"):
-        pull(tmp_path, upstream)
-    assert git(repository(tmp_path, upstream).folder, "rev-parse", "main") == before
+    copied = repository(tmp_path, upstream).pull(str(upstream), ["main"])["main"]
+    assert copied.changed == 1
+    assert copied.broken == [
+        "bentoml/bentos/a/b/bento.yaml is no YAML that can be read. Tell who made it."
+    ]
+    copy = repository(tmp_path, upstream)
+    assert copy.read("main", "bentoml/bentos/a/b/bento.yaml") == b"a: ["
+    assert copy.read("main", BENTO) == REAL.replace(ENDPOINT, "null").encode()
 
 
 @needs_git

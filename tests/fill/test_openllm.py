@@ -6,7 +6,9 @@ import json
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from mirror.config import RepoSpec
 from mirror.errors import ConfigError
+from mirror.fill.closure import Closure, PinnedModel
 from mirror.fill.git import Address, ModelRepository
-from mirror.fill.openllm import Bento, Closure, bentos, find
+from mirror.fill.openllm import Bento, find, tags
 from mirror.fill.wheels import Platform, WantedWheel
+from mirror.repos import Repo
 from tests.fill.filling import Filling
 from tests.folders import COMMIT
 from tests.hub import HubSimulator
@@ -118,8 +121,7 @@ def test_requirements_are_those_that_openllm_installs(repository: ModelRepositor
 
 @needs_git
 def test_all_bentos_of_a_branch(repository: ModelRepository) -> None:
-    tags = [bento.tag for bento in bentos(repository, "main")]
-    assert tags == [GEMMA, TAG, "qwen:14b-bbbb", "qwen:7b-aaaa"]
+    assert tags(repository, "main") == {GEMMA, TAG, "qwen:14b-bbbb", "qwen:7b-aaaa"}
 
 
 @needs_git
@@ -242,41 +244,49 @@ def test_a_bento_without_labels_has_no_alias() -> None:
 
 
 TINY = WantedWheel("tiny_a-1.0-py3-none-any.whl", 900, 64 * "a", "tiny-a==1.0")
+REPOSITORY = "github.com/bentoml/openllm-models"
 
 
 def closure(**changes: Any) -> Closure:
-    spec = RepoSpec.parse(f"{MODEL_ID}@{COMMIT}", ["*.json"], ["*.pth"])
+    model = PinnedModel(Repo.parse(MODEL_ID), COMMIT, {"config.json": 2})
     usual: dict[str, Any] = {
-        "tag": TAG, "branch": "main", "aliases": ("1b",), "platform": Platform("3.11"),
-        "specs": (spec,), "wheels": (TINY,),
+        "repository": REPOSITORY, "tag": TAG, "digest": 64 * "d", "platform": Platform("3.11"),
+        "models": (model,), "wheels": (TINY,),
     }  # fmt: skip
     return Closure(**(usual | changes))
 
 
 def test_a_closure_is_read_as_it_was_written(tmp_path: Path) -> None:
-    arm = closure(platform=Platform("3.12", "2.34", "aarch64"), aliases=(), specs=(), wheels=())
-    for one in (closure(), arm):
+    arm = closure(platform=Platform("3.12", "2.34", "aarch64"), models=(), wheels=())
+    other, gemma = closure(repository="site.lan/a/b"), closure(tag=GEMMA)
+    for one in (closure(), arm, other, gemma):
         one.write(tmp_path)
-    assert Closure.read_all(tmp_path) == [arm, closure()]
-    pins = tmp_path / "openllm" / "llama3.2__1b-instruct-fa1d__x86_64-manylinux_2_28.txt"
-    assert pins.read_text() == "tiny-a==1.0\n"
+    assert Closure.read_all(tmp_path, REPOSITORY) == [gemma, arm, closure()]
+    assert Closure.read_all(tmp_path, REPOSITORY, [TAG]) == [arm, closure()]
+    assert Closure.read_all(tmp_path, "site.lan/a/b") == [other]
+    name = "bentoml--openllm-models__llama3.2__1b-instruct-fa1d__x86_64-manylinux_2_28.txt"
+    assert (tmp_path / "openllm" / name).read_text() == "tiny-a==1.0\n"
 
 
 def test_a_closure_that_is_written_again_takes_the_others_place(tmp_path: Path) -> None:
     closure().write(tmp_path)
     closure(wheels=()).write(tmp_path)
-    assert Closure.read_all(tmp_path) == [closure(wheels=())]
+    assert Closure.read_all(tmp_path, REPOSITORY) == [closure(wheels=())]
 
 
-def test_there_may_be_none(tmp_path: Path) -> None:
-    assert Closure.read_all(tmp_path) == []
+def test_a_closure_that_is_forgotten(tmp_path: Path) -> None:
+    closure().write(tmp_path)
+    closure().forget(tmp_path)
+    assert Closure.read_all(tmp_path, REPOSITORY) == []
+    assert names(tmp_path / "openllm") == []
 
 
 @pytest.mark.parametrize(
     "change",
-    [b"", b"{", b"[]", b"5", b"{}", b'{"specs": 5}', b'{"specs": [5]}', b'{"platform": {"os": 1}}',
-     b'{"specs": [{"repo": "..", "revision": "", "include": [], "exclude": []}]}',
-     b'{"specs": [{"repo": 5, "revision": "", "include": [], "exclude": []}]}'],
+    [b"", b"{", b"[]", b"5", b"{}", b'{"models": 5}', b'{"models": [5]}',
+     b'{"platform": {"os": 1}}', b'{"wheels": [{"url": "x"}]}',
+     b'{"models": [{"repo": "..", "revision": "", "files": {}}]}',
+     b'{"models": [{"repo": 5, "revision": "", "files": {}}]}'],
 )  # fmt: skip
 def test_a_damaged_closure_is_left_out(tmp_path: Path, change: bytes) -> None:
     closure().write(tmp_path)
@@ -285,16 +295,16 @@ def test_a_damaged_closure_is_left_out(tmp_path: Path, change: bytes) -> None:
     if change.startswith(b'{"'):
         damaged = json.dumps(json.loads(file.read_bytes()) | json.loads(change)).encode()
     file.with_name("a.json").write_bytes(damaged)
-    assert Closure.read_all(tmp_path) == [closure()]
+    assert Closure.read_all(tmp_path, REPOSITORY) == [closure()]
 
 
-@pytest.mark.parametrize(
-    ("text", "answers"),
-    [(TAG, True), ("llama3.2", True), ("llama3.2:1b", True), ("llama3.2:2b", False),
-     ("llama", False), ("", False), ("llama3.2:", True), (":1b", False)],
-)  # fmt: skip
-def test_what_a_closure_answers_to(text: str, answers: bool) -> None:  # noqa: FBT001
-    assert closure().answers_to(text) is answers
+def test_a_bento_that_was_changed_under_its_tag_is_another() -> None:
+    before = bento()
+    kept = closure(tag=before.tag, digest=before.digest)
+    assert kept.is_of(bento())
+    assert not kept.is_of(bento(revision="f" * 40))
+    assert not kept.is_of(replace(before, requirements=("tiny-a",)))
+    assert not kept.is_of(replace(before, version="other"))
 
 
 # The commands
@@ -356,7 +366,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.usefixtures("index")
 def test_a_model_is_brought_with_all_that_its_start_needs(site: Site) -> None:
     said = site.pull("llama3.2:1b")
-    assert "main: 3 bentos follow HF_ENDPOINT" in said
+    assert f"{REPOSITORY} main: 3 bentos follow HF_ENDPOINT" in said
     assert f"{TAG}: 1 models, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
     shown = site.filling.shown(repo="meta-llama/Llama-3.2-1B-Instruct", revision="HEAD")
     assert set(shown) == {"config.json", "w.safetensors"}
@@ -423,18 +433,34 @@ def test_a_branch_that_upstream_does_not_have(site: Site) -> None:
 def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     site.pull()
     said = site.run("check", "llama3.2:1b", status=1)
-    assert "No pull brought llama3.2:1b. Run: hubmirror openllm pull llama3.2:1b" in said
+    assert f"llama3.2:1b cannot start: the bento {TAG} was brought by no pull. Where " in said
+    assert "run: hubmirror openllm pull llama3.2:1b" in said
     site.pull("llama3.2:1b")
+    (constraints,) = (site.data / "openllm").glob("*.txt")
+    constraints.unlink()
+    assert f"openllm/{constraints.name} is missing" in site.run("check", "llama3.2", status=1)
     wheel = site.data / "wheels" / WHEELS[0]
-    wheel.write_bytes(wheel.read_bytes()[:-1])
+    wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
     said = site.run("check", "llama3.2", status=1)
-    assert f"the wheel {WHEELS[0]} is missing, or not whole. Where there is a network" in said
-    assert f"hubmirror openllm pull {TAG}" in said
+    assert f"the wheel {WHEELS[0]} is missing, or is not what was pulled" in said
     site.filling.run("rm", MODEL_ID)
     assert f"{MODEL_ID} is not in this mirror" in site.run("check", "llama3.2", status=1)
     git(site.data / "git/github.com/bentoml/openllm-models.git", "branch", "-D", "main")
-    said = site.run("check", "llama3.2", status=1)
-    assert "no model repository here has its bento on main" in said
+    assert "No bento answers to llama3.2" in site.run("check", "llama3.2", status=1)
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_pull_mends_what_a_check_finds(site: Site) -> None:
+    site.pull("llama3.2:1b")
+    (site.data / "wheels" / WHEELS[0]).write_bytes(b"PK")
+    (site.data / "wheels" / WHEELS[1]).unlink()
+    (constraints,) = (site.data / "openllm").glob("*.txt")
+    constraints.unlink()
+    site.filling.run("rm", MODEL_ID)
+    site.pull("llama3.2:1b")
+    assert "can start" in site.run("check", "llama3.2:1b")
 
 
 @needs_git
@@ -447,15 +473,60 @@ def test_a_check_knows_what_a_pull_left_out(site: Site) -> None:
     pulled = f"{MODEL_ID}@{revision}"
     site.filling.run("pull", pulled, "--include", "config.json")
     said = site.run("check", "llama3.2", status=1)
-    assert "cannot start: w.safetensors of " in said
+    assert f"w.safetensors of {MODEL_ID} at {revision[:12]} is not here" in said
     site.filling.run("pull", pulled, "--exclude", "*.pth", "--exclude", "original/*")
     assert "can start" in site.run("check", "llama3.2")
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_model_means_what_it_means_today(site: Site) -> None:
+    """Upstream gives the alias to another version, as it does with each change."""
+    site.pull("llama3.2:1b")
+    revision = site.hub.repo("meta-llama/Llama-3.2-1B-Instruct").refs["main"]
+    git(site.upstream, "rm", "-r", "--quiet", FOLDER)
+    commit(site.upstream, bento_files("llama3.2:1b-instruct-new", revision=revision))
+    site.pull()
+    assert names(site.data / "openllm") == []
+    said = site.run("check", "llama3.2:1b", status=1)
+    assert "the bento llama3.2:1b-instruct-new was brought by no pull" in said
+    site.pull("llama3.2:1b")
+    assert "llama3.2:1b-instruct-new can start" in site.run("check", "llama3.2:1b")
+    changed = bento_files("llama3.2:1b-instruct-new", "bentoml\n", revision=revision)
+    commit(site.upstream, changed)
+    site.pull()
+    said = site.run("check", "llama3.2:1b", status=1)
+    assert "llama3.2:1b-instruct-new is another since it was pulled" in said
+    assert said in site.run("env", URL, "llama3.2:1b", status=1)
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_model_of_nightly(site: Site) -> None:
+    revision = site.hub.repo("meta-llama/Llama-3.2-1B-Instruct").refs["main"]
+    commit(site.upstream, bento_files("phi:4-dddd", revision=revision, aliases="4"), "nightly")
+    site.pull("phi", "--branch", "nightly")
+    said = site.run("check", "phi:4")
+    assert "It is of nightly: openllm serve phi:4 --repo nightly" in said
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_model_that_fails_stops_no_other(site: Site) -> None:
+    commit(site.upstream, {"bentoml/bentos/broken/1/bento.yaml": b"a: ["})
+    said = site.pull("nope", "broken", "llama3.2:1b", status=1)
+    assert "broken/1/bento.yaml is no YAML that can be read. Tell who made it. Until" in said
+    assert "nope: No bento answers to nope" in said
+    assert "broken: bentoml/bentos/broken/1/bento.yaml is no YAML" in said
+    assert "can start" in site.run("check", "llama3.2:1b")
 
 
 def test_a_check_where_git_is_not_installed(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closure().write(site.data)
     (site.data / "git/github.com/bentoml/x.git").mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "git is not installed" in site.run("check", "llama3.2", status=1)
@@ -467,67 +538,108 @@ URL = "http://mirror.site:8400"
 
 
 @pytest.fixture
-def settled(filling: Filling) -> Filling:
-    """A data folder in which a pull was."""
-    closure().write(filling.data)
-    return filling
+def settled(site: Site, index: Path) -> Filling:
+    """A data folder in which a pull was, for two platforms."""
+    assert index
+    site.pull("llama3.2:1b")
+    site.pull("llama3.2:1b", "--machine", "aarch64", "--glibc", "2.34")
+    return site.filling
+
+
+X86 = ("llama3.2:1b", "--machine", "x86_64")
+CONSTRAINTS = "bentoml--openllm-models__llama3.2__1b-instruct-fa1d__{}.txt"
 
 
 def variables(filling: Filling, form: str, *words: str) -> list[str]:
     return filling.run("openllm", "env", *words, "--format", form).stdout.splitlines()
 
 
+def told(filling: Filling, *words: str) -> dict[str, Any]:
+    return dict(line.split("=", 1) for line in variables(filling, "dotenv", *words))
+
+
+@needs_git
+@needs_uv
 def test_the_variables(settled: Filling) -> None:
-    told = dict(line.split("=", 1) for line in variables(settled, "dotenv", f"{URL}/", TAG))
-    assert told["HF_ENDPOINT"] == URL
-    assert told["GIT_CONFIG_KEY_0"] == f"url.{URL}/-/git/github.com/.insteadOf"
-    assert told["GIT_CONFIG_VALUE_0"] == "https://github.com/"
-    assert told["UV_DEFAULT_INDEX"] == f"{URL}/-/simple/"
-    assert told["UV_CONSTRAINT"] == f"{URL}/-/constraints/{closure().name}.txt"
-    assert told["HF_TOKEN"]
-    assert not any(name.endswith("CERT_FILE") for name in told)
+    said = told(settled, f"{URL}/", *X86)
+    assert said["HF_ENDPOINT"] == URL
+    assert said["GIT_CONFIG_KEY_0"] == f"url.{URL}/-/git/github.com/.insteadOf"
+    assert said["GIT_CONFIG_VALUE_0"] == "https://github.com/"
+    assert said["UV_DEFAULT_INDEX"] == f"{URL}/-/simple/"
+    name = CONSTRAINTS.format("x86_64-manylinux_2_28")
+    assert said["UV_CONSTRAINT"] == f"{URL}/-/constraints/{name}"
+    assert said["HF_TOKEN"]
+    assert not any(name.endswith("CERT_FILE") for name in said)
 
 
+@needs_git
+@needs_uv
+def test_a_platform_must_be_meant(settled: Filling) -> None:
+    said = settled.run("openllm", "env", URL, "llama3.2:1b", status=1).output
+    assert "glibc 2.34" in said
+    assert "Name one of them with --glibc and --machine" in said
+    arm = told(settled, URL, "llama3.2:1b", "--glibc", "2.34")
+    assert arm["UV_CONSTRAINT"].endswith(CONSTRAINTS.format("aarch64-manylinux_2_34"))
+    said = settled.run("openllm", "env", URL, "llama3.2:1b", "--glibc", "2.17", status=1).output
+    assert "was pulled for: " in said
+
+
+@needs_git
+@needs_uv
 def test_every_form_says_the_same(settled: Filling) -> None:
-    wanted = variables(settled, "dotenv", URL, "llama3.2:1b")
-    said = "\n".join([*variables(settled, "shell", URL, "llama3.2:1b"), "env"])
+    words = (URL, *X86, "--ca-file", "/etc/o'brien's $HOME/100%d \"x\".pem")
+    wanted = variables(settled, "dotenv", *words)
+    said = "\n".join([*variables(settled, "shell", *words), "env"])
     shell = subprocess.run(["sh", "-c", said], capture_output=True, text=True, check=True, env={})
     assert set(wanted) <= set(shell.stdout.splitlines())
-    docker = [shlex.split(line) for line in variables(settled, "docker", URL, "llama3.2:1b")]
+    docker = [shlex.split(line) for line in variables(settled, "docker", *words)]
     assert docker == [["-e", one] for one in wanted]
-    systemd = variables(settled, "systemd", URL, "llama3.2:1b")
-    assert systemd == [f'Environment="{one}"' for one in wanted]
+    systemd = [line.replace("%%", "%") for line in variables(settled, "systemd", *words)]
+    assert [shlex.split(line.removeprefix("Environment=")) for line in systemd] == [
+        [one] for one in wanted
+    ]
 
 
-def test_without_a_model_nothing_is_constrained(settled: Filling) -> None:
-    assert not any("UV_CONSTRAINT" in line for line in variables(settled, "shell", URL))
+def test_without_a_model_nothing_is_constrained(filling: Filling) -> None:
+    assert not any("UV_CONSTRAINT" in line for line in variables(filling, "shell", URL))
 
 
-def test_a_certificate_is_named_to_all(settled: Filling) -> None:
-    told = variables(settled, "dotenv", "https://mirror.site", "--ca-file", "/etc/ca.pem")
-    named = {line.partition("=")[0] for line in told if line.endswith("=/etc/ca.pem")}
+def test_a_certificate_is_named_to_all(filling: Filling) -> None:
+    said = told(filling, "https://mirror.site", "--ca-file", "/etc/ca.pem")
+    named = {name for name, value in said.items() if value == "/etc/ca.pem"}
     assert named == {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE",
                      "NODE_EXTRA_CA_CERTS"}  # fmt: skip
 
 
-def test_a_model_that_no_pull_brought(settled: Filling) -> None:
-    said = settled.run("openllm", "env", URL, "gemma2", status=1).output
-    assert "No pull brought gemma2. Run: hubmirror openllm pull gemma2" in said
+def test_a_model_that_no_pull_brought(filling: Filling) -> None:
+    said = filling.run("openllm", "env", URL, "gemma2", status=1).output
+    assert "gemma2 cannot start: no model repository is here. Where there is a network, run" in said
 
 
 @pytest.mark.parametrize("url", ["mirror.site:8400", "ftp://mirror.site", "https://"])
-def test_an_address_that_is_none(settled: Filling, url: str) -> None:
-    assert "MIRROR_URL" in settled.run("openllm", "env", url, status=1).output
+def test_an_address_that_is_none(filling: Filling, url: str) -> None:
+    assert "MIRROR_URL" in filling.run("openllm", "env", url, status=1).output
 
 
 @needs_git
-def test_git_follows_the_variables(site: Site, tmp_path: Path) -> None:
-    site.pull()
-    with serving_shelf(site.data) as client:
-        told = variables(site.filling, "dotenv", str(client.base_url))
-        environment: dict[str, Any] = dict(line.split("=", 1) for line in told)
+@needs_uv
+@pytest.mark.parametrize("token", ["", "s3cret/@:%"])
+def test_git_and_uv_follow_the_variables(settled: Filling, tmp_path: Path, token: str) -> None:
+    (tmp_path / "token").write_text(token or "x")
+    closing = ("--token-file", str(tmp_path / "token")) if token else ()
+    with serving_shelf(settled.data, token) as client:
+        said = told(settled, str(client.base_url), *X86, *closing)
         url = "https://github.com/bentoml/openllm-models"
-        git(tmp_path, "clone", "--depth=1", "-b", "main", url, "clone", **environment)
+        git(tmp_path, "clone", "--depth=1", "-b", "main", url, "clone", **said)
+        compile_ = [sys.executable, "-m", "uv", "pip", "compile", "--no-header", "-q", "-"]
+        environment = {**os.environ, **said, "UV_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(
+            compile_, input="tiny-a\n", capture_output=True, text=True, check=False,
+            env=environment, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tiny-a==1.0" in done.stdout
+    assert said["HF_TOKEN"] == (token or "hubmirror")
     cloned = (tmp_path / "clone" / FOLDER / "bento.yaml").read_bytes()
     assert yaml.safe_load(cloned)["services"][0]["models"][0]["metadata"]["endpoint"] is None
     assert DAY.encode() in cloned

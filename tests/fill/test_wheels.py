@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -158,7 +158,21 @@ def test_a_mirror_is_an_index_for_another(
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"{client.base_url.join('/-/simple/')}")
         wheels = resolve(["tiny-b"], HOST)
         assert [wheel.pin for wheel in wheels] == ["tiny-a==2.0", "tiny-b==1.0"]
-        assert all(fetch(tmp_path / "fetched", wheel, _ignored) for wheel in wheels)
+        for wheel in wheels:
+            fetch(tmp_path / "fetched", wheel, _ignored)
+    assert missing(tmp_path / "fetched", wheels) == []
+
+
+def test_a_wheel_that_somebody_built(folder: Path, tmp_path: Path) -> None:
+    assert folder
+    with pytest.raises(ConfigError, match=r"tiny-own(.|\n)*build one .* --find-links"):
+        resolve(["tiny-own"], HOST)
+    built = make_wheel(tmp_path / "built", "tiny-own", requires=["tiny-a<2"])
+    wheels = resolve(["tiny-own"], HOST, find_links=tmp_path / "built")
+    assert [wheel.pin for wheel in wheels] == ["tiny-a==1.0", "tiny-own==1.0"]
+    for wheel in wheels:
+        fetch(tmp_path / "wheels", wheel, _ignored)
+    assert (tmp_path / "wheels" / built.name).read_bytes() == built.read_bytes()
 
 
 # Fetching
@@ -178,17 +192,20 @@ def test_a_wheel_is_fetched_once(wanted: WantedWheel, folder: Path, tmp_path: Pa
     counts: list[int] = []
     target = tmp_path / "data" / "wheels"
     assert missing(target, [wanted]) == [wanted]
-    assert fetch(target, wanted, counts.append)
+    fetch(target, wanted, counts.append)
     assert (target / wanted.filename).read_bytes() == (folder / wanted.filename).read_bytes()
     assert sum(counts) == wanted.size
-    assert not fetch(target, wanted, counts.append)
     assert missing(target, [wanted]) == []
 
 
-def test_a_wheel_that_is_cut_is_fetched_again(wanted: WantedWheel, tmp_path: Path) -> None:
-    (tmp_path / wanted.filename).write_bytes(b"PK")
+@pytest.mark.parametrize("change", [lambda body: body[:-1], lambda body: body[:-1] + b"x"])
+def test_a_wheel_that_is_not_what_it_was_is_missing(
+    wanted: WantedWheel, folder: Path, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    body = (folder / wanted.filename).read_bytes()
+    (tmp_path / wanted.filename).write_bytes(change(body))
     assert missing(tmp_path, [wanted]) == [wanted]
-    assert fetch(tmp_path, wanted, _ignored)
+    fetch(tmp_path, wanted, _ignored)
     assert sha256(tmp_path / wanted.filename) == wanted.sha256
 
 
@@ -207,7 +224,7 @@ def test_wrong_bytes_leave_what_was_there(wanted: WantedWheel, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9/x.whl", "{}/gone.whl", "file:///etc/hostname", "http://[/", "x"]
+    "url", ["http://127.0.0.1:9/x.whl", "{}/gone.whl", "file:///nowhere/x.whl", "http://[/", "x"]
 )
 def test_what_cannot_be_fetched(wanted: WantedWheel, tmp_path: Path, url: str) -> None:
     lost = replace(wanted, url=url.format(wanted.url.rpartition("/")[0]))

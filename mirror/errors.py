@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING
 from mirror.sizes import human
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mirror.repos import Repo
 
 
@@ -145,7 +147,7 @@ class RevisionIncompleteError(UnavailableError):
     """No complete revision answers: files are still missing from the folder.
 
     `brief` says how much is missing in a few words, for a table; `corrupt` whether some of it was
-    set aside.
+    set aside, or changed; `absent` why each file is not served, where that differs.
     """
 
     def __init__(
@@ -154,9 +156,11 @@ class RevisionIncompleteError(UnavailableError):
         brief: str = "its record is missing or damaged",
         *,
         corrupt: bool = False,
+        absent: Mapping[str, str] | None = None,
     ) -> None:
         self.brief = brief
         self.corrupt = corrupt
+        self.absent = absent or {}
         super().__init__(message)
 
 

@@ -53,6 +53,12 @@ def add(
     )
     home = options["store"] or data / "bentoml"
     tag = store.add(home, snapshot, spec.revision, form)
+    if snapshot.absent:
+        click.echo(
+            f"{len(snapshot.absent)} files that upstream has are not in this mirror, nor in the "
+            f"entry; the first is {next(iter(snapshot.absent))}.",
+            err=True,
+        )
     place.digests.close()
     click.echo(tag)
     start = snapshot.repo.repo_id if options["generation"] == "openllm-0.4" else tag

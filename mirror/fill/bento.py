@@ -20,14 +20,17 @@ from bentoml.models import ModelContext
 
 from mirror.errors import ConfigError
 from mirror.fill.blobs import share
+from mirror.fill.proof import digest
 from mirror.manifests import render_files
+from mirror.repos import RepoType
 from mirror.sources.bento import ORIGIN, entries
 from mirror.state import sync_folder, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from mirror.source import Snapshot
+    from mirror.sources.bento import Entry
 
 _LONGEST_NAME = 63  # BentoML's own (`bentoml._internal.tag`)
 BACKENDS = ("pt", "vllm", "ctranslate", "triton", "ggml")
@@ -41,24 +44,39 @@ class Form:
     module: str = ""
     api_version: str = "v1"
     backend: str = ""
+    is_free: bool = True
+    """Whether OpenLLM takes an entry of any other name as well."""
 
     @classmethod
     def of(cls, generation: str, repo_id: str, backend: str, name: str = "") -> Form:
         """`generation` is `openllm-0.4` or `openllm-0.5`; `name` replaces the derived one.
 
         0.4 asks for `{backend}-{name}` (`openllm_core.utils.normalise_model_name`), and compares
-        the label `backend`. 0.5 takes any tag, and ignores the rest.
+        the label `backend`. 0.5 takes any tag, and ignores the rest. Raises ConfigError for a
+        `name` that 0.4 would not ask for.
         """
         derived = repo_id.lower().replace("/", "--").replace("_", "-")
         if generation == "openllm-0.4":
+            if name:
+                raise ConfigError(
+                    "OpenLLM 0.4 makes the tag from the repo id, and looks for no other: --tag is "
+                    "for openllm-0.5."
+                )
             module = "openllm.serialisation.transformers"
-            return cls(name.lower() or f"{backend}-{derived}", module, "v2.1.0", backend)
+            return cls(f"{backend}-{derived}", module, "v2.1.0", backend, is_free=False)
         return cls(name.lower() or derived)
+
+    @property
+    def advice(self) -> str:
+        """What to do where the name cannot be had."""
+        if self.is_free:
+            return "Choose another with --tag, and give that one to OpenLLM."
+        return "OpenLLM 0.4 looks for no other: serve the model by 0.5, with --tag."
 
 
 def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
-    """Write an entry; its tag. Files are hard links where that can be. One that is there and holds
-    other files, since a pull has widened the revision, is replaced.
+    """Write an entry; its tag. Files are hard links where that can be. One that is there and is
+    not just so, since a pull has widened the revision or somebody changed it, is replaced.
 
     Raises ConfigError where the name is none, or belongs to another repository.
     """
@@ -70,22 +88,24 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
         )
     version = snapshot.commit_hash
     tag = f"{form.name}:{version}"
-    files = {path: stored.file for path, stored in snapshot.files.items()}
-    if any(entry.tag == tag and entry.files == files for entry in entries(home)):
-        return tag
+    labels = _labels(snapshot, form)
+    for entry in entries(home):
+        if entry.tag == tag and _is_so(entry, snapshot, revision, labels):
+            write_atomically(entry.folder.parent / "latest", version.encode())
+            return tag
     origin = {
         "repo_id": snapshot.repo.repo_id,
         "repo_type": snapshot.repo.repo_type.value,
         "revision": revision,
         "commit_hash": snapshot.commit_hash,
-        "files": render_files(files.values()),
+        "files": render_files(stored.file for stored in snapshot.files.values()),
     }
     with _staged(home) as staging:
         with bentoml.models.create(
             tag,
             module=form.module,
             api_version=form.api_version,
-            labels=_labels(snapshot, form),
+            labels=labels,
             metadata={"_revision": snapshot.commit_hash, ORIGIN: origin},
             signatures={},
             context=ModelContext(framework_name="transformers", framework_versions={}),
@@ -100,6 +120,22 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
                 raise ConfigError(f"{path} of {snapshot.repo} cannot be read.")
         _publish(home, folder, form.name, version)
     return tag
+
+
+def _is_so(entry: Entry, snapshot: Snapshot, revision: str, labels: Mapping[str, str]) -> bool:
+    """Whether an entry is what would be written; files that are no links to the mirror's are
+    read."""
+    files = {path: stored.file for path, stored in snapshot.files.items()}
+    told = (entry.files, entry.revision, dict(entry.labels)) == (files, revision, dict(labels))
+    return (
+        told
+        and not entry.changes()
+        and all(
+            (entry.folder / path).samefile(stored.location)
+            or digest(entry.folder / path, stored.file.etag, stored.file.size) == stored.file.etag
+            for path, stored in snapshot.files.items()
+        )
+    )
 
 
 def export(home: Path, tag: str, out: Path) -> Path:
@@ -137,16 +173,17 @@ def _check_name(home: Path, snapshot: Snapshot, form: Form) -> None:
     if len(form.name) > _LONGEST_NAME:
         raise ConfigError(
             f"{form.name} has {len(form.name)} characters, and BentoML takes {_LONGEST_NAME}. "
-            "Choose a shorter one with --tag, and give that one to OpenLLM."
+            f"{form.advice}"
         )
     with _bentoml(f"{form.name} is no tag that BentoML takes", "Choose another with --tag"):
         bentoml.Tag(form.name, snapshot.commit_hash)
     for entry in entries(home):
-        if entry.tag.partition(":")[0] == form.name and not entry.holds(snapshot.repo):
+        is_told = not entry.derived or snapshot.repo.repo_type is not RepoType.MODEL
+        if entry.tag.partition(":")[0] == form.name and is_told and not entry.holds(snapshot.repo):
             raise ConfigError(
                 f"The tag {form.name} is that of {entry.repo}, and would be that of "
                 f"{snapshot.repo} as well: BentoML's names keep neither the type, nor case, nor "
-                "every character. Choose another with --tag."
+                f"every character. {form.advice}"
             )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.errors import HubmirrorError
+from mirror.errors import HubmirrorError, RevisionIncompleteError
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
 from mirror.fill.proof import digest
 from mirror.manifests import ManifestError
@@ -101,6 +101,9 @@ class Verify:
                     for stored in snapshot.files.values():
                         location = Path(stored.location)
                         checks.append(Check(repo, stored.file, location, (commit,), _leave))
+            except RevisionIncompleteError as exc:
+                for path, reason in exc.absent.items():
+                    problems.append(Problem(repo, path, "missing", f"{path} {reason}."))
             except HubmirrorError as exc:
                 problems.append(Problem(repo, "", "unreadable", str(exc)))
         return problems + self._run(checks)

@@ -20,6 +20,7 @@ import yaml
 from mirror.errors import (
     RepositoryNotFoundError,
     RequestError,
+    RevisionIncompleteError,
     RevisionNotFoundError,
     UnavailableError,
 )
@@ -58,8 +59,22 @@ class Entry:
     created_at: datetime
     is_latest: bool
     derived: bool
+    labels: Mapping[str, str]
     files: Mapping[str, RepoFile] | None = None
     """What was written into the entry, where it says so itself."""
+
+    def changes(self) -> dict[str, str]:
+        """Of the files that were written into it, those that are not as they were, and why."""
+        changed = {}
+        for path, file in (self.files or {}).items():
+            try:
+                found = (self.folder / path).lstat()
+            except (FileNotFoundError, NotADirectoryError):
+                changed[path] = "is missing"
+                continue
+            if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
+                changed[path] = "was changed"
+        return changed
 
     def holds(self, repo: Repo, revision: str = "") -> bool:
         """Whether it is of the repository, and of the revision where one is given."""
@@ -100,10 +115,14 @@ class BentoStore:
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
         entries = self._of(repo)
         commit = find_commit(revision, self.refs(repo), self.commits(repo))
+        damage = None
         for entry in entries:
             if commit is not None and self._commit(entry) == commit:
-                return self._read(entry)
-        raise RevisionNotFoundError(repo, revision)
+                try:
+                    return self._read(entry)
+                except RevisionIncompleteError as exc:
+                    damage = exc  # another generation's entry of the commit may be whole
+        raise damage or RevisionNotFoundError(repo, revision)
 
     def stamp(self, repo: Repo) -> Hashable:
         return tuple((entry.tag, entry.folder.stat().st_mtime_ns) for entry in self._of(repo))
@@ -138,7 +157,7 @@ class BentoStore:
             found = (
                 PlainFiles.read(entry.folder, str(entry.repo), self._digests, ("model.yaml",))
                 if entry.files is None
-                else _listed(entry, entry.files)
+                else _as_written(entry, entry.files)
             )
         except OSError as exc:
             raise UnavailableError(f"{entry.repo} cannot be read: {exc.strerror}.") from exc
@@ -162,21 +181,21 @@ def entries(home: Path) -> list[Entry]:
     return [entry for entry in found if entry is not None]
 
 
-def _listed(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
-    """The files that an entry lists, as far as they are here with their sizes."""
-    stored, absent = {}, {}
-    for path, file in files.items():
-        location = entry.folder / path
-        try:
-            found = location.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            absent[path] = f"It is missing from the Bento store's entry {entry.tag}."
-            continue
-        if stat.S_ISREG(found.st_mode) and found.st_size == file.size:
-            stored[path] = StoredFile(file, str(location))
-        else:
-            absent[path] = f"It was changed in the Bento store's entry {entry.tag}."
-    return PlainFiles(stored, absent, entry.created_at)
+def _as_written(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
+    """The files that were written into an entry. Raises RevisionIncompleteError where any is not as
+    it was."""
+    if changed := entry.changes():
+        path = next(iter(changed))
+        raise RevisionIncompleteError(
+            f"{entry.repo} at {entry.commit_hash} cannot be served: {path} {changed[path]} in the "
+            f"Bento store's entry {entry.tag}. Ask the mirror's operator to write it anew, by "
+            "`hubmirror bento add`.",
+            brief=f"{len(changed)} of {len(files)} files changed in the entry {entry.tag}",
+            corrupt=True,
+            absent=changed,
+        )
+    stored = {path: StoredFile(file, str(entry.folder / path)) for path, file in files.items()}
+    return PlainFiles(stored, {}, entry.created_at)
 
 
 def _versions(folder: Path) -> list[str]:
@@ -206,6 +225,7 @@ def _entry(models: Path, name: str, version: str) -> Entry | None:
         created_at=_moment(told.get("creation_time")),
         is_latest=_latest(models / name) == version,
         derived=derived,
+        labels=_table(told, "labels"),
         files=_files(origin.get("files")),
     )
 

@@ -34,7 +34,7 @@ from tests.folders import (
 pytest.importorskip("bentoml", reason="BentoML is not installed in this environment")
 
 import bentoml
-from bentoml._internal.models import ModelStore
+from bentoml._internal.models import ModelContext, ModelStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # BentoML's own
 
@@ -178,12 +178,64 @@ def test_an_entry_grows_with_its_revision(data: Path, home: Path) -> None:
     assert is_clean(home)
 
 
+@pytest.mark.parametrize("change", ["gone", "longer", "same size"])
+def test_an_entry_that_was_changed_is_written_again(data: Path, home: Path, change: str) -> None:
+    bento(data, "add", "Org/Model")
+    weights = Path(get(home).path) / WEIGHTS
+    weights.unlink()
+    if change != "gone":
+        size = len(FILES[WEIGHTS]) + (change == "longer")
+        write(weights, size * b"x")
+    bento(data, "add", "Org/Model")
+    assert files(Path(get(home).path)) == FILES
+    assert is_clean(home)
+
+
+def test_an_entry_of_another_revision_or_backend_is_written_again(data: Path, home: Path) -> None:
+    tag = bento(data, "add", f"Org/Model@{COMMIT}")
+    bento(data, "add", "Org/Model")
+    model: Any = get(home, tag)
+    assert model.info.metadata["hubmirror"]["revision"] == "main"
+
+
+def test_an_entry_of_a_part_says_so(data: Path) -> None:
+    part = Content({"config.json": b"{}"}, OLDER)
+    make_managed(data / "hub", part, left_out={"w.bin": entry("w.bin", b"w")})
+    said = hubmirror(data, "bento", "add", f"Org/Model@{OLDER}").stderr
+    assert "1 files that upstream has are not in this mirror" in said
+    assert "the first is w.bin" in said
+
+
+def test_an_entry_that_openllm_imported_stands_in_nobodys_way(data: Path, home: Path) -> None:
+    """Its true repository may be any that falls on the tag."""
+    make_managed(data / "hub", Content(repo=Repo.parse("Org/My_Model")))
+    store = ModelStore(home / "models")
+    (home / "models").mkdir(parents=True)
+    with bentoml.models.create(f"pt-org--my-model:{OLDER}", _model_store=store, module="m",
+                               context=ModelContext("x", {}), signatures={}):  # fmt: skip
+        pass
+    tag = bento(data, "add", "Org/My_Model", "--for", "openllm-0.4", "--backend", "pt")
+    assert tags(home) == sorted([tag, f"pt-org--my-model:{OLDER}"])
+
+
+def test_openllm_0_4_looks_for_no_other_name(data: Path, home: Path) -> None:
+    words = ("--for", "openllm-0.4", "--backend", "pt")
+    said = bento(data, "add", "Org/Model", *words, "--tag", "short", status=1)
+    assert "--tag is for openllm-0.5" in said
+    make_managed(data / "hub", Content(repo=LONG))
+    said = bento(data, "add", str(LONG), *words, status=1)
+    assert "has 68 characters, and BentoML takes 63" in said
+    assert "serve the model by 0.5" in said
+    assert not home.exists()
+
+
 def test_latest_is_what_was_added_last(data: Path, home: Path) -> None:
     make_managed(data / "hub", Content({"config.json": b"{}"}, OLDER), refs=("refs/tags/v1",))
     bento(data, "add", "Org/Model@v1")
     assert str(get(home, "org--model").tag) == f"org--model:{OLDER}"
-    bento(data, "add", "Org/Model")
-    assert str(get(home, "org--model").tag) == TAG
+    for revision, tag in (("main", TAG), ("v1", f"org--model:{OLDER}"), ("main", TAG)):
+        bento(data, "add", f"Org/Model@{revision}")
+        assert str(get(home, "org--model").tag) == tag
     assert tags(home) == sorted([TAG, f"org--model:{OLDER}"])
 
 

@@ -19,6 +19,7 @@ from mirror.errors import (
     BlobUnreadableError,
     EntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionIncompleteError,
     RevisionNotFoundError,
     UnavailableError,
 )
@@ -241,16 +242,22 @@ def test_a_file_that_changed_its_size_is_not_served(home: Path, store: BentoStor
     (folder / "config.json").mkdir()
     shutil.rmtree(folder / "sub dir")
     write(folder / "sub dir", b"")
-    snapshot = store.snapshot(MODEL, "main")
-    assert snapshot.files == {}
-    words = {path: "changed" if "changed" in why else "missing" if "missing" in why else why
-             for path, why in snapshot.absent.items()}  # fmt: skip
-    assert words == {
-        "model.safetensors": "changed", "README.md": "missing", "empty.txt": "changed",
-        "config.json": "changed", "sub dir/deep/\u00fcn\u00ef#100%+?.txt": "missing",
+    with pytest.raises(RevisionIncompleteError, match=r"Bento store's entry org--model:") as raised:
+        store.snapshot(MODEL, "main")
+    assert raised.value.absent == {
+        "model.safetensors": "was changed", "README.md": "is missing", "empty.txt": "was changed",
+        "config.json": "was changed", "sub dir/deep/\u00fcn\u00ef#100%+?.txt": "is missing",
     }  # fmt: skip
-    with pytest.raises(EntryNotFoundError, match=r"changed in the Bento store's entry org--model:"):
-        snapshot.find("model.safetensors")
+    assert "corrupt" in run(home, "ls")
+
+
+def test_another_entry_of_the_commit_answers_for_a_changed_one(
+    home: Path, store: BentoStore
+) -> None:
+    changed = make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    make_entry(home, f"vllm-org--model:{COMMIT}", metadata=added())
+    write(changed / "config.json", b"changed")
+    assert "vllm-" in store.snapshot(MODEL, "main").find("config.json").location
 
 
 def test_a_file_that_changes_after_a_look_is_not_sent(home: Path, digests: Digests) -> None:
@@ -313,7 +320,9 @@ def test_a_list_of_many_files_is_read_to_its_end(home: Path, store: BentoStore) 
     folder = make_entry(home, f"org--data:{COMMIT}", Content({}), metadata=added(content))
     assert (folder / "model.yaml").stat().st_size > 1_000_000
     assert store.repos() == [content.repo]
-    assert len(store.snapshot(content.repo, "main").absent) == 5000
+    with pytest.raises(RevisionIncompleteError) as raised:
+        store.snapshot(content.repo, "main")
+    assert len(raised.value.absent) == 5000
 
 
 def test_text_that_is_nested_without_end_ends_no_server(home: Path) -> None:
@@ -472,13 +481,14 @@ def test_verify_reads_a_store(home: Path) -> None:
     assert "All is as it should be" in run(home, "verify")
     size = len(FILES["model.safetensors"])
     write(folder / "model.safetensors", size * b"x")
+    said = run(home, "verify", status=1)
+    assert "corrupt Org/Model model.safetensors" in said
     write(folder / "config.json", b"")
     (folder / "README.md").unlink()
     said = run(home, "verify", status=1)
-    assert "corrupt Org/Model model.safetensors" in said
-    assert "missing Org/Model It was changed in the Bento store's entry" in said
-    assert "missing Org/Model It is missing from the Bento store's entry" in said
-    assert "3 problems." in said
+    assert "missing Org/Model config.json was changed." in said
+    assert "missing Org/Model README.md is missing." in said
+    assert "2 problems." in said
     assert (folder / "model.safetensors").stat().st_size == size  # it is not ours to change
 
 
@@ -576,9 +586,9 @@ def test_a_changed_file_is_said_to_be(home: Path, store: BentoStore, serve: Serv
     folder = make_entry(home, f"org--model:{COMMIT}", metadata=added())
     write(folder / "config.json", b"changed")
     answer = serve(store).get("/Org/Model/resolve/main/config.json")
-    assert answer.status_code == 404
-    assert "changed in the Bento store's entry" in answer.json()["error"]
-    assert "x-repo-commit" not in answer.headers
+    assert answer.status_code == 503
+    assert "config.json was changed in the Bento store's entry" in answer.json()["error"]
+    assert "bento add" in answer.json()["error"]
 
 
 def test_a_time_in_the_listing(home: Path, store: BentoStore, serve: Serve) -> None:

@@ -20,15 +20,20 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _folder = click.Path(path_type=Path)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command()
 @click.argument("destination", metavar="HOST:/PATH")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- RSYNC OPTIONS]")
 @settings("data")
 @click.option("--delete", is_flag=True, help="Remove there what is not here any more.")
 def push(destination: str, options: tuple[str, ...], data: Path, *, delete: bool, **_: Any) -> None:
     """Copy the data folder by rsync, in the order that readers need; run again, it goes on."""
-    more = options or (("--info=progress2",) if sys.stdout.isatty() else ())
-    push_folder(data, destination, delete=delete, options=more, told=click.echo)
+    if options and not options[0].startswith("-"):
+        raise ConfigError(
+            f"{options[0]!r} is no option of rsync. One place is copied to at a time."
+        )
+    progress = ("--info=progress2",) if sys.stdout.isatty() else ()
+    options = (*progress, *options)
+    push_folder(data, destination, delete=delete, options=options, told=click.echo)
 
 
 @click.group()

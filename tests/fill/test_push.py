@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +110,73 @@ def test_a_new_revision_costs_what_changed(data: Path, site: Path) -> None:
     assert _kinds(names)[-1] == "refs"
 
 
+def test_a_ref_that_moves_within_a_second_arrives(data: Path, site: Path) -> None:
+    hubmirror(data, "push", str(site))
+    ref = repo_dir(data / "hub") / "refs" / "main"
+    before = ref.stat()
+    ref.write_text("f" * 40)
+    os.utime(ref, ns=(before.st_atime_ns, before.st_mtime_ns))
+    hubmirror(data, "push", str(site))
+    assert (repo_dir(site / "hub") / "refs" / "main").read_text() == "f" * 40
+
+
+def test_a_folder_that_lies_elsewhere_is_followed(data: Path, site: Path) -> None:
+    (data / "hub").rename(data.parent / "disk")
+    (data / "hub").symlink_to("../disk")
+    hubmirror(data, "push", str(site))
+    assert not (site / "hub").is_symlink()
+    assert "All is as it should be." in hubmirror(site, "verify").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["--bwlimit=50m", "{site}"], 2, "No such option"),
+        (["--", "-n"], 1, "is no place to copy to"),
+        (["{site}", "other"], 1, "is no option of rsync"),
+        (["{data}/sub"], 1, "lies in the data folder itself"),
+    ],
+)
+def test_a_copy_that_cannot_be_meant(
+    data: Path, site: Path, words: list[str], status: int, told: str
+) -> None:
+    write(site / "theirs", b"x")
+    before = names_below(data)
+    said = [word.format(data=data, site=site) for word in words]
+    assert told in hubmirror(data, "push", *said, status=status).output
+    assert names_below(data) == before
+
+
+def test_an_empty_folder_empties_no_other(data: Path, site: Path, tmp_path: Path) -> None:
+    hubmirror(data, "push", str(site))
+    before = names_below(site)
+    (tmp_path / "unmounted" / "hub").mkdir(parents=True)
+    said = hubmirror(tmp_path / "unmounted", "push", "--delete", str(site), status=1).output
+    assert "is its disk mounted?" in said
+    assert names_below(site) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(0, 24), (2, 24), (2, 23), (3, 23)])
+def test_what_rsync_says_at_each_step(
+    data: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """Files that vanish are temporary ones of a pull; what fails before the refs is not seen."""
+    rsync = tmp_path / "bin" / "rsync"
+    write(
+        rsync,
+        f"""#!/bin/sh
+n=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/n
+{shutil.which("rsync")} "$@"; [ $n = {number} ] && exit {code}; exit 0
+""".encode(),
+    )
+    rsync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    said = hubmirror(data, "push", str(site), status=0 if code == 24 else 1).output
+    assert ("vanished" in said) is (code == 24)
+    assert ("Nothing that readers saw" in said) is (code == 23 and number < 3)
+    assert (names_below(site) == names_below(data)) is (code == 24 or number == 3)
+
+
 def test_nothing_is_removed_unless_it_is_asked_for(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     before = names_below(site)
@@ -160,13 +228,13 @@ def test_a_blob_that_was_set_aside_comes_again(data: Path, site: Path) -> None:
     ("destination", "said"),
     [
         ("nowhere/at/all", "cannot be written there"),
-        ("localhost.invalid:/srv", "rsync failed while it copied files"),
+        ("localhost.invalid:/srv", "rsync failed at files: ssh failed"),
     ],
 )
 def test_a_failure_names_its_cause(data: Path, destination: str, said: str) -> None:
     output = hubmirror(data, "push", destination, status=1).output
     assert said in output
-    assert "run the same command again" in output
+    assert "Run the same command again" in output
 
 
 def test_without_rsync_the_next_step_is_named(

@@ -29,7 +29,7 @@ _SEEN = ("refs", "removals of revisions", "removals of files")
 _CAUSES = {
     10: "the connection failed",
     11: "a file cannot be written there, or the disk is full",
-    12: "the other side ended it: is rsync installed there, and is its disk full?",
+    12: "the other side ended it (is rsync installed there, and is its disk full?)",
     20: "it was interrupted",
     23: "some files could not be copied",
     30: "the other side did not answer in time",

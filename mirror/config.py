@@ -60,6 +60,7 @@ SETTINGS = {
     for setting in (
         Setting("data", "The folder to serve; its hub/ is a managed cache.", Path, DEFAULT_DATA),
         Setting("state", "The folder for derived facts [default: .hubmirror in data].", Path),
+        Setting("upstream", "The hub to pull from [default: HF_ENDPOINT].", table="pull"),
         Setting("host", "The address to listen on.", str, "127.0.0.1"),
         Setting("port", "The port to listen on; 0 takes a free one.", int, 8400),
         Setting(
@@ -98,7 +99,7 @@ SETTINGS = {
     )
 }
 
-TABLES = ("serve", "xet")
+TABLES = ("serve", "xet", "pull")
 
 KINDS = {
     "managed": "an HF cache that pull fills: complete revisions only",

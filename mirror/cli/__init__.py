@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -15,11 +17,11 @@ _COMMANDS = {
     "serve": "serve:serve",
     "ls": "look:ls",
     "demo": "serve:demo",
-    "pull": "fill:pull",
-    "verify": "fill:verify",
-    "adopt": "fill:adopt",
-    "rm": "fill:rm",
-    "gc": "fill:gc",
+    "pull": "pull:pull",
+    "verify": "keep:verify",
+    "adopt": "keep:adopt",
+    "rm": "keep:rm",
+    "gc": "keep:gc",
     "push": "carry:push",
     "bundle": "carry:bundle",
     "bento": "bento:bento",
@@ -29,13 +31,22 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Shows our own errors as one line, without a traceback."""
+    """Shows our own errors, and those of disks, as one line, without a traceback. An interrupt ends
+    the process at once: threads may be at work, and what they do can be cut anywhere."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except HubmirrorError as exc:
             raise click.ClickException(str(exc)) from exc
+        except OSError as exc:
+            if exc.filename is None:  # a closed pipe, which click knows
+                raise
+            raise click.ClickException(f"{exc.filename}: {exc.strerror}.") from exc
+        except KeyboardInterrupt:
+            click.echo("Interrupted. The same command goes on where it was.", err=True)
+            sys.stdout.flush()
+            os._exit(130)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

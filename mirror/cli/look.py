@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_WIDE = 1000  # for programs, which want a row on a line
+
+
 @click.command()
 @settings(*PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -33,7 +37,7 @@ def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: boo
         for row in rows:
             click.echo(orjson.dumps(_plain(row)))
         return
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     if rows:
         console.print(_table(rows))
     else:

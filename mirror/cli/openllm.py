@@ -41,12 +41,11 @@ def openllm() -> None:
 
 @openllm.command()
 @click.argument("models", nargs=-1, metavar="[MODEL…]")
-@settings("data")
+@settings("data", "upstream")
 @click.option(
     "--repository", default=DEFAULT, show_default=True, help="A model repository: URL or path."
 )
 @click.option("--branch", "branches", multiple=True, default=BRANCHES, show_default=True)
-@click.option("--upstream", envvar="HUBMIRROR_UPSTREAM", help="The hub [default: HF_ENDPOINT].")
 @click.option("--glibc", default="2.28", show_default=True, help="Of the GPU hosts.")
 @click.option("--machine", default="x86_64", show_default=True, help="Of the GPU hosts.")
 @click.option("--constraint", "constraints", multiple=True, help="Of the wheels: PACKAGE<VERSION.")

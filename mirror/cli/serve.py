@@ -70,7 +70,8 @@ def serve(
         _greet(place, listener, plan)
     else:
         _log_start(place, listener)
-    run(replace(plan, state=place.state.folder), place, listener)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped, and raises it again
+        run(replace(plan, state=place.state.folder), place, listener)
 
 
 @click.command()

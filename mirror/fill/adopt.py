@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 class Adopt:
     """One run of `hubmirror adopt`."""
 
-    def __init__(self, cache: Cache, report: Report) -> None:
+    def __init__(self, cache: Cache, report: Report, *, as_whole: bool = False) -> None:
+        """With `as_whole`, a revision is taken as whole where nobody knows what it lacks."""
         self._cache = cache
         self._report = report
+        self._as_whole = as_whole
 
     def run(self, source: Source, repos: Sequence[Repo]) -> list[str]:
         """Adopt every revision of the repositories that is whole; what failed, in words."""
@@ -59,16 +61,15 @@ class Adopt:
         named = [name for name, target in source.refs(repo).items() if target == commit]
         # One that a pull has moved on, or that points here already, stays.
         refs = tuple(name for name in named if folder.points_to(name) in ("", commit))
+        size = used_storage(stored.file for stored in snapshot.files.values())
         if folder.record(commit).exists():
+            told = RevisionDone(repo, commit, "managed already", len(snapshot.files), size)
+            self._report(told)
             return
         with self._cache.lock(repo, lambda: None):
             for stored in snapshot.files.values():
                 self._take(repo, stored)
-            if not snapshot.whole or snapshot.absent:
-                raise ConfigError(
-                    f"it is not whole. The {len(snapshot.files)} files that are there were taken; "
-                    f"`hubmirror pull {repo}@{commit}` fetches the rest, and makes it visible."
-                )
+            self._check(snapshot)
             files = {path: stored.file for path, stored in snapshot.files.items()}
             record = Record(
                 repo=repo,
@@ -80,8 +81,25 @@ class Adopt:
                 info=snapshot.info,
             )
             publish(self._cache.root, record)
-        size = used_storage(files.values())
         self._report(RevisionDone(repo, commit, "adopted", len(files), size))
+
+    def _check(self, snapshot: Snapshot) -> None:
+        """Raises ConfigError where files are missing, or may be; those that are there were taken,
+        so that a pull needs to fetch the rest alone."""
+        pull = f"`hubmirror pull {snapshot.repo}@{snapshot.commit_hash}`"
+        taken = f"The {len(snapshot.files)} files that are there were taken"
+        if snapshot.absent:
+            path, reason = next(iter(snapshot.absent.items()))
+            raise ConfigError(
+                f"it is not whole: {path} is not there, and {len(snapshot.absent) - 1} others. "
+                f"{reason} {taken}; {pull} fetches the rest, and makes it visible."
+            )
+        if not snapshot.whole and not self._as_whole:
+            raise ConfigError(
+                f"nobody here knows whether it is whole. {taken}. If they are all, run it again "
+                "with --as-whole (any other will be told not to exist); where there is a network, "
+                f"{pull} makes sure, and makes it visible."
+            )
 
     def _take(self, repo: Repo, stored: StoredFile) -> None:
         """Prove a file, and give it its blob's name."""

@@ -98,6 +98,7 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
         "repo_type": snapshot.repo.repo_type.value,
         "revision": revision,
         "commit_hash": snapshot.commit_hash,
+        "whole": snapshot.whole and not snapshot.absent,
         "files": render_files(stored.file for stored in snapshot.files.values()),
     }
     with _staged(home) as staging:

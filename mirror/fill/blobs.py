@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from mirror.errors import CorruptBlobError
 from mirror.fill.proof import digest, no_progress
 from mirror.repos import Repo
-from mirror.sources.layout import WORKSHOP, RepoDir
+from mirror.sources.layout import WORKSHOP, RepoDir, identity
 from mirror.state import sync_folder, try_lock
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ class Cache:
         return self.workshop / "staging" / repo.folder_name
 
     def identity(self) -> str:
-        """A name for this cache, invented when it is first asked for."""
-        file = self.workshop / "id"
-        with contextlib.suppress(FileNotFoundError):
-            return file.read_text().strip()
-        self.workshop.mkdir(exist_ok=True)
-        with contextlib.suppress(FileExistsError), file.open("x") as opened:
-            opened.write(uuid.uuid4().hex)
-        return file.read_text().strip()
+        """A name for this cache, invented when it is first asked for, and again in a copy."""
+        if not identity(self.root):
+            self.workshop.mkdir(exist_ok=True)
+            temporary = self.workshop / f".id.{uuid.uuid4().hex[:8]}"
+            with temporary.open("x") as opened:
+                opened.write(f"{uuid.uuid4().hex} {os.fstat(opened.fileno()).st_ino}")
+            temporary.replace(self.workshop / "id")
+        return identity(self.root)
 
     def folder(self, repo: Repo) -> RepoDir:
         """The repository's folder, in the case in which it is here already."""
@@ -77,11 +77,12 @@ class Cache:
         return RepoDir(self.root, repo, exact)
 
     def folders(self) -> list[RepoDir]:
-        """All managed repositories, in the order of their names."""
+        """All repositories, in the order of their names; those without a record too, whose first
+        pull was not finished, or which are arriving."""
         found = []
         for name in sorted(os.listdir(self.root)):
             repo = Repo.from_folder_name(name)
-            if repo is not None and (self.root / name / "hubmirror").is_dir():
+            if repo is not None and (self.root / name).is_dir():
                 found.append(RepoDir(self.root, repo, self.root / name))
         return found
 
@@ -136,7 +137,8 @@ class Cache:
             raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")
         descriptor = os.open(staged, os.O_RDONLY)
         try:
-            os.fchmod(descriptor, 0o644)
+            if os.fstat(descriptor).st_nlink == 1:  # else it is somebody's own file as well
+                os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -147,14 +149,14 @@ class Cache:
 
     def link_twin(self, folder: RepoDir, file: RepoFile) -> bool:
         """Take the blob from another managed repository, where one has it."""
-        twin = self._twin(file)
+        twin = self.twin(file)
         if twin is None:
             return False
         folder.blobs.mkdir(parents=True, exist_ok=True)
         return share(twin, folder.blobs / file.etag)
 
-    def _twin(self, file: RepoFile) -> Path | None:
-        """A blob of the same name, which was proven when it got it."""
+    def twin(self, file: RepoFile) -> Path | None:
+        """A blob of the same name anywhere in the cache, which was proven when it got it."""
         with self._lock:
             if not self._index:
                 for one in self.folders():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from huggingface_hub import scan_cache_dir
 
-from mirror.fill.remove import Waste, remove_entry
+from mirror.fill.remove import Waste, is_old, remove_entry
 from mirror.repos import find_commit
 from mirror.sources.bento import BentoStore
 from mirror.sources.hf_cache import HfCache
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 
     from mirror.repos import Repo
     from mirror.source import Source
-
-_LONG_AGO = 24 * 3600.0
-"""Seconds after which what is under way is abandoned: clients write to it all the time."""
 
 
 def remove_from(source: Source, repo: Repo, revision: str) -> int | None:
@@ -66,7 +62,7 @@ def abandoned_in(source: Source) -> Iterator[Waste]:
             yield from _stray(source.root, repo)
     elif isinstance(source, BentoStore) and source.home.is_dir():
         for path in source.home.glob(".hubmirror-*"):
-            if _is_old(path):
+            if is_old(path):
                 size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
                 yield Waste("an unfinished entry of the Bento store", size, path)
 
@@ -79,10 +75,6 @@ def _stray(root: Path, repo: Repo) -> Iterator[Waste]:
     links = (snapshots / path for path in files_below(str(snapshots)))
     linked = {link.readlink().name for link in links if link.is_symlink()}
     for path in sorted(folder.blobs.iterdir()):
-        if path.name not in linked and _is_old(path):
+        if path.name not in linked and is_old(path):
             text = f"{repo}: blob {path.name[:12]} belongs to no snapshot"
             yield Waste(text, path.lstat().st_size, path)
-
-
-def _is_old(path: Path) -> bool:
-    return time.time() - path.lstat().st_mtime > _LONG_AGO

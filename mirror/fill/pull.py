@@ -70,13 +70,13 @@ class Plan:
 
     @property
     def missing_size(self) -> int:
-        """Bytes to fetch; files of the same content once."""
+        """Bytes that are not here; files of the same content once."""
         return used_storage(self.missing)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run did. `needs` are repositories that what was pulled names and that are not here."""
+    """What a run did. `needs` are repositories that what was pulled names, here or not."""
 
     done: list[Plan] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -101,21 +101,33 @@ class Pull:
                 f"{self._upstream.endpoint} is this mirror itself. "
                 "Name another hub with --upstream."
             )
-        with ThreadPoolExecutor(_QUESTIONS, "questions") as pool:
+        with _threads(_QUESTIONS, "questions") as pool:
             planned = list(pool.map(self._try_plan, specs))
         return [plan for plan in planned if plan is not None]
+
+    def holds(self, repo: Repo) -> bool:
+        """Whether a revision of the repository is here as a whole."""
+        folder = self._cache.folder(repo)
+        records = (_read_record(folder, commit) for commit in folder.recorded_commits())
+        return any(record and not _missing(self._cache, folder, record) for record in records)
+
+    def to_fetch(self, plans: Sequence[Plan]) -> dict[str, int]:
+        """What must come from upstream, by etag, in bytes: each content once, and none that another
+        repository has."""
+        missing = {file.etag: file for plan in plans for file in plan.missing}
+        return {etag: one.size for etag, one in missing.items() if not self._cache.twin(one)}
 
     def run(self, plans: Sequence[Plan]) -> Outcome:
         """Fetch and publish; nothing at all where the disk is too small."""
         outcome = Outcome(failed=self._failed)
-        if problem := self._lack_of_space(plans):
+        if problem := self.lack_of_space(plans):
             self._fail(problem)
             return outcome
-        files = sum(len(plan.missing) for plan in plans)
-        self._report(Planned(files, sum(plan.missing_size for plan in plans)))
+        wanted = self.to_fetch(plans)
+        self._report(Planned(len(wanted), sum(wanted.values())))
         with (
-            ThreadPoolExecutor(_TRANSFERS, "transfers") as transfers,
-            ThreadPoolExecutor(_QUESTIONS, "revisions") as revisions,
+            _threads(_TRANSFERS, "transfers") as transfers,
+            _threads(_QUESTIONS, "revisions") as revisions,
         ):
             done = revisions.map(lambda plan: self._try_fill(plan, transfers), plans)
             outcome.done = [plan for plan in done if plan is not None]
@@ -131,6 +143,9 @@ class Pull:
 
     def _plan(self, spec: RepoSpec) -> Plan:
         head = self._upstream.head(spec.repo, spec.revision)
+        if str(head.repo).lower() != str(spec.repo).lower():
+            called = f"{spec.repo} is called {head.repo} upstream, and is kept under that name."
+            self._note("warning", f"{called} Clients that ask for the old one do not find it.")
         folder = self._cache.folder(head.repo)
         head = replace(head, repo=folder.repo)
         known = _read_record(folder, head.commit_hash)
@@ -141,7 +156,8 @@ class Pull:
         filters = Filters(spec.include, spec.exclude)
         wanted = {path: file for path, file in files.items() if path in pinned or filters(path)}
         if not wanted:
-            raise UpstreamError(f"No file of {head.repo} passes the filters. Nothing is pulled.")
+            cause = "passes the filters" if files else "is on the hub: the repository is empty"
+            raise UpstreamError(f"No file of {head.repo} {cause}. Nothing is pulled.")
         refs = self._refs(folder, known, head, spec.revision)
         record = Record(
             repo=head.repo,
@@ -178,9 +194,13 @@ class Pull:
         name = self._upstream.ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
 
-    def _lack_of_space(self, plans: Sequence[Plan]) -> str:
+    def lack_of_space(self, plans: Sequence[Plan]) -> str:
         """What to tell of a disk that is too small; empty where it will do."""
-        wanted = sum(plan.missing_size for plan in plans)
+        wanted = sum(self.to_fetch(plans).values())
+        for repo in {plan.record.repo for plan in plans if plan.missing}:
+            with self._cache.try_lock(repo.folder_name) as is_free:
+                if is_free:
+                    self._forget_partial(repo)
         free = shutil.disk_usage(self._cache.root).free
         if not wanted or wanted + _KEPT_FREE <= free:
             return ""
@@ -212,7 +232,10 @@ class Pull:
                 "new ones until their cache of it is removed.",
             )
         waiting = f"Another pull works on {repo}; waiting for it."
-        with self._cache.lock(repo, lambda: self._note("info", waiting)):
+        with (
+            self._turn(str(repo).lower()),
+            self._cache.lock(repo, lambda: self._note("info", waiting)),
+        ):
             folder = self._cache.folder(repo)
             record = _merged(folder, record, plan.spec.revision)
             self._forget_partial(repo)
@@ -271,10 +294,11 @@ class Pull:
                 return
 
     @contextlib.contextmanager
-    def _turn(self, etag: str) -> Iterator[None]:
-        """One at a time for one content, so that the second finds what the first brought."""
+    def _turn(self, name: str) -> Iterator[None]:
+        """One at a time for one content, so that the second finds what the first brought; and for
+        one repository."""
         with self._guard:
-            turn = self._wanted_here.setdefault(etag, threading.Lock())
+            turn = self._wanted_here.setdefault(name, threading.Lock())
         with turn:
             yield
 
@@ -284,7 +308,7 @@ class Pull:
             folder = self._cache.folder(plan.record.repo)
             for need in needs(plan.record.repo, partial(_read, folder, plan.record)):
                 key = f"{need.repo}".lower()
-                if key not in asked and not self._cache.folder(need.repo).recorded():
+                if key not in asked:
                     asked.add(key)
                     yield need
 
@@ -299,6 +323,18 @@ class Pull:
     def _fail(self, text: str) -> None:
         self._failed.append(text)
         self._note("error", text)
+
+
+@contextlib.contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are waited for, unless something ends the run: then the process is to end."""
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _read_record(folder: RepoDir, commit_hash: str) -> Record | None:
@@ -374,7 +410,7 @@ def _is_linked(folder: RepoDir, record: Record) -> bool:
     snapshot = folder.snapshot(record.commit_hash)
     return (
         all(folder.points_to(name) == record.commit_hash for name in record.refs)
-        and folder.tree(record.commit_hash).is_file()
+        and set(folder.read_tree(record.commit_hash) or ()) == set(record.files)
         and all(
             _leads_to_blob(folder, snapshot / path, file) for path, file in record.files.items()
         )

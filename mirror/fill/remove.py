@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from operator import attrgetter
@@ -18,7 +19,7 @@ from mirror.sources.bento import entries
 from mirror.state import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from mirror.config import RepoSpec
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from mirror.manifests import Record
     from mirror.sources.bento import Entry
     from mirror.sources.layout import RepoDir
+
+
+_LONG_AGO = 24 * 3600.0
+"""Seconds after which what is under way is abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +44,28 @@ class Waste:
     folder: RepoDir | None = None
 
 
-def remove_repo(cache: Cache, folder: RepoDir) -> int:
-    """Remove a repository at once, for readers; the bytes that it had."""
-    with cache.lock(folder.repo, _wait):
+def remove_repo(cache: Cache, folder: RepoDir, waiting: Callable[[], None]) -> int:
+    """Remove a repository at once, for readers; the bytes that it had. `waiting` is called where a
+    pull works on it."""
+    with cache.lock(folder.repo, waiting):
         return _remove_folder(cache, folder)
 
 
-def remove_revision(cache: Cache, folder: RepoDir, revision: str) -> int:
-    """Remove one revision, its refs, and the blobs that no other one wants; bytes of those.
+def remove_revision(
+    cache: Cache, folder: RepoDir, revision: str, waiting: Callable[[], None]
+) -> int:
+    """The same for one revision, its refs, and the blobs that no other one wants; bytes of those.
 
     Raises RevisionNotFoundError.
     """
-    with cache.lock(folder.repo, _wait):
+    with cache.lock(folder.repo, waiting):
         refs = folder.refs()
         commit = find_commit(revision, refs, folder.recorded_commits())
         if commit is None:
             raise RevisionNotFoundError(folder.repo, revision)
         if folder.recorded_commits() == [commit]:
             return _remove_folder(cache, folder)
-        _forget(folder, commit)
-        return sum(discard(waste) for waste in _stray_blobs(folder))
+        return _forget(folder, commit)
 
 
 def _remove_folder(cache: Cache, folder: RepoDir) -> int:
@@ -88,15 +95,40 @@ def remove_entry(home: Path, entry: Entry) -> int:
     return size
 
 
-def _forget(folder: RepoDir, commit: str) -> None:
+def _forget(folder: RepoDir, commit: str) -> int:
     """Take a revision's refs, record, list and links away, in the order in which it vanishes
-    whole."""
+    whole, and then its own blobs; the bytes of those."""
+    own = _own_blobs(folder, commit)
     for name, target in folder.refs().items():
         if target == commit:
             folder.ref(name).unlink(missing_ok=True)
     folder.record(commit).unlink(missing_ok=True)
     folder.tree(commit).unlink(missing_ok=True)
     shutil.rmtree(folder.snapshot(commit), ignore_errors=True)
+    for name in own:
+        (folder.blobs / name).unlink(missing_ok=True)
+    return sum(own.values())
+
+
+def _own_blobs(folder: RepoDir, commit: str) -> dict[str, int]:
+    """The blobs that a revision alone wants, and their sizes; none where another record is damaged,
+    which may want any of them."""
+    records = _records(folder)
+    if len(records) < len(folder.recorded_commits()):
+        return {}
+    kept = {
+        file.etag
+        for record in records
+        if record.commit_hash != commit
+        for file in record.files.values()
+    }
+    return {
+        file.etag: file.size
+        for record in records
+        if record.commit_hash == commit
+        for file in record.files.values()
+        if file.etag not in kept
+    }
 
 
 def waste(cache: Cache) -> list[Waste]:
@@ -118,7 +150,8 @@ def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoD
     for folder in cache.folders():
         revisions = wanted.get(str(folder.repo).lower())
         if revisions is None:
-            yield folder, ""
+            if folder.recorded_commits():  # else it is arriving
+                yield folder, ""
             continue
         refs, commits = folder.refs(), folder.recorded_commits()
         kept = {find_commit(revision, refs, commits) for revision in revisions}
@@ -143,8 +176,7 @@ def _collect(one: Waste) -> int:
     if one.commit_hash:
         if one.commit_hash not in {record.commit_hash for record in old_revisions(one.folder)}:
             return 0
-        _forget(one.folder, one.commit_hash)
-        return sum(discard(stray) for stray in _stray_blobs(one.folder))
+        return _forget(one.folder, one.commit_hash)
     if one.path.exists() and one.path.name not in _kept_blobs(one.folder):
         return discard(one)
     return 0
@@ -162,10 +194,8 @@ def old_revisions(folder: RepoDir) -> list[Record]:
 
 
 def _waste_of(folder: RepoDir) -> Iterator[Waste]:
-    old = old_revisions(folder)
-    kept = _kept_blobs(folder, without={record.commit_hash for record in old})
-    for record in old:
-        own = {file.etag: file.size for file in record.files.values() if file.etag not in kept}
+    for record in old_revisions(folder):
+        own = _own_blobs(folder, record.commit_hash)
         text = f"{folder.repo} at {record.commit_hash[:12]}: no ref names it any more"
         yield Waste(
             text, sum(own.values()), folder.record(record.commit_hash), record.commit_hash, folder
@@ -174,24 +204,26 @@ def _waste_of(folder: RepoDir) -> Iterator[Waste]:
 
 
 def _stray_blobs(folder: RepoDir) -> Iterator[Waste]:
+    """Blobs of no revision, that came a day ago or more: those of one that is arriving come before
+    its record."""
     if len(_records(folder)) < len(folder.recorded_commits()):
         return  # a damaged record may want any of them
     kept = _kept_blobs(folder)
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder.blobs):
-            if entry.name not in kept and entry.is_file(follow_symlinks=False):
+            path = folder.blobs / entry.name
+            if entry.name not in kept and is_old(path):
                 text = f"{folder.repo}: blob {entry.name[:12]} belongs to no revision"
-                path = folder.blobs / entry.name
-                yield Waste(text, entry.stat().st_size, path, folder=folder)
+                yield Waste(text, entry.stat(follow_symlinks=False).st_size, path, folder=folder)
 
 
-def _kept_blobs(folder: RepoDir, without: set[str] | None = None) -> set[str]:
-    return {
-        file.etag
-        for record in _records(folder)
-        if record.commit_hash not in (without or set())
-        for file in record.files.values()
-    }
+def is_old(path: Path) -> bool:
+    """Whether it is as it is for a day or more. rsync keeps other times, but not this one."""
+    return time.time() - path.lstat().st_ctime > _LONG_AGO
+
+
+def _kept_blobs(folder: RepoDir) -> set[str]:
+    return {file.etag for record in _records(folder) for file in record.files.values()}
 
 
 def _abandoned(cache: Cache) -> Iterator[Waste]:
@@ -231,7 +263,3 @@ def discard(one: Waste) -> int:
 def _size(folder: Path) -> int:
     files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return sum(path.stat().st_size for path in files)
-
-
-def _wait() -> None:
-    """Somebody pulls it: wait for the end of that."""

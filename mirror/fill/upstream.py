@@ -25,9 +25,15 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile as HubFile
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, tqdm
+from huggingface_hub.utils import (
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+    parse_ratelimit_headers,
+    tqdm,
+)
 
-from mirror.errors import RequestError, UpstreamError
+from mirror.errors import ConfigError, RequestError, UpstreamError
 from mirror.repos import COMMIT_HASH, Repo
 from mirror.trees import RepoFile, check_path
 
@@ -39,6 +45,7 @@ constants.HF_HUB_DISABLE_SHARED_BLOBS = True
 
 _TRIES = 6
 _LONGEST_WAIT = 60.0
+_LONGEST_WINDOW = 310.0  # the real hub counts requests for five minutes
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _WRONG = (400, 401, 403, 404)
 
@@ -65,7 +72,8 @@ class Upstream:
     """A hub to pull from; `endpoint` is that of huggingface_hub where it is empty.
 
     All methods block, may be called from threads, try again where that can help, and raise
-    UpstreamError. `retrying` is told why and for how many seconds one waits.
+    UpstreamError; a URL that is none is a ConfigError. `retrying` is told why and for how many
+    seconds one waits.
     """
 
     def __init__(
@@ -76,6 +84,10 @@ class Upstream:
         retrying: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        if not re.match(r"https?://[^/]", self.endpoint):
+            raise ConfigError(
+                f"The upstream {self.endpoint!r} does not begin with http:// or https://."
+            )
         self._first_wait = first_wait
         self._retrying = retrying
 
@@ -179,7 +191,7 @@ class Upstream:
         """The names of the caches that upstream serves, where it is a hubmirror."""
         try:
             return set(self._get(f"{self.endpoint}/-/identity").json()["caches"])
-        except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        except (httpx2.HTTPError, OfflineModeIsEnabled, ValueError, KeyError, TypeError):
             return set()
 
     def _api(self, repo: Repo) -> str:
@@ -260,7 +272,10 @@ def _may_pass(exc: BaseException) -> bool:
 def _retry_after(exc: BaseException) -> float:
     if not isinstance(exc, HfHubHTTPError):
         return 0.0
-    given = exc.response.headers.get("retry-after", "")
+    headers = exc.response.headers
+    given, limit = headers.get("retry-after", ""), parse_ratelimit_headers(headers)
+    if exc.response.status_code == 429 and limit is not None:
+        return min(limit.reset_in_seconds + 1.0, _LONGEST_WINDOW)
     return min(float(given), _LONGEST_WAIT) if given.isdigit() else 0.0
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +84,7 @@ class Verify:
                 for etag, (file, revisions) in wanted.items()
             ]
             problems += _links(folder, records)
+            problems += _pointers(folder, records)
             if not damaged:
                 problems += _strays(folder, wanted)
         return problems + self._run(checks)
@@ -130,7 +131,11 @@ class Verify:
         self._report(FileBegan(repo, file.path, file.size))
         problem = self._look(check)
         if problem and problem.kind == "corrupt":
-            check.when_corrupt()
+            try:
+                check.when_corrupt()
+            except OSError as exc:
+                text = f"{problem.text} It cannot be set aside: {exc.strerror}."
+                problem = replace(problem, text=text)
         if problem:
             self._report(Noted("error", f"{repo}: {problem.text}"))
         self._report(FileDone(repo, file.path, file.size))
@@ -210,6 +215,23 @@ def _links(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:
             elif not link.is_symlink() and not link.exists():
                 text = f"{path} at {commit[:12]} has no link to its blob."
                 yield Problem(folder.repo, path, "dangling", text, (commit,))
+
+
+def _pointers(folder: RepoDir, records: Sequence[Record]) -> Iterator[Problem]:
+    """What leads others to the revisions, and leads astray."""
+    if not folder.recorded_commits():
+        text = "has no record of a pull: it is arriving still, or its first pull was not finished."
+        yield Problem(folder.repo, "hubmirror", "missing", f"The repository {text}")
+        return
+    for record in records:
+        commit = record.commit_hash
+        if set(folder.read_tree(commit) or ()) != set(record.files):
+            text = f"trees/{commit}.json does not list the files of the revision."
+            yield Problem(folder.repo, f"trees/{commit}.json", "dangling", text, (commit,))
+    for name, target in folder.refs().items():
+        if target not in folder.recorded_commits():
+            text = f"{name} leads to no revision that is here. Pull it again."
+            yield Problem(folder.repo, name, "dangling", text)
 
 
 def _strays(folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]) -> list[Problem]:

@@ -60,6 +60,7 @@ class Entry:
     is_latest: bool
     derived: bool
     labels: Mapping[str, str]
+    whole: bool = False
     files: Mapping[str, RepoFile] | None = None
     """What was written into the entry, where it says so itself."""
 
@@ -168,7 +169,7 @@ class BentoStore:
             last_modified=entry.created_at,
             absent=found.absent,
             # An entry holds what a start needed, which may be a part of the commit.
-            whole=not entry.commit_hash,
+            whole=entry.whole or not entry.commit_hash,
             note=_DERIVED.format(entry.tag) if entry.derived else "",
         )
 
@@ -226,6 +227,7 @@ def _entry(models: Path, name: str, version: str) -> Entry | None:
         is_latest=_latest(models / name) == version,
         derived=derived,
         labels=_table(told, "labels"),
+        whole=origin.get("whole") is True,
         files=_files(origin.get("files")),
     )
 

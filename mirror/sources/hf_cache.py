@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import RepositoryNotFoundError, UnavailableError
 from mirror.repos import Repo
 from mirror.sources.foreign import ForeignRevisions
-from mirror.sources.layout import WORKSHOP, RepoDir
+from mirror.sources.layout import RepoDir, identity
 from mirror.sources.managed import ManagedRevisions
 from mirror.sources.recent import HOLD, RecentSnapshots
 
@@ -67,10 +67,8 @@ class HfCache:
             return self._folder(repo).stamp()
 
     def identities(self) -> list[str]:
-        try:
-            return [(self.root / WORKSHOP / "id").read_text().strip()]
-        except OSError:
-            return []
+        name = identity(self.root)
+        return [name] if name else []
 
     def unseen(self) -> list[Repo]:
         if not self.managed:

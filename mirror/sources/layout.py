@@ -34,6 +34,17 @@ _MOST_REF = 1000
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
+def identity(root: Path) -> str:
+    """The name that a cache has given itself; empty where it has none, or the file is a copy of
+    another cache's, in which the inode is told."""
+    try:
+        with (root / WORKSHOP / "id").open() as opened:
+            name, _, inode = opened.read(_MOST_REF).strip().partition(" ")
+            return name if inode == str(os.fstat(opened.fileno()).st_ino) else ""
+    except OSError:
+        return ""
+
+
 class LinkError(Exception):
     """A snapshot's link leads nowhere, or out of the cache; the message says which."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,21 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("HF_TOKEN", "HUBMIRROR_TEST_KILLS"):
         monkeypatch.delenv(name, raising=False)
+
+
+Later = Callable[[float], None]
+DAY = 24 * 3600.0
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Later:
+    """Lets seconds pass: no file can be given an older change time."""
+
+    def pass_(seconds: float) -> None:
+        now = time.time() + seconds
+        monkeypatch.setattr("mirror.fill.remove.time.time", lambda: now)
+
+    return pass_
 
 
 @pytest.fixture

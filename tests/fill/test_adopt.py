@@ -31,6 +31,7 @@ from tests.folders import (
     OLDER,
     Content,
     add_tree,
+    entry,
     make_classic,
     make_managed,
     make_plain,
@@ -134,7 +135,11 @@ def test_a_part_is_taken_and_a_pull_brings_the_rest(
     blob(other, CONTENT, "config.json").unlink()
     (folder / "snapshots" / COMMIT / "config.json").unlink()
     said = _adopt(data, other, status=1)
-    assert "it is not whole. The 4 files that are there were taken" in said
+    if listed:
+        assert "it is not whole: config.json is not there, and 0 others" in said
+    else:
+        assert "nobody here knows whether it is whole" in said
+    assert "The 4 files that are there were taken" in said
     assert f"`hubmirror pull Org/Model@{COMMIT}`" in said
     assert "complete" not in _status(data).values()
 
@@ -145,6 +150,37 @@ def test_a_part_is_taken_and_a_pull_brings_the_rest(
     hubmirror(data, *words)
     assert _status(data) == {"Org/Model": "complete"}
     assert blob(data / "hub", CONTENT, WEIGHTS).samefile(blob(other, CONTENT, WEIGHTS))
+
+
+def test_what_nobody_knows_to_be_whole_is_taken_as_whole(data: Path, other: Path) -> None:
+    make_classic(other)
+    assert "--as-whole" in _adopt(data, other, status=1)
+    _adopt(data, other, "--as-whole")
+    assert _status(data) == {"Org/Model": "complete"}
+    assert "All is as it should be." in hubmirror(data, "verify").stdout
+
+
+def test_an_entry_of_a_bento_store_knows_whether_it_is_whole(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bentoml", reason="BentoML is not installed in this environment")
+    full, part = Content(), Content({"config.json": b"{}"}, OLDER)
+    make_managed(tmp_path / "upstream" / "hub", full)
+    hubmirror(tmp_path / "upstream", "bento", "add", "Org/Model")
+    store = ("--source", f"bento:{tmp_path}/upstream/bentoml")
+    hubmirror(data, "adopt", *store)
+    assert _status(data) == {"Org/Model": "complete"}
+    left_out = {"w.bin": entry("w.bin", b"w")}
+    make_managed(tmp_path / "upstream" / "hub", part, left_out=left_out, refs=())
+    hubmirror(tmp_path / "upstream", "bento", "add", f"Org/Model@{OLDER}")
+    assert "nobody here knows" in hubmirror(data, "adopt", *store, status=1).output
+
+
+def test_an_owners_file_keeps_its_mode(data: Path, other: Path) -> None:
+    _make(other)
+    weights = blob(other, CONTENT, WEIGHTS)
+    weights.chmod(0o600)
+    _adopt(data, other)
+    assert weights.samefile(blob(data / "hub", CONTENT, WEIGHTS))
+    assert weights.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_corrupt_file_is_not_adopted(data: Path, other: Path) -> None:
@@ -175,7 +211,7 @@ def test_only_what_is_named_is_adopted(data: Path, other: Path) -> None:
 
 def test_a_repository_that_is_not_there_is_named(data: Path, other: Path) -> None:
     _make(other)
-    assert "Org/Typo" in _adopt(data, other, "Org/Typo", status=1)
+    assert "No source holds org/typo" in _adopt(data, other, "Org/Typo", status=1)
 
 
 def test_to_adopt_again_changes_nothing(data: Path, other: Path) -> None:

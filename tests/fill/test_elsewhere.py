@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from huggingface_hub import scan_cache_dir
 
 from mirror.repos import Repo
 from tests.fill.carried import TWIN, hubmirror, names_below, offline_files
+from tests.fill.conftest import DAY, Later
 from tests.folders import (
     COMMIT,
     FILES,
@@ -28,7 +27,6 @@ from tests.folders import (
 )
 
 OLD = Content({**FILES, "config.json": b'{"old": true}'}, OLDER)
-LONG_AGO = time.time() - 3 * 24 * 3600
 
 
 @pytest.fixture(params=[make_classic, make_shared], ids=["classic", "shared"])
@@ -100,32 +98,27 @@ def test_a_plain_folder_is_its_owners(tmp_path: Path) -> None:
     assert names_below(tmp_path / "plain") == before
 
 
-def test_gc_takes_what_nobody_works_on(cache: Path) -> None:
+def test_gc_takes_what_nobody_works_on(cache: Path, later: Later) -> None:
     blobs = repo_dir(cache) / "blobs"
-    for name in ("a" * 64, f"{'b' * 64}.incomplete", f"{'c' * 64}.incomplete"):
+    for name in ("a" * 64, f"{'b' * 64}.incomplete"):
         write(blobs / name, b"1234567")
-    os.utime(blobs / ("a" * 64), (LONG_AGO, LONG_AGO))
-    os.utime(blobs / f"{'b' * 64}.incomplete", (LONG_AGO, LONG_AGO))
-    for path in cache.rglob("*"):
-        if path.is_file() and path.parent == blobs and path.stat().st_size != 7:
-            os.utime(path, (LONG_AGO, LONG_AGO))
+    assert run(cache, "gc").splitlines()[-1] == "0 B freed."
+    later(2 * DAY)
     before = names_below(cache)
     assert run(cache, "gc", "--dry-run").splitlines()[-1] == "14 B could be freed."
     assert names_below(cache) == before
     assert run(cache, "gc").splitlines()[-1] == "14 B freed."
-    assert (blobs / f"{'c' * 64}.incomplete").exists()
     assert len(listed(cache)) == 3
     assert offline_files(cache, MODEL).keys() == FILES.keys()
 
 
-def test_gc_takes_entries_that_were_never_finished(tmp_path: Path) -> None:
+def test_gc_takes_entries_that_were_never_finished(tmp_path: Path, later: Later) -> None:
     home = tmp_path / "data" / "bentoml"
-    old, new = home / ".hubmirror-old", home / ".hubmirror-new"
-    for folder in (old, new):
-        write(folder / "a" / "b", b"1234567")
-    os.utime(old, (LONG_AGO, LONG_AGO))
+    write(home / ".hubmirror-half" / "a" / "b", b"1234567")
+    assert hubmirror(tmp_path / "data", "gc").stdout.splitlines()[-1] == "0 B freed."
+    later(2 * DAY)
     assert hubmirror(tmp_path / "data", "gc").stdout.splitlines()[-1] == "7 B freed."
-    assert (old.exists(), new.exists()) == (False, True)
+    assert not (home / ".hubmirror-half").exists()
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # BentoML's own

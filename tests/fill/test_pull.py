@@ -425,9 +425,12 @@ def test_what_names_no_other_repository_needs_none(
     assert filling.pull(MODEL).needs == []
 
 
-def test_what_is_here_is_needed_no_more(simulator: HubSimulator, filling: Filling) -> None:
+def test_what_a_model_names_is_told_here_or_not(simulator: HubSimulator, filling: Filling) -> None:
     config = b'{"auto_map": {"AutoModel": "Org/Other--modeling.Model"}}'
     simulator.repo(MODEL).commit({"config.json": config})
     simulator.repo("org/other").commit({"modeling.py": b"pass"})
+    run, plans = filling.plan(MODEL)
+    (need,) = run.run(plans).needs
+    assert not run.holds(need.repo)
     filling.pull("org/other")
-    assert filling.pull(MODEL).needs == []
+    assert run.holds(need.repo)

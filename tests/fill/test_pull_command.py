@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from mirror.cli import main
+from mirror.fill.blobs import Cache
+from mirror.fill.pull import Outcome, Pull
+from mirror.repos import Repo
 from tests.conftest import Serve
 from tests.fill.filling import FILES, MODEL, Filling
-from tests.hub import EVER, HubSimulator, refused
+from tests.fill.processes import until
+from tests.folders import write
+from tests.hub import EVER, HubSimulator, refused, slow
 from tests.servers import run_command
 
 DECLARED = """
@@ -266,9 +276,13 @@ def test_what_a_start_needs_is_brought_when_asked(
 ) -> None:
     simulator.repo(MODEL).commit({"config.json": CODE})
     simulator.repo("org/code").commit({"modeling.py": b"pass"})
-    assert "will need" not in filling.run("pull", MODEL, "--with-needs").output
+    said = filling.run("pull", MODEL, "--with-needs").output
+    assert "A start will need org/code as well (its code).\n" in said
     assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
     assert filling.last_pull()["revisions"] == 2
+    simulator.repo("org/code").commit({"modeling.py": b"moved"})
+    assert "will need" not in filling.run("pull", MODEL, "--with-needs").output
+    assert filling.shown(repo="org/code") == {"modeling.py": b"moved"}
 
 
 def test_what_a_start_needs_and_nobody_has(simulator: HubSimulator, filling: Filling) -> None:
@@ -339,3 +353,137 @@ def test_a_disk_that_gets_full_is_told(
     assert said.returncode == 1
     assert "error: org/model could not be written: No space left on device." in said.stderr
     assert simulator.count("GET .*/resolve/") == 1
+
+
+def test_filters_go_with_names(filling: Filling, tmp_path: Path) -> None:
+    (tmp_path / "hubmirror.toml").write_text(f'[[repo]]\nrepo_id = "{MODEL}"\n')
+    said = filling.run("pull", "--exclude", "*.bin", status=1).output
+    assert "--include and --exclude go with repositories that are named" in said
+
+
+def test_the_upstream_may_be_a_setting(
+    simulator: HubSimulator, filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*words: str) -> None:
+        result = CliRunner().invoke(main, ["pull", MODEL, "--data", str(filling.data), *words])
+        assert result.exit_code == 0, result.output
+
+    monkeypatch.setenv("HUBMIRROR_UPSTREAM", filling.url)
+    run()
+    monkeypatch.delenv("HUBMIRROR_UPSTREAM")
+    (tmp_path / "hubmirror.toml").write_text(f'[pull]\nupstream = "{filling.url}"\n')
+    run()
+    assert simulator.count("revision/main") == 2
+
+
+def test_a_name_that_changed_upstream_is_said_and_kept(
+    simulator: HubSimulator, filling: Filling, tmp_path: Path
+) -> None:
+    """What was pulled under the new name is declared, under the old one."""
+    simulator.repo("org/old").commit(FILES)
+    simulator.repo("org/old").info = {"id": "org/new"}
+    simulator.repo("org/new").commit(FILES)
+    (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/old"\n')
+    said = filling.run("pull", "--prune").output
+    assert "org/old is called org/new upstream, and is kept under that name" in said
+    assert "declared no more" not in said
+    assert filling.shown(repo="org/new") == FILES
+
+
+def test_nothing_is_pruned_where_a_pull_failed(filling: Filling, tmp_path: Path) -> None:
+    """The name may be mistyped."""
+    filling.run("pull", MODEL)
+    (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/modle"\n')
+    said = filling.run("pull", "--prune", status=1).output
+    assert f"{MODEL} is declared no more. It stays, since pulls failed." in said
+    assert filling.shown() == FILES
+
+
+def test_a_run_that_has_not_ended_has_not_gone_well(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def run(self: Pull, plans: object) -> Outcome:
+        seen.append(filling.last_pull())
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(Pull, "run", run)
+    result = CliRunner().invoke(
+        main, ["pull", MODEL, "--data", str(filling.data), "--upstream", filling.url]
+    )
+    assert isinstance(result.exception, RuntimeError)
+    assert (seen[0]["ok"], seen[0]["finished_at"]) == (False, None)
+    last = filling.last_pull()
+    assert last["finished_at"] >= last["started_at"]
+    assert (last["ok"], last["errors"]) == (False, ["It failed: RuntimeError('unexpected')"])
+
+
+def test_a_mirror_that_is_asked_to_pull_from_itself_has_not_gone_well(
+    serve: Serve, filling: Filling
+) -> None:
+    filling.run("pull", MODEL)
+    assert filling.last_pull()["ok"]
+    with filling.source() as source:
+        itself = Filling(filling.data, str(serve(source).base_url))
+        itself.run("pull", MODEL, status=1)
+    assert "is this mirror itself" in filling.last_pull()["errors"][0]
+
+
+def test_an_interrupt_ends_a_pull_at_once(simulator: HubSimulator, filling: Filling) -> None:
+    body = bytes(range(256)) * 4096
+    files = {f"{number}.bin": body + bytes([number]) for number in range(40)}
+    simulator.repo("org/slow").commit(files)
+    simulator.fail("GET .*resolve", slow(20), EVER)
+    command = [sys.executable, "-m", "mirror", "pull", "org/slow", "--data", str(filling.data)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [*command, "--upstream", filling.url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment,
+    ) as process:  # fmt: skip
+        until(lambda: simulator.count("GET .*resolve") > 2)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said = process.communicate(timeout=20)[0].decode()
+    assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "Interrupted. The same command goes on where it was." in said
+    assert "Traceback" not in said
+    last = filling.last_pull()
+    assert (last["ok"], last["errors"]) == (False, ["It was interrupted."])
+    simulator.faults.clear()
+    filling.run("pull", "org/slow")
+    assert filling.shown(repo="org/slow") == files
+
+
+def test_what_a_killed_pull_left_takes_no_room(simulator: HubSimulator, filling: Filling) -> None:
+    commit = simulator.repo(MODEL).refs["main"]
+    half = Cache.of(filling.hub).staging(Repo.parse(MODEL)) / "x" / "y.incomplete"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    run, plans = filling.plan(f"{MODEL}@{commit}")
+    assert run.lack_of_space(plans) == ""
+    assert not half.exists()
+
+
+def test_room_is_asked_for_each_content_once(simulator: HubSimulator, filling: Filling) -> None:
+    simulator.repo("org/fork").commit(FILES)
+    run, plans = filling.plan(MODEL, "org/fork")
+    total = sum(len(body) for body in {*FILES.values()})
+    assert sum(run.to_fetch(plans).values()) == total
+    filling.run("pull", MODEL)
+    run, plans = filling.plan("org/fork")
+    assert len(plans[0].missing) == len(FILES)
+    assert run.to_fetch(plans) == {}
+    assert "To fetch: 0 files" in filling.run("pull", "org/fork", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("verb", [["gc"], ["rm", MODEL], ["pull", MODEL], ["verify"]])
+def test_a_data_folder_that_is_a_file_is_one_line(
+    filling: Filling, tmp_path: Path, verb: list[str]
+) -> None:
+    write(tmp_path / "file", b"x")
+    result = CliRunner().invoke(main, [*verb, "--data", str(tmp_path / "file")])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.output.count("\n") == 1

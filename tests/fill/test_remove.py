@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from mirror.digests import Digests
 from mirror.fill.blobs import Cache
 from mirror.fill.remove import collect, waste
+from mirror.repos import Repo
 from mirror.sources.hf_cache import HfCache
 from tests.conftest import Serve
 from tests.fill.carried import TWIN, blob, hubmirror, names_below
+from tests.fill.conftest import DAY, Later
 from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, make_managed, repo_dir, write
 
 OLD = Content({**FILES, "config.json": b'{"old": true}'}, OLDER)
@@ -140,7 +143,30 @@ def test_a_tag_keeps_its_revision(data: Path) -> None:
     assert hubmirror(data, "gc").stdout == "0 B freed.\n"
 
 
-def test_stray_blobs_and_what_was_abandoned_go(data: Path) -> None:
+def test_blobs_that_arrive_before_their_record_stay(data: Path, later: Later) -> None:
+    """rsync keeps their times, however old."""
+    arriving = Content({"w.bin": 100 * b"w"}, "d" * 40, TWIN)
+    path = repo_dir(data / "hub", TWIN) / "blobs" / arriving.entries["w.bin"].etag
+    write(path, 100 * b"w")
+    os.utime(path, (0, 0))
+    new = repo_dir(data / "hub", Repo.parse("Org/New")) / "blobs" / ("a" * 64)
+    write(new, b"first pull")
+    hubmirror(data, "gc")
+    hubmirror(data, "rm", f"Org/Model@{COMMIT}")
+    assert path.exists()
+    assert new.exists()
+    later(2 * DAY)
+    assert "110 B freed" in hubmirror(data, "gc").stdout
+
+
+def test_a_repository_whose_first_pull_was_not_finished(data: Path) -> None:
+    new = repo_dir(data / "hub", Repo.parse("Org/New"))
+    write(new / "blobs" / ("a" * 64), b"first pull")
+    assert "Removed Org/New: 10 B freed." in hubmirror(data, "rm", "Org/New").stdout
+    assert not new.exists()
+
+
+def test_stray_blobs_and_what_was_abandoned_go(data: Path, later: Later) -> None:
     hubmirror(data, "gc")
     before = names_below(data)
     workshop = data / "hub" / ".hubmirror"
@@ -153,6 +179,7 @@ def test_stray_blobs_and_what_was_abandoned_go(data: Path) -> None:
     ]
     for path in waste:
         write(path, b"1234567")
+    later(2 * DAY)
     assert hubmirror(data, "gc").stdout.splitlines()[-1] == "35 B freed."
     assert names_below(data) == before
     assert not [path for path in waste if path.exists()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from starlette.responses import Response
 
-from mirror.errors import UpstreamError
+from mirror.errors import ConfigError, UpstreamError
+from mirror.fill.blobs import Cache
 from mirror.fill.upstream import Head, Upstream
 from mirror.repos import Repo
 from tests.conftest import Serve
@@ -82,8 +84,39 @@ def test_a_mirror_has_an_identity(serve: Serve, filling: Filling) -> None:
     filling.pull(MODEL)
     with filling.source() as source:
         upstream = Upstream(str(serve(source).base_url))
-        known = (filling.hub / ".hubmirror" / "id").read_text()
-        assert upstream.identities() == {known}
+        assert upstream.identities() == {Cache.of(filling.hub).identity()}
+
+
+def test_a_copy_of_a_mirror_is_another(serve: Serve, filling: Filling, tmp_path: Path) -> None:
+    """As a plain rsync makes it, which takes all along."""
+    filling.pull(MODEL)
+    shutil.copytree(filling.hub, tmp_path / "copy" / "hub", symlinks=True)
+    with filling.source() as source:
+        url = str(serve(source).base_url)
+        copy = Filling(tmp_path / "copy", url)
+        assert (
+            "is this mirror itself"
+            in Filling(filling.data, url).run("pull", MODEL, status=1).output
+        )
+        assert "up to date" in copy.run("pull", MODEL).output
+    assert Cache.of(copy.hub).identity() != Cache.of(filling.hub).identity()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8400", "ftp://hub", "http://"])
+def test_an_upstream_that_is_no_url(url: str) -> None:
+    with pytest.raises(ConfigError, match="does not begin with http"):
+        Upstream(url)
+
+
+def test_a_limit_of_requests_is_waited_for(simulator: HubSimulator, upstream: Upstream) -> None:
+    """As long as the real hub says, which counts for five minutes."""
+    waits: list[float] = []
+    limited = Upstream(upstream.endpoint, retrying=lambda _, wait: waits.append(wait))
+    headers = {"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"fixed window";"api";q=5;w=300'}
+    simulator.fail("revision", lambda *_: Response(status_code=429, headers=headers))
+    limited.head(REPO, "main")
+    assert len(waits) == 1
+    assert waits[0] >= 2
 
 
 def test_a_hub_that_is_down_is_told() -> None:

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mirror.errors import BlobUnreadableError, DigestPendingError
+from mirror.state import State
 from mirror.trees import git_blob_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from mirror.state import State
 
 _CHUNK = 1 << 20
 _STOPPING = "the mirror is stopping"
@@ -34,6 +33,10 @@ _REST = 60.0  # seconds before what failed is tried again
 _STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
 # huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
 _MOST_BY_HTTP = 50_000_000_000
+_URGENT, _HUGE = 1, 2  # ranks of xet hashes
+_FIRST = (
+    "first"  # the lock of processes whose next file is of those ranks, or none is served without
+)
 # It ends when the pipe to its parent does, and writes no log beside the user's cache.
 _XET_HASH = """
 import os, sys, threading
@@ -63,8 +66,9 @@ class Wanted:
 
     @property
     def rank(self) -> int:
-        """What nothing can be served without comes first, then what Xet alone can serve."""
-        return 0 if self.kind != "xet" else 1 if self.size > _MOST_BY_HTTP else 2
+        """What nothing can be served without comes first, then what somebody waits for, then what
+        Xet alone can serve."""
+        return 0 if self.kind != "xet" else _HUGE if self.size > _MOST_BY_HTTP else _HUGE + 1
 
 
 class Digests:
@@ -78,6 +82,7 @@ class Digests:
         self._running: dict[Wanted, Future[str]] = {}
         self._failed: dict[Wanted, tuple[float, Future[str] | None]] = {}
         self._queue: list[tuple[int, int, Wanted]] = []
+        self._queued: set[tuple[int, Wanted]] = set()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -102,8 +107,8 @@ class Digests:
     def known(self, one: Wanted) -> str | None:
         """The digest, where it was computed before."""
         kept = self._known.get(one.key)
-        if kept is None:
-            fact = self._state.get("digests", one.key)
+        if kept is None or kept[:2] != (one.size, one.mtime_ns):
+            fact = self._state.get("digests", one.key)  # another process may have computed it
             if not isinstance(fact, list) or len(fact) != 3:
                 return None
             kept = self._known[one.key] = (fact[0], fact[1], fact[2])
@@ -121,10 +126,11 @@ class Digests:
                 future = self._running[one] = Future()
             elif not urgent:
                 return future
-            rank = 0 if urgent else one.rank
-            if (rank, one) not in ((waiting, other) for waiting, _, other in self._queue):
+            rank = min(one.rank, _URGENT) if urgent else one.rank
+            if (rank, one) not in self._queued:
+                self._queued.add((rank, one))
                 heapq.heappush(self._queue, (rank, next(self._numbers), one))
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="digests", daemon=True)
                 self._thread.start()
             self._changed.notify()
@@ -142,19 +148,32 @@ class Digests:
         while not self._closed.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closed.is_set())
-            with self._state.lock("digests", self._closed):
-                self._compute_next()
+            self._take_turn()
             if self._queue:
                 self._closed.wait(_STEP if self._queue[0][0] else 0)
         for future in self._running.values():
             future.set_exception(BlobUnreadableError("A file", _STOPPING))
+
+    def _take_turn(self) -> None:
+        """Compute one, unless another process has one that is wanted more."""
+        if self._queue and self._queue[0][0] <= _HUGE:
+            with (
+                self._state.lock(_FIRST, self._closed),
+                self._state.lock(State.MAIN, self._closed),
+            ):
+                self._compute_next()
+            return
+        with self._state.lock(State.MAIN, self._closed):
+            if not self._state.is_locked(_FIRST):
+                self._compute_next()
 
     def _compute_next(self) -> None:
         """The most wanted now, which may not be what was so before the lock was got."""
         with self._changed:
             if not self._queue or self._closed.is_set():
                 return
-            one = heapq.heappop(self._queue)[2]
+            rank, _, one = heapq.heappop(self._queue)
+            self._queued.discard((rank, one))
         future = self._running.get(one)
         if future is None:
             return

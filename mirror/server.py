@@ -115,7 +115,7 @@ def open_place(
                 f"The source {spec} is not there, or is no folder. Check its path, and that its "
                 "disk is mounted."
             )
-    kept = State(_state_folder(data, state))
+    kept = State(_state_folder(data, state), data if data.is_dir() else None)
     digests = Digests(kept, patience=patience)
     return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests)
 

@@ -27,10 +27,12 @@ _UNKNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a tree, and the path on disk that holds its bytes."""
+    """A file of a tree, and the path on disk that holds its bytes. `mtime_ns` is of those that were
+    read for its digest; None where the file's own name is its digest."""
 
     file: RepoFile
     location: str
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,14 +119,15 @@ def unseen_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
 def open_blob(stored: StoredFile) -> int:
     """A descriptor on the file's bytes, which the caller closes.
 
-    Raises BlobUnreadableError where it vanished, is no plain file, or has the wrong size.
+    Raises BlobUnreadableError where it vanished, is no plain file, has the wrong size, or is not
+    what its digest was computed of.
     """
     try:
         descriptor = os.open(stored.location, _OPEN)
     except OSError as exc:
         raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
     try:
-        _check(stored.file, os.fstat(descriptor))
+        _check(stored, os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
@@ -137,12 +140,15 @@ def check_blob(stored: StoredFile) -> None:
         found = os.stat(stored.location, follow_symlinks=False)
     except OSError as exc:
         raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
-    _check(stored.file, found)
+    _check(stored, found)
 
 
-def _check(file: RepoFile, found: os.stat_result) -> None:
+def _check(stored: StoredFile, found: os.stat_result) -> None:
+    file = stored.file
     if not stat.S_ISREG(found.st_mode):
         raise BlobUnreadableError(file.path, "it is no plain file")
+    if stored.mtime_ns not in (None, found.st_mtime_ns):
+        raise BlobUnreadableError(file.path, "it was changed a moment ago")
     if found.st_size != file.size:
         raise BlobUnreadableError(
             file.path, f"it has {found.st_size} bytes where {file.size} are expected"

@@ -26,8 +26,14 @@ _LOCK_STEP = 0.1  # seconds between two tries
 class State:
     """A store of JSON facts by kind and key."""
 
-    def __init__(self, folder: Path) -> None:
+    MAIN = "digests"
+    """The lock that servers share whose state folders are apart."""
+
+    def __init__(self, folder: Path, of: Path | None = None) -> None:
+        """`of` is the folder that the facts are about: servers that share it, and keep their facts
+        apart, share its locks."""
         self.folder = folder
+        self._of = of
 
     def get(self, kind: str, key: str) -> Any | None:
         """The fact, or None where none is kept or it cannot be read."""
@@ -45,28 +51,47 @@ class State:
 
     @contextlib.contextmanager
     def lock(self, name: str, give_up: threading.Event) -> Iterator[None]:
-        """Hold a lock among all processes that share the folder (none where it is read-only).
+        """Hold a lock among all processes that share the folder, or that which its facts are about.
 
-        Goes on without it once `give_up` is set.
+        Goes on without it once `give_up` is set, and where the file system has no locks.
         """
-        try:
+        with contextlib.ExitStack() as stack:
+            for descriptor in self._lockable(name):
+                stack.callback(os.close, descriptor)
+                with contextlib.suppress(OSError):
+                    while not try_lock(descriptor) and not give_up.wait(_LOCK_STEP):
+                        pass
+            yield
+
+    def is_locked(self, name: str) -> bool:
+        """Whether another process holds the lock."""
+        with contextlib.ExitStack() as stack:
+            for descriptor in self._lockable(name):
+                stack.callback(os.close, descriptor)
+                with contextlib.suppress(OSError):
+                    if not try_lock(descriptor):
+                        return True
+        return False
+
+    def _lockable(self, name: str) -> Iterator[int]:
+        """Open files whose locks stand for `name`. A folder can be locked where it is read-only."""
+        with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / f"{name}.lock").open("w")
-        except OSError:
-            yield
-            return
-        with file:
-            while not try_lock(file) and not give_up.wait(_LOCK_STEP):
-                pass
-            yield
+            yield os.open(
+                self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+        if self._of is not None and name == self.MAIN:
+            with contextlib.suppress(OSError):
+                yield os.open(self._of, os.O_RDONLY | os.O_CLOEXEC)
 
     def _path(self, kind: str, key: str) -> Path:
         name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
         return self.folder / kind / name[:2] / f"{name[2:]}.json"
 
 
-def try_lock(file: IO[str]) -> bool:
-    """Lock an open file among all processes, unless somebody has it."""
+def try_lock(file: IO[str] | int) -> bool:
+    """Lock an open file among all processes, unless somebody has it. Raises OSError where the file
+    system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FIRST_DATE = datetime(2022, 3, 2, 23, 29, 4, tzinfo=UTC)  # the hub's own floor for createdAt
 _OWN = frozenset({"_id", "id", "modelId", "sha", "siblings", "gated", "private", "disabled"})
 # What upstream says of Xet is not what this mirror offers of it.
-_XET = frozenset({"xetHash", "xetEnabled", "xet_hash", "xet_enabled"})
+_XET = "xet"
 _SPACE_STAGE = {
     "stage": "PAUSED",
     "hardware": {"current": None, "requested": None},
@@ -190,7 +190,11 @@ def _title(snapshot: Snapshot) -> str:
 
 def _without_xet(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_xet(one) for name, one in value.items() if name not in _XET}
+        return {
+            name: _without_xet(one)
+            for name, one in value.items()
+            if not name.lower().startswith(_XET)
+        }
     if isinstance(value, list):
         return [_without_xet(one) for one in value]
     return value

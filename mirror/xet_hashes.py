@@ -60,7 +60,8 @@ class XetHashes:
         if not unknown:
             raise XetHashNotFoundError(snapshot.repo, snapshot.commit_hash, xet_hash)
         is_started = self._start(sorted(unknown, key=lambda stored: stored.file.size != last + 1))
-        if len(untold) == 1 and snapshot.whole and not snapshot.absent:
+        is_one = len({stored.file.etag for stored in untold}) == 1
+        if is_one and snapshot.whole and not snapshot.absent:
             return unknown[0]
         if not is_started:
             raise BlobUnreadableError(unknown[0].file.path, "its xet hash cannot be computed")

@@ -34,12 +34,13 @@ _PIECE = 64 * 1024
 class SimulatedRepo:
     """A repository: files by commit, and commits by ref. Tags are `refs/tags/…`, and pull requests
     `refs/pr/…`; other refs are branches. `info` is told of it beside the usual. The tree claims
-    `claimed_sizes` of paths instead of the true ones."""
+    `claimed_sizes` of paths instead of the true ones, and tells their `xet_hashes`."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     claimed_sizes: dict[str, int] = field(default_factory=dict)
+    xet_hashes: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], ref: str = "main") -> str:
         """Add a commit that holds just these files, and point the ref to it."""
@@ -119,8 +120,11 @@ class HubSimulator:
             return _file(request, commit, repo.commits[commit], "/".join(rest[1:]))
         if word == "tree":
             rows = [_row(path, body) for path, body in repo.commits[commit].items()]
-            claimed = [row | _claimed(row, repo.claimed_sizes) for row in rows]
-            return JSONResponse(claimed)
+            for row in rows:
+                row |= _claimed(row, repo.claimed_sizes)
+                if row["path"] in repo.xet_hashes:
+                    row["xetHash"] = repo.xet_hashes[row["path"]]
+            return JSONResponse(rows)
         siblings = [{"rfilename": path} for path in repo.commits[commit]]
         repo_id = re.sub("^(datasets|spaces)/", "", true_name)
         usual = {"_id": "1", "id": repo_id, "sha": commit, "siblings": siblings}

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -29,8 +30,12 @@ def command(tmp_path: Path) -> Iterator[Command]:
 def _workers(command: Command) -> set[int]:
     """The children that run Python code of ours, without multiprocessing's own helper."""
     children = Path(f"/proc/{command.process.pid}/task/{command.process.pid}/children")
-    pids = {int(pid) for pid in children.read_text().split()}
-    return {pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    found = set()
+    for pid in map(int, children.read_text().split()):
+        with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
 
 
 def _until(is_true: Callable[[], bool]) -> None:

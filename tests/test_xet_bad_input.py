@@ -326,7 +326,7 @@ def check(path: str, said: Said) -> None:
 
 def _check_reconstruction(body: dict[str, Any], repo: Repo, name: str) -> None:
     urls = [url.partition("?")[0] for _, url, _ in fetches(body)]
-    number = int(urls[0].partition("/blocks/")[2].partition("/")[0])
+    number = int(urls[0].partition("/blocks/")[2].split("/")[1])
     ours = [f"http://hub.example{block_path(number + n, name, repo)}" for n in range(len(urls))]
     assert urls == ours
     assert sum(term["unpacked_length"] for term in body["terms"]) <= len(FILES[repo][name])

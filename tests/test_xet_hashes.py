@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -284,6 +285,62 @@ def test_what_one_has_computed_all_know(tmp_path: Path, state: State, digests: D
         assert other.known(one) is None
         found = digests.start(one).result(30)
         assert other.known(one) == found
+
+
+def test_what_another_computed_of_a_changed_file_is_known(
+    tmp_path: Path, state: State, digests: Digests
+) -> None:
+    file = tmp_path / "file"
+    with closing(Digests(State(state.folder))) as other:
+        for body in (BODY, OTHER):
+            file.write_bytes(body)
+            found = digests.start(wanted(file)).result(30)
+            assert other.known(wanted(file)) == digests.known(wanted(file)) == found
+
+
+def test_servers_that_share_the_data_alone_take_turns(tmp_path: Path) -> None:
+    """Each has a state folder of its own, as replicas of read-only data may."""
+    data, fifo = tmp_path / "data", tmp_path / "fifo"
+    data.mkdir()
+    os.mkfifo(fifo)
+    (tmp_path / "file").write_bytes(BODY)
+    states = [State(tmp_path / name, data) for name in ("one", "two")]
+    with closing(Digests(states[0])) as digests, closing(Digests(states[1])) as other:
+        digests.start(wanted(fifo, kind="sha256"))
+        with fifo.open("wb"):
+            waiting = other.start(wanted(tmp_path / "file"))
+            with pytest.raises(TimeoutError):
+                waiting.result(0.5)
+        assert waiting.result(30) == true_hash(tmp_path / "file")
+
+
+def test_what_another_process_wants_more_comes_first(tmp_path: Path, state: State) -> None:
+    """Each of two processes has something to compute, when a third is done."""
+    names = ("small 1", "small 2", "waited for")
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    order: list[str] = []
+    with closing(Digests(State(state.folder))) as one, closing(Digests(State(state.folder))) as two:
+        with held(state):
+            for name in names:
+                process, urgent = (two, True) if name == "waited for" else (one, False)
+                future = process.start(wanted(tmp_path / name), urgent=urgent)
+                future.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+            time.sleep(0.5)  # each waits for its turn
+        until(lambda: len(order) == 3)
+    assert order[0] == "waited for"
+
+
+def test_a_file_system_without_locks_stops_nothing(
+    tmp_path: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr("mirror.state.fcntl.flock", refuse)
+    (tmp_path / "file").write_bytes(BODY)
+    found = digests.start(wanted(tmp_path / "file")).result(30)
+    assert found == true_hash(tmp_path / "file")
 
 
 def finished(digests: Digests, asked: Mapping[str, tuple[Wanted, bool]], state: State) -> list[str]:

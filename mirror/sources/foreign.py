@@ -86,18 +86,15 @@ class ForeignRevisions:
     def _name(
         self, snapshot: str, found: Mapping[str, Found], tree: Mapping[str, RepoFile]
     ) -> dict[str, StoredFile]:
-        files = {path: _named(path, file, tree.get(path)) for path, file in found.items()}
-        unnamed = [path for path, file in files.items() if file is None]
+        named = {path: _named(path, file, tree.get(path)) for path, file in found.items()}
+        unnamed = [path for path, file in named.items() if file is None]
         rule = LfsRule.of(snapshot) if unnamed else LfsRule(None)
         wanted = [_wanted(path, found[path], rule) for path in unnamed]
         digests = self.digests.of(str(self.folder.repo), wanted) if wanted else []
+        files = {path: StoredFile(one, found[path].location) for path, one in named.items() if one}
         for path, want, digest in zip(unnamed, wanted, digests, strict=True):
-            files[path] = digested(path, want, digest)
-        return {
-            path: StoredFile(file, found[path].location)
-            for path, file in files.items()
-            if file is not None
-        }
+            files[path] = StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
+        return files
 
 
 def _named(path: str, found: Found, listed: RepoFile | None) -> RepoFile | None:

@@ -73,7 +73,7 @@ def _digested(
     wanted = {path: one for path, one in found.items() if isinstance(one, Wanted)}
     files = {path: one for path, one in found.items() if isinstance(one, StoredFile)}
     for (path, want), digest in zip(wanted.items(), digests.of(name, wanted.values()), strict=True):
-        files[path] = StoredFile(digested(path, want, digest), want.location)
+        files[path] = StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
     return files
 
 

@@ -12,7 +12,7 @@ import hmac
 import re
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from starlette.datastructures import Headers
 
@@ -110,7 +110,7 @@ class Gate:
         match = _CAS.fullmatch(path)
         if match is None:
             self._signer.check_token(token)
-        elif match[2].startswith(_DATA):
+        elif unquote_to_bytes(match[2]).startswith(_DATA):
             self._signer.check_query(scope["query_string"], path.decode("ascii", "replace"))
         else:
             self._signer.check_access_token(token, match[1].decode("ascii", "replace"))

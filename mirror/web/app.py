@@ -54,7 +54,7 @@ _GLANCE = 0.25
 _MOST_BODY = 8 * 1024 * 1024
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
-_POSTED_READ = re.compile(rb"/paths-info(/|$)|^/v1/telemetry$|/git-upload-pack$")
+_POSTED_READ = re.compile(rb"/paths-info(/|$)|/v1/telemetry$|/git-upload-pack$")
 _POSTED = frozenset({"paths-info", "xet-telemetry", "git-upload-pack"})
 
 

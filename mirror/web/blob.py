@@ -18,7 +18,7 @@ from mirror.source import check_blob, open_blob
 from mirror.web.protocol import ZERO_COPY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mirror.xet import Part, Xorb
 
 CHUNK = 256 * 1024
+_WINDOW = 1024 * 1024
 _MOST_DIGITS = 20
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
 
@@ -77,13 +78,15 @@ def _number(digits: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How a file was asked for: the Range and If-Range headers, HEAD, and whether a proxy in front
-    sends files that it is told to send."""
+    """How a file was asked for: the Range and If-Range headers, HEAD, whether a proxy in front
+    sends files that it is told to send, and whether the answer is made on the event loop, where
+    nothing is to be read."""
 
     range: str | None = None
     if_range: str | None = None
     head: bool = False
     accel: bool = False
+    on_loop: bool = False
 
 
 def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) -> Response:
@@ -126,7 +129,7 @@ def _send(
         check_blob(stored)
         return Response(status_code=status, headers=headers)
     descriptor = open_blob(stored)
-    if span.count <= CHUNK:
+    if span.count <= CHUNK and not asked.on_loop:
         return Response(_read(descriptor, cut(span)), status, headers)
     return BlobResponse(descriptor, cut(span), status, headers, again)
 
@@ -203,7 +206,7 @@ class BlobResponse(Response):
                 await self._copy(receive, send)
 
     async def _copy(self, receive: Receive, send: Send) -> None:
-        """For servers without zero copy: read in a thread, a chunk at a time."""
+        """For servers without zero copy: read in a thread, a window at a time."""
         is_short = False
         async with (
             aiofiles.open(self._descriptor, "rb", buffering=0, closefd=False) as file,
@@ -211,19 +214,46 @@ class BlobResponse(Response):
         ):
             tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
             await file.seek(self._cut.offset)
-            for head, left in self._cut.parts:
-                if head:
-                    await send(_body(head))
-                while left and (read := await file.read(min(CHUNK, left))):
-                    left -= len(read)
-                    await send(_body(read))
-                if left:
+            for parts in _windows(self._cut.parts):
+                count = sum(length for _, length in parts)
+                read = await file.read(count)
+                if len(read) < count:
                     is_short = True
                     break
+                await send(_body(_joined(parts, read)))
             tasks.cancel_scope.cancel()
         if is_short:
             raise BlobChangedError
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _windows(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """The parts in groups of at most a MiB of the file; longer ones are divided."""
+    group: list[Part] = []
+    room = _WINDOW
+    for head, length in parts:
+        left = length
+        while left or head:
+            taken = min(left, room)
+            group.append((head, taken))
+            head, left, room = b"", left - taken, room - taken
+            if not room:
+                yield group
+                group, room = [], _WINDOW
+    if group:
+        yield group
+
+
+def _joined(parts: Sequence[Part], read: bytes) -> bytes:
+    """What was read of the file, with the heads in it."""
+    if len(parts) == 1 and not parts[0][0]:
+        return read
+    view, at = memoryview(read), 0
+    pieces: list[bytes | memoryview] = []
+    for head, length in parts:
+        pieces += [head, view[at : at + length]]
+        at += length
+    return b"".join(pieces)
 
 
 def _body(body: bytes) -> Message:

@@ -131,6 +131,7 @@ class Sending:
         self._file = message["file"].fileno()
         self._offset = message["offset"]
         self._parts = list(reversed(message["parts"]))
+        self._last = self._offset + sum(count for _, count in self._parts) - 1
         self._loop = asyncio.get_running_loop()
         # The transport does not share its own.
         copy = os.dup(client.fileno())
@@ -157,12 +158,10 @@ class Sending:
             self._socket.close()
 
     def _step(self) -> None:
-        try:
-            os.preadv(self._file, self._probe, self._offset, os.RWF_NOWAIT)
-        except OSError:  # not in the page cache, or the file system does not tell
+        most = min(_MOST_STEP, max(_LEAST_STEP, _TURN // Sending._running))
+        if not self._is_warm(most):
             self._send_cold()
             return
-        most = min(_MOST_STEP, max(_LEAST_STEP, _TURN // Sending._running))
         try:
             self._send(most)
         except BlockingIOError:
@@ -171,6 +170,16 @@ class Sending:
             self._end(exc)
         else:
             self._go_on()
+
+    def _is_warm(self, most: int) -> bool:
+        """Whether what a step sends is in the page cache, as far as its two ends tell: the first
+        page may be there since the step before ended in it."""
+        try:
+            for offset in (self._offset, min(self._offset + most - 1, self._last)):
+                os.preadv(self._file, self._probe, offset, os.RWF_NOWAIT)
+        except OSError:  # it is not, or the file system does not tell
+            return False
+        return True
 
     def _send_cold(self) -> None:
         """Send from a thread, and watch the socket again afterwards."""

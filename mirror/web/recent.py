@@ -20,7 +20,7 @@ from mirror.errors import BlobUnreadableError
 from mirror.web.blob import Asked, BlobResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,9 +30,13 @@ _OVERHEAD = 1024
 _MOST_FILES = 256
 # The request headers that an answer may depend on.
 _VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
+_HOST = frozenset({b"host"})
 _FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
 # What depends on other headers as well: the user agent, Accept, Git-Protocol.
 _UNKEPT = frozenset({"manifests", "simple-index", "simple-project", "git-refs"})
+
+# Each who asks waits for digests by itself, as long as its client has patience.
+_WAITED_FOR = b"/reconstruction"
 
 Key = tuple[object, ...]
 
@@ -45,7 +49,7 @@ class RecentAnswers:
         self._kept: OrderedDict[Key, tuple[float, str, Response]] = OrderedDict()
         self._bytes = 0
         self._making: dict[Key, asyncio.Event] = {}
-        self._files: OrderedDict[bytes, tuple[float, str, Callable[[Asked], Response]]]
+        self._files: OrderedDict[Key, tuple[float, str, Callable[[Asked], Response]]]
         self._files = OrderedDict()
 
     def get(self, key: Key) -> tuple[str, Response] | None:
@@ -64,7 +68,7 @@ class RecentAnswers:
 
         If none was, this one is the first, which calls `done`.
         """
-        if not self._hold:
+        if not self._hold or _WAITED_FOR in scope["raw_path"]:
             return False
         event = self._making.get(_question(scope))
         if event is None:
@@ -80,14 +84,15 @@ class RecentAnswers:
 
     def again(self, scope: Scope) -> tuple[str, Response] | None:
         """The route and the answer for a large file that was just sent to somebody."""
-        kept = self._files.get(scope["raw_path"])
+        kept = self._files.get(_file_key(scope))
         if kept is None or time.monotonic() > kept[0] or scope["method"] != "GET":
             return None
         headers = Headers(raw=scope["headers"])
         if "if-none-match" in headers:
             return None
         try:
-            return kept[1], kept[2](Asked(headers.get("range"), headers.get("if-range")))
+            asked = Asked(headers.get("range"), headers.get("if-range"), on_loop=True)
+            return kept[1], kept[2](asked)
         except BlobUnreadableError:
             return None
 
@@ -99,8 +104,9 @@ class RecentAnswers:
     def _keep(self, scope: Scope, response: Response) -> None:
         key, route = key_of(scope), scope["state"].get("route", "none")
         if isinstance(response, BlobResponse) and self._hold:
-            self._files[scope["raw_path"]] = (time.monotonic() + self._hold, route, response.again)
-            self._files.move_to_end(scope["raw_path"])
+            file_key = _file_key(scope)
+            self._files[file_key] = (time.monotonic() + self._hold, route, response.again)
+            self._files.move_to_end(file_key)
             if len(self._files) > _MOST_FILES:
                 self._files.popitem(last=False)
         if type(response) is not Response or response.status_code >= 500 or not self._hold:
@@ -122,13 +128,22 @@ class RecentAnswers:
 
 def key_of(scope: Scope) -> Key:
     """What the answer to a request depends on."""
-    key: list[object] = [scope["method"], scope["raw_path"], scope["query_string"]]
+    return (scope["method"], scope["query_string"], *_varied(scope, _VARY))
+
+
+def _file_key(scope: Scope) -> Key:
+    """What the headers of a file depend on, whatever part of it is asked for: links name the host.
+    A signature is in the query."""
+    return (scope["query_string"], *_varied(scope, _HOST))
+
+
+def _varied(scope: Scope, names: frozenset[bytes]) -> Iterator[object]:
+    yield scope["raw_path"]
     for header in scope["headers"]:
-        if header[0] in _VARY:
-            key.append(header)
+        if header[0] in names:
+            yield header
         elif header[0] in _FORWARDED:
-            key += [header, (scope.get("client") or ("",))[0]]
-    return tuple(key)
+            yield from (header, (scope.get("client") or ("",))[0])
 
 
 def _question(scope: Scope) -> Key:

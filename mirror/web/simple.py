@@ -56,7 +56,7 @@ def wheel(call: Call) -> Response:
         headers = {"content-type": "text/plain; charset=utf-8", "etag": f'"{_sha256(body)}"'}
         return body_response(body, headers, call.asked)
     found = path.stat()
-    stored = StoredFile(lfs_file(filename, found.st_size, 64 * "0"), str(path))
+    stored = StoredFile(lfs_file(filename, found.st_size, 64 * "0"), str(path), found.st_mtime_ns)
     etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
     return blob_response(
         stored, {"content-type": "application/octet-stream", "etag": etag}, call.asked

@@ -144,8 +144,10 @@ def _cas_action(segments: list[str]) -> tuple[str, tuple[str, ...]]:
             return "reconstructions", (version, xet_hash)
         case ["reconstruction", xet_hash]:
             return "reconstructions", ("v1", xet_hash)
-        case ["blocks", number, *path]:
-            return "blocks", (number, *path)
+        case ["blocks", etag, number, *path]:
+            return "blocks", (etag, number, *path)
+        case ["v1", "telemetry"]:
+            return "xet-telemetry", ()
     raise NotOfferedError
 
 

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mirror.errors import NotOfferedError, RequestError
+from mirror.errors import ForbiddenError, NotOfferedError, RequestError
 from mirror.trees import check_path
 from mirror.web.api import json_response
 from mirror.web.blob import Span, parse_range, xorb_response
@@ -88,9 +88,12 @@ def reconstruction(call: Call) -> Response:
 
 
 def block(call: Call) -> Response:
-    """A part of a virtual xorb."""
-    commit_hash, number, *path = call.target.rest
+    """A part of a virtual xorb. Where the file is another by now, the client is to ask for the
+    reconstruction again, as it does after a 403."""
+    commit_hash, etag, number, *path = call.target.rest
     stored = call.snapshot(commit_hash).find(check_path("/".join(path)))
+    if stored.file.etag != etag:
+        raise ForbiddenError("The file is another by now. Ask again.")
     if not _BLOCK.fullmatch(number):
         raise RequestError(f"{number[:80]!r} is no number of a block.")
     try:
@@ -123,10 +126,12 @@ def _bytes(term: Term) -> dict[str, int]:
 
 
 def _urls(call: Call, snapshot: Snapshot, stored: StoredFile, wanted: list[Term]) -> list[str]:
-    """Where the block of each term is read. The file's path spares another look for its hash."""
+    """Where the block of each term is read. The file's path spares another look for its hash, and
+    its etag says which content is meant."""
     signer, base = call.hub.signer, cas_path(snapshot.repo, snapshot.commit_hash)
     expires = signer.expiry()
-    paths = [f"{base}/blocks/{term.block}/{quote(stored.file.path)}" for term in wanted]
+    place, name = f"{base}/blocks/{stored.file.etag}", quote(stored.file.path)
+    paths = [f"{place}/{term.block}/{name}" for term in wanted]
     return [f"{call.base_url}{path}{signer.query(path, expires)}" for path in paths]
 
 

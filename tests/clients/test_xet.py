@@ -82,7 +82,7 @@ def url(mirror: Mirror, hub: Path) -> Iterator[str]:
 def by_xet(log: str) -> set[str]:
     """The files of which blocks were sent, none of which may have been sent plainly too."""
     assert not re.search(r"GET /\S+/resolve/\S+\.(bin|safetensors) ", log)
-    return {unquote(path) for path in re.findall(r"/blocks/\d+/(\S+) 206 ", log)}
+    return {unquote(path) for path in re.findall(r"/blocks/\w+/\d+/(\S+) 206 ", log)}
 
 
 def calmly(run: Run) -> dict[str, str]:
@@ -102,7 +102,7 @@ def test_large_files_alone_come_by_xet(run: Run) -> None:
     for path in ("big.bin", "model.safetensors"):
         told = run("download", "Org/Model", "main", path)
         assert told["sha256"] == sha256(WHOLE.files[path])
-    assert re.findall(r"/blocks/\d+/(\S+) 206", run.log()) == ["big.bin", "big.bin"]
+    assert re.findall(r"/blocks/\w+/\d+/(\S+) 206", run.log()) == ["big.bin", "big.bin"]
 
 
 @each("xet", *HUBS_WITH_XET)

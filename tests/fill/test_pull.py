@@ -171,6 +171,18 @@ def test_another_hubmirror_is_a_hub(tmp_path: Path) -> None:
     assert not any(path.is_symlink() for path in filling.folder().blobs.iterdir())
 
 
+def test_xet_hashes_that_upstream_tells_are_kept(filling: Filling, simulator: HubSimulator) -> None:
+    repo = simulator.repo(MODEL)
+    repo.xet_hashes[WEIGHTS] = 64 * "e"
+    filling.pull(MODEL)
+    commit = repo.refs["main"]
+    assert filling.record(commit).files[WEIGHTS].xet_hash == 64 * "e"
+    tree = filling.folder().read_tree(commit)
+    assert tree is not None
+    assert tree[WEIGHTS].xet_hash == 64 * "e"
+    assert tree["config.json"].xet_hash is None
+
+
 def test_a_filtered_hubmirror_is_a_hub_for_what_it_has(
     serve: Serve, filling: Filling, tmp_path: Path
 ) -> None:

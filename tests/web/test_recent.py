@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from mirror.digests import Digests
 from mirror.layers import FirstFound
+from mirror.repos import Repo
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
 from mirror.web.app import create_app
-from tests.folders import COMMIT, Content, make_classic, write
+from mirror.xet_hashes import XetHashes
+from tests.folders import COMMIT, Content, make_classic, make_managed, write
 from tests.servers import run_server
 
 HOLD = 0.5
@@ -106,3 +111,31 @@ def test_those_who_ask_for_what_is_broken_at_once(client: httpx2.Client, blobs: 
     with ThreadPoolExecutor(16) as threads:
         statuses = set(threads.map(lambda _: client.get(LARGE).status_code, range(32)))
     assert statuses == {503}
+
+
+def test_a_link_names_the_host_that_its_client_asked(client: httpx2.Client, hub: Path) -> None:
+    """As a proxy would be told of another name a moment before."""
+    make_managed(
+        hub, Content(FILES, repo=Repo.parse("Org/Xet")),
+        files={
+            path: replace(one, xet_hash=64 * "e") for path, one in Content(FILES).entries.items()
+        },
+    )  # fmt: skip
+    state = State(hub.parent / "other")
+    with closing(Digests(state)) as digests:
+        source = FirstFound([HfCache(hub, digests, managed=True)])
+        app = create_app(source, state, hold=60, xet_hashes=XetHashes(digests))
+        path = "/Org/Xet/resolve/main/model.bin"
+        with run_server(app) as url, httpx2.Client(base_url=url) as one:
+            for host in ("evil.example", "mirror.lan", "evil.example"):
+                for asked in ({}, {"range": "bytes=0-0"}):
+                    answer = one.get(path, headers={"host": host, **asked})
+                    assert answer.headers["link"].startswith(f"<http://{host}/api/models/Org/Xet")
+
+
+def test_a_small_part_of_a_large_file_is_read_in_no_hurry(client: httpx2.Client) -> None:
+    """What is given again is given on the event loop, which must not wait for a disk."""
+    assert client.get(LARGE).content == BODY
+    for start in (0, 5):
+        part = client.get(LARGE, headers={"range": f"bytes={start}-{start + 999}"})
+        assert (part.status_code, part.content) == (206, BODY[start : start + 1000])

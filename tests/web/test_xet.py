@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import socket
@@ -24,7 +25,7 @@ from mirror.sources.hf_cache import HfCache
 from mirror.sources.publish import publish
 from mirror.state import State
 from mirror.trees import lfs_file
-from mirror.web import api
+from mirror.web import api, protocol
 from mirror.web.app import create_app
 from mirror.web.urls import parse
 from mirror.xet import BLOCK, CHUNK, HEAD
@@ -57,13 +58,16 @@ def xet_hash(path: str) -> str:
     return hashlib.sha256(path.encode()).hexdigest()
 
 
+def etag(path: str, repo: Repo = MODEL) -> str:
+    return hashlib.sha256(f"{repo} {path}".encode()).hexdigest()
+
+
 def make(hub: Path, bodies: dict[str, bytes], repo: Repo = MODEL, **record: Any) -> Path:
     """A managed repository of LFS files, and of one that git keeps whole; its record tells a hash
     of all."""
     files = {"config.json": replace(entry("config.json", b"{}"), xet_hash=xet_hash("config.json"))}
     for path, body in bodies.items():
-        sha256 = hashlib.sha256(f"{repo} {path}".encode()).hexdigest()
-        files[path] = lfs_file(path, len(body), sha256, xet_hash(path))
+        files[path] = lfs_file(path, len(body), etag(path, repo), xet_hash(path))
     for path, file in files.items():
         write(repo_dir(hub, repo) / "blobs" / file.etag, bodies.get(path, b"{}"))
     publish(hub, make_record(Content(repo=repo), files=files, **record))
@@ -87,7 +91,7 @@ def cas(repo: Repo = MODEL, commit: str = COMMIT) -> str:
 
 
 def block_path(number: object, path: str = ODD, repo: Repo = MODEL) -> str:
-    return f"{cas(repo)}/blocks/{number}/{quote(path)}"
+    return f"{cas(repo)}/blocks/{etag(path, repo)}/{number}/{quote(path)}"
 
 
 def ask(client: httpx2.Client, name: str, asked: str = "", form: str = FORMS[0]) -> httpx2.Response:
@@ -350,7 +354,7 @@ def test_the_head_of_a_block(client: httpx2.Client) -> None:
 
 @pytest.mark.parametrize("path", ["none.bin", "", "a//b", "../x", "config.json/x"])
 def test_a_block_of_no_file(client: httpx2.Client, path: str) -> None:
-    assert client.get(f"{cas()}/blocks/0/{path}").status_code in (400, 404)
+    assert client.get(f"{cas()}/blocks/{etag(ODD)}/0/{path}").status_code in (400, 404)
 
 
 @pytest.mark.parametrize("number", [3, 10**6, 999_999_999])
@@ -627,3 +631,74 @@ def test_clients_that_know_hashes_are_answered_all_the_same(quiet: httpx2.Client
     for form in FORMS:
         body = quiet.get(f"{token['casUrl']}/{form}/{xet_hash('model-Q8_0.gguf')}").json()
         assert read(quiet, body, 999) == GGUF["model-Q8_0.gguf"]
+
+
+# A file that becomes another
+
+
+@pytest.fixture
+def weights(hub: Path) -> Path:
+    """A file of a foreign cache that is no link, which somebody may replace."""
+    weights = repo_dir(hub) / "snapshots" / COMMIT / "model.safetensors"
+    write(weights, BLOCK * b"A")
+    write(repo_dir(hub) / "refs" / "main", COMMIT.encode())
+    return weights
+
+
+def _replace(weights: Path, body: bytes) -> None:
+    """Write another file beside it, and give that its name."""
+    new = weights.with_name("new")
+    new.write_bytes(body)
+    new.replace(weights)
+
+
+@pytest.mark.parametrize("hold", [0, 60], ids=["looked at again", "within the hold"])
+@pytest.mark.parametrize("size", [BLOCK, BLOCK + 5, BLOCK - 5], ids=["same", "longer", "shorter"])
+def test_a_block_is_of_the_content_that_it_was_told_for(
+    hub: Path, state: State, weights: Path, hold: float, size: int
+) -> None:
+    with closing(Digests(state)) as digests:
+        source = HfCache(hub, digests, managed=False, hold=hold)
+        with serving(state, source, xet_hashes=XetHashes(digests)) as client:
+            path = "/Org/Model/resolve/main/model.safetensors"
+            while "x-xet-hash" not in (head := client.head(path)).headers:
+                time.sleep(0.05)
+            told = client.get(f"{API}/xet-read-token/main").json()["casUrl"]
+            body = client.get(f"{told}/{FORMS[0]}/{head.headers['x-xet-hash']}").json()
+            assert read(client, body, BLOCK) == BLOCK * b"A"
+            _replace(weights, size * b"B")
+            for url, span in [(url, span) for _, url, span in fetches(body)] * 3:
+                answer = client.get(url, headers={"range": f"bytes={span['start']}-{span['end']}"})
+                assert answer.status_code in ((503,) if hold else (403, 503))
+                assert b"B" * 9 not in answer.content
+            assert client.get(path).status_code in ((503,) if hold else (200, 503))
+
+
+def test_a_page_that_is_there_vouches_for_no_other(tmp_path: Path) -> None:
+    """A step of a xorb ends in the middle of a page, where the next begins."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(8 * CHUNK))
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(opened.fileno(), 1, 0)
+        try:
+            os.preadv(opened.fileno(), [bytearray(1)], 7 * CHUNK, os.RWF_NOWAIT)
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            pytest.skip(f"this file system does not tell what is in memory: {exc}")
+        else:
+            pytest.skip("this file system keeps all in memory")
+        message = {"file": opened, "offset": 0, "parts": [(b"12345678", CHUNK)] * 8}
+        left, right = socket.socketpair()
+        with left, right:
+            sending = asyncio.run(_made(left, message))
+            assert sending._is_warm(4096)
+            assert not sending._is_warm(CHUNK)
+            sending._socket.close()
+
+
+async def _made(client: socket.socket, message: dict[str, Any]) -> protocol.Sending:
+    return protocol.Sending(client, message)

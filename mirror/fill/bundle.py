@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MANIFEST = "manifest.json"
+VOLUMES = "hubmirror-*.bin*"
+"""A pattern of volumes, and of what is left of unfinished ones."""
+
 CARRIED = Repo.parse("bundle")
 """The repository that events about volumes name."""
 
@@ -37,12 +40,13 @@ _HUB_PLACE = re.compile(
 @dataclass(frozen=True, slots=True)
 class Item:
     """One file of a bundle: `name` is its path below the data folder. `digest` is sha256, or for a
-    blob that git keeps whole its sha1. `offset` is where it begins in the stream."""
+    blob that git keeps whole its sha1. `offset` is where it begins in the stream; None for a blob
+    that the other side has in another repository."""
 
     name: str
     size: int
     digest: str
-    offset: int = 0
+    offset: int | None = 0
 
     def row(self) -> dict[str, Any]:
         return {
@@ -75,19 +79,23 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle holds. `holds` are all names with their digests that a data folder has once
-    this bundle, and those before it, were applied."""
+    """What a bundle holds. `since` is the bundle that it builds upon, `since_created_at` when that
+    was made; `holds` are all names with their digests that a data folder has once this bundle, and
+    those before it, were applied."""
 
     bundle_id: str
     created_at: str
     since: str
+    since_created_at: str
     items: Sequence[Item]
     volumes: Sequence[Volume]
     holds: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Raises CarryError for one that is absent, damaged, or names what no bundle may hold."""
+        """That of a bundle's folder, or a copy of the file alone. Raises CarryError for one that is
+        absent, damaged, or names what no bundle may hold."""
+        folder = folder.parent if folder.name == MANIFEST else folder
         try:
             data = orjson.loads((folder / MANIFEST).read_bytes())
             if data["format_version"] != _FORMAT:
@@ -113,21 +121,26 @@ class Manifest:
             _hex(data["bundle_id"], 32),
             str(data["created_at"]),
             _hex(data["since"], 32) if data["since"] else "",
+            str(data["since_created_at"]),
             [_item(row) for row in data["items"]],
             [Volume.parse(row) for row in data["volumes"]],
-            {_place(name): _digest(digest) for name, digest in data["holds"].items()},
+            {place(name): _digest(digest) for name, digest in data["holds"].items()},
         )
 
     def _check(self) -> None:
-        """Raises ValueError where volumes leave gaps, or files lie outside of them."""
+        """Raises ValueError where volumes leave gaps, or files lie outside of them; and where it
+        builds upon no other, and holds what it does not carry."""
         end = 0
         for volume in self.volumes:
             if volume.offset != end:
                 raise ValueError(f"{volume.name} does not follow the volume before it")
             end += volume.size
         for item in self.items:
-            if item.offset + item.size > end:
+            if item.offset is not None and item.offset + item.size > end:
                 raise ValueError(f"{item.name} lies outside of the volumes")
+        carried = {item.name: item.digest for item in self.items if item.offset is not None}
+        if not self.since and carried != self.holds:
+            raise ValueError("it does not list all that it holds")
 
     def render(self) -> bytes:
         """The file's text, with a digest of itself."""
@@ -136,6 +149,7 @@ class Manifest:
             "bundle_id": self.bundle_id,
             "created_at": self.created_at,
             "since": self.since,
+            "since_created_at": self.since_created_at,
             "volumes": [volume.row() for volume in self.volumes],
             "items": [item.row() for item in self.items],
             "holds": self.holds,
@@ -149,16 +163,17 @@ def _seal(body: Mapping[str, Any]) -> str:
 
 
 def _item(row: Mapping[str, Any]) -> Item:
-    name, digest = _place(row["name"]), _digest(row["digest"])
+    name, digest = place(row["name"]), _digest(row["digest"])
     if name.startswith("hub/") and "/blobs/" in name:
         if not name.endswith(f"/{digest}"):
             raise ValueError(f"{name} is not named by its digest")
     elif len(digest) != 64:
         raise ValueError(f"{name} has a digest of another kind")
-    return Item(name, _count(row["size"]), digest, _count(row["offset"]))
+    is_elsewhere = row["offset"] is None and "/blobs/" in name
+    return Item(name, _count(row["size"]), digest, None if is_elsewhere else _count(row["offset"]))
 
 
-def _place(name: str) -> str:
+def place(name: str) -> str:
     """A path below the data folder where a bundle may write: blobs and records of a repository, and
     what lies beside hub/."""
     parts = name.split("/")

@@ -8,6 +8,7 @@ import shutil
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -17,11 +18,13 @@ from mirror.fill.blobs import Cache
 from mirror.fill.bundle import (
     CARRIED,
     MANIFEST,
+    VOLUMES,
     Item,
     Manifest,
     Volume,
     has_size,
     naming_errors,
+    place,
 )
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
 from mirror.fill.proof import sha256_of
@@ -33,11 +36,13 @@ from mirror.trees import blob_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Set as AbstractSet
 
     from mirror.fill.events import Report
+    from mirror.sources.layout import RepoDir
 
 _DRAFT = "unfinished.json"
+_MOST_VOLUMES = 9999
 _READ = 4 * 1024 * 1024
 # Files outside hub/ that others are found by; they arrive last.
 _LAST = ("latest", "HEAD", "packed-refs", "refs", "openllm")
@@ -53,6 +58,8 @@ def create(
     """
     if not data.is_dir():
         raise CarryError(f"The data folder {data} is not there. Name another with --data.")
+    if out.resolve().is_relative_to(data.resolve()):
+        raise CarryError(f"{out} lies in the data folder itself. Name a folder on another disk.")
     base = Manifest.read(since) if since else None
     with naming_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -60,11 +67,13 @@ def create(
             raise CarryError(f"{out} holds a bundle already. Name another folder.")
         found = {item.name: item for item in _contents(data, report)}
         held = base.holds if base else {}
-        items = list(_placed(one for one in found.values() if held.get(one.name) != one.digest))
+        new = (one for one in found.values() if held.get(one.name) != one.digest)
+        items = list(_placed(new, {digest for name, digest in held.items() if "/blobs/" in name}))
         manifest = Manifest(
             uuid.uuid4().hex,
             datetime.now(UTC).isoformat(),
             base.bundle_id if base else "",
+            base.created_at if base else "",
             items,
             _write_volumes(data, out, items, split, report),
             {name: item.digest for name, item in found.items()},
@@ -77,9 +86,15 @@ def create(
 def _write_volumes(
     data: Path, out: Path, items: Sequence[Item], split: int, report: Report
 ) -> list[Volume]:
-    total = max((item.offset + item.size for item in items), default=0)
+    ends = (item.offset + item.size for item in items if item.offset is not None)
+    total = max(ends, default=0)
+    if split and total > _MOST_VOLUMES * split:
+        raise CarryError(f"That would be {total // split + 1} volumes. Choose a larger --split.")
     volumes = list(_volumes(total, split or max(total, 1)))
     done = _resumed(out, items, volumes)
+    for path in out.glob(VOLUMES):
+        if path.name not in done:
+            path.unlink()  # of a run that was killed, or had other files
     left, free = total - sum(one.size for one in done.values()), shutil.disk_usage(out).free
     if left > free:
         raise CarryError(
@@ -99,32 +114,60 @@ def _contents(data: Path, report: Report) -> Iterator[Item]:
     """Every file that a mirror needs: proven blobs, records, refs, and what lies beside hub/."""
     cache = Cache.of(data / "hub")
     for folder in cache.folders():
+        if not folder.recorded_commits():
+            text = f"{folder.repo} has no record of a pull, and is left out."
+            report(Noted("warning", text))
         for commit in folder.recorded_commits():
-            try:
-                record = folder.read_record(commit)
-            except (OSError, ManifestError):
-                continue
-            if not all(cache.has(folder, file) for file in record.files.values()):
-                text = f"{record.repo} at {commit[:12]} is not whole here, and is left out."
-                report(Noted("warning", text))
-                continue
-            base = f"hub/{folder.path.name}"
-            for file in {one.etag: one for one in record.files.values()}.values():
-                yield Item(f"{base}/blobs/{file.etag}", file.size, file.etag)
-            path = folder.record(commit)
-            yield Item(f"{base}/hubmirror/{commit}.json", path.stat().st_size, sha256_of(path))
-    for path in sorted(data.rglob("*")):
-        name = path.relative_to(data)
-        if name.parts[0] in ("hub", WORKSHOP) or path.is_symlink() or not path.is_file():
+            yield from _revision(cache, folder, commit, report)
+    for path in _beside_hub(data):
+        name = path.relative_to(data).as_posix()
+        try:
+            place(name)
+            name.encode()
+        except ValueError as exc:
+            raise CarryError(f"{name!r} has a name that cannot be carried. Rename it.") from exc
+        yield Item(name, path.stat().st_size, sha256_of(path))
+
+
+def _revision(cache: Cache, folder: RepoDir, commit: str, report: Report) -> Iterator[Item]:
+    """The blobs and the record of a revision that is whole."""
+    try:
+        record = folder.read_record(commit)
+    except (OSError, ManifestError):
+        text = f"{folder.repo} at {commit[:12]}: its record is damaged; it is left out."
+        report(Noted("warning", text))
+        return
+    if not all(cache.has(folder, file) for file in record.files.values()):
+        text = f"{record.repo} at {commit[:12]} is not whole here, and is left out."
+        report(Noted("warning", text))
+        return
+    base = f"hub/{folder.path.name}"
+    for file in {one.etag: one for one in record.files.values()}.values():
+        yield Item(f"{base}/blobs/{file.etag}", file.size, file.etag)
+    path = folder.record(commit)
+    yield Item(f"{base}/hubmirror/{commit}.json", path.stat().st_size, sha256_of(path))
+
+
+def _beside_hub(data: Path) -> Iterator[Path]:
+    """The files of all other folders, which may be links to other disks."""
+    for top in sorted(data.iterdir()):
+        if top.name in ("hub", WORKSHOP):
             continue
-        yield Item(name.as_posix(), path.stat().st_size, sha256_of(path))
+        found = [top] if top.is_file() else [
+            Path(folder) / name for folder, _, names in os.walk(top) for name in names
+        ]  # fmt: skip
+        yield from sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
-def _placed(items: Iterable[Item]) -> Iterator[Item]:
-    """Each content once in the stream; what others are found by comes last."""
+def _placed(items: Iterable[Item], held: AbstractSet[str]) -> Iterator[Item]:
+    """Each content once in the stream, but for blobs that the other side has (`held`); what others
+    are found by comes last."""
     offset, places = 0, dict[tuple[str, int], int]()
     for item in sorted(items, key=_rank):
         key = (item.digest, item.size)
+        if "/blobs/" in item.name and item.digest in held:
+            yield replace(item, offset=None)
+            continue
         if key not in places:
             places[key] = offset
             offset += item.size
@@ -170,19 +213,21 @@ class _Writer:
     def _chunks(self, volume: Volume) -> Iterator[bytes]:
         written, end = volume.offset, volume.offset + volume.size
         for item in self._items:
+            if item.offset is None:
+                continue
             if item.offset <= written < min(end, item.offset + item.size):
-                for chunk in self._read(item, written, end):
+                for chunk in self._read(item, item.offset, written, end):
                     yield chunk
                     written += len(chunk)
 
-    def _read(self, item: Item, start: int, end: int) -> Iterator[bytes]:
+    def _read(self, item: Item, offset: int, start: int, end: int) -> Iterator[bytes]:
         """A file's bytes from one place of the stream to another. At its end it is compared, unless
         an earlier run began it: then it is proven when it arrives."""
-        if start == item.offset:
+        if start == offset:
             self._proof = (item, blob_hash(item.digest, item.size))
-        left = min(end, item.offset + item.size) - start
+        left = min(end, offset + item.size) - start
         with (self._data / item.name).open("rb") as reader:
-            reader.seek(start - item.offset)
+            reader.seek(start - offset)
             while left and (chunk := reader.read(min(_READ, left))):
                 left -= len(chunk)
                 if self._proof and self._proof[0] is item:
@@ -190,7 +235,7 @@ class _Writer:
                 yield chunk
         if left:
             raise CarryError(f"{item.name} became shorter while it was read. Run it again.")
-        is_whole = end >= item.offset + item.size and self._proof and self._proof[0] is item
+        is_whole = end >= offset + item.size and self._proof and self._proof[0] is item
         if is_whole and self._proof and self._proof[1].hexdigest() != item.digest:
             raise CarryError(f"{item.name} is corrupt. Run `hubmirror verify --repair` first.")
 

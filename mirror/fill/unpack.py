@@ -13,12 +13,14 @@ from mirror.errors import CarryError
 from mirror.fill.blobs import ARRIVING, Cache, share
 from mirror.fill.bundle import (
     CARRIED,
+    MANIFEST,
     Item,
     Manifest,
     Volume,
     has_size,
     naming_errors,
 )
+from mirror.fill.chain import check_base, check_blobs, is_blob, is_record, note_applied, places
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Planned, RevisionDone
 from mirror.fill.proof import digest, sha256_of
 from mirror.manifests import ManifestError, Record
@@ -28,12 +30,16 @@ from mirror.state import sync_folder, write_atomically
 from mirror.trees import blob_hash, used_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from mirror.fill.events import Report
 
 _READ = 4 * 1024 * 1024
+
+
+class _WrongBytesError(CarryError):
+    """What a volume gave is not what the manifest says of a file."""
 
 
 def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
@@ -42,55 +48,61 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
     Run again after it was killed, it goes on. Raises CarryError, naming the volumes that are
     missing or damaged.
     """
+    folder = folder.parent if folder.name == MANIFEST else folder
     manifest = Manifest.read(folder)
     with naming_errors(data):
         cache = Cache.of(data / "hub")
         with cache.try_lock(ARRIVING) as is_free:
             if not is_free:
                 raise CarryError("Another bundle is being applied. Wait for its end.")
-            _check_base(data, manifest)
+            check_base(data, cache, manifest)
             _check_volumes(cache, folder, manifest, report)
-            _apply(data, cache, _Stream(folder, manifest.volumes), manifest, report)
+            try:
+                _apply(data, cache, _Stream(folder, manifest.volumes), manifest, report)
+            except _WrongBytesError:
+                # A volume may have changed since it was found right: then it is named.
+                shutil.rmtree(_marks(cache, manifest), ignore_errors=True)
+                _check_volumes(cache, folder, manifest, report)
+                raise
+            note_applied(cache, manifest)
         shutil.rmtree(_marks(cache, manifest), ignore_errors=True)
     return manifest
 
 
 def _apply(data: Path, cache: Cache, stream: _Stream, manifest: Manifest, report: Report) -> None:
-    absent = {item.name: item for item in manifest.items if not _is_here(data, item)}
-    needed = sum({item.digest: item.size for item in absent.values()}.values())
+    records = [_record(stream, item) for item in manifest.items if is_record(item.name)]
+    check_blobs(data, manifest, records)
+    shutil.rmtree(_arriving(cache), ignore_errors=True)
+    absent = [
+        item for item in manifest.items if not is_record(item.name) and not _is_here(data, item)
+    ]
+    needed = sum({one.digest: one.size for one in absent if one.offset is not None}.values())
     free = shutil.disk_usage(cache.root).free
     if needed > free:
         raise CarryError(
             f"The disk is too small: {human(needed)} are to be written, and {human(free)} are free."
         )
     report(Planned(len(absent), needed))
-    records: list[bytes] = []
-    brought: dict[str, Path] = {}
-    for item in manifest.items:
-        if item.name.startswith("hub/") and "/hubmirror/" in item.name:
-            records.append(stream.read(item))
-        elif item.name in absent:
-            target = data / item.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if item.digest not in brought or not share(brought[item.digest], target):
-                _bring(target, cache, stream, item, report)
-            brought[item.digest] = target
+    elsewhere = places(manifest)
+    for item in absent:
+        target = data / item.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        twins = (data / name for name in elsewhere.get(item.digest, ()))
+        twin = next((one for one in twins if has_size(one, item.size)), None)
+        if not (twin and share(twin, target)):
+            _bring(target, cache, stream, item, report)
     _publish(cache, records, report)
 
 
-def _check_base(data: Path, manifest: Manifest) -> None:
-    """Whether what the bundle builds upon is here."""
-    carried = {item.name for item in manifest.items}
-    absent = [
-        name
-        for name in manifest.holds
-        if name not in carried and "/hubmirror/" not in name and not (data / name).exists()
-    ]
-    if absent:
-        raise CarryError(
-            f"This bundle builds upon the bundle {manifest.since}, and {len(absent)} files of "
-            f"that are not here (the first is {absent[0]}). Apply that one first."
-        )
+def _record(stream: _Stream, item: Item) -> Record:
+    try:
+        return Record.parse(stream.read(item))
+    except ManifestError as exc:
+        raise CarryError(f"A record in the bundle is {exc}.") from exc
+
+
+def _arriving(cache: Cache) -> Path:
+    return cache.workshop / "arriving"
 
 
 def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Report) -> None:
@@ -139,12 +151,12 @@ def _is_here(data: Path, item: Item) -> bool:
     path = data / item.name
     if not has_size(path, item.size):
         return False
-    return "/blobs/" in item.name or sha256_of(path) == item.digest
+    return is_blob(item.name) or sha256_of(path) == item.digest
 
 
 def _bring(target: Path, cache: Cache, stream: _Stream, item: Item, report: Report) -> None:
     """One file from the stream to its place, proven."""
-    staged, running = cache.workshop / "arriving" / item.digest, blob_hash(item.digest, item.size)
+    staged, running = _arriving(cache) / item.digest, blob_hash(item.digest, item.size)
     staged.parent.mkdir(parents=True, exist_ok=True)
     report(FileBegan(CARRIED, item.name, item.size))
     with staged.open("wb") as file:
@@ -157,22 +169,35 @@ def _bring(target: Path, cache: Cache, stream: _Stream, item: Item, report: Repo
         os.fsync(file.fileno())
     if running.hexdigest() != item.digest:
         staged.unlink()
-        raise CarryError(f"{item.name} is not what it was: it was damaged before it was bundled.")
+        raise _WrongBytesError(
+            f"{item.name} is not what it was: it was damaged before it was bundled."
+        )
     staged.replace(target)
     sync_folder(target.parent)
     report(FileDone(CARRIED, item.name, item.size))
 
 
-def _publish(cache: Cache, bodies: Iterable[bytes], report: Report) -> None:
-    try:
-        records = sorted(map(Record.parse, bodies), key=lambda record: record.pulled_at)
-    except ManifestError as exc:
-        raise CarryError(f"A record in the bundle is {exc}.") from exc
-    for record in records:
+def _publish(cache: Cache, records: Sequence[Record], report: Report) -> None:
+    for record in sorted(records, key=lambda one: one.pulled_at):
         with cache.lock(record.repo, lambda: None):
-            publish(cache.root, record, _newer_refs(cache, record))
+            outcome = "applied"
+            if _is_newer(cache, record):
+                outcome = "here already, by a later pull"
+            else:
+                publish(cache.root, record, _newer_refs(cache, record))
         size = used_storage(record.files.values())
-        report(RevisionDone(record.repo, record.commit_hash, "applied", len(record.files), size))
+        report(RevisionDone(record.repo, record.commit_hash, outcome, len(record.files), size))
+
+
+def _is_newer(cache: Cache, record: Record) -> bool:
+    """Whether the revision is here as a whole, by a later pull, which may have widened it."""
+    folder = cache.folder(record.repo)
+    try:
+        known = folder.read_record(record.commit_hash)
+    except (OSError, ManifestError):
+        return False
+    is_whole = all(cache.has(folder, file) for file in known.files.values())
+    return known.pulled_at > record.pulled_at and is_whole
 
 
 def _newer_refs(cache: Cache, record: Record) -> list[str]:
@@ -199,11 +224,14 @@ class _Stream:
         """A small file, proven. Raises CarryError."""
         body = b"".join(self.chunks(item))
         if hashlib.sha256(body).hexdigest() != item.digest:
-            raise CarryError(f"{item.name} is not what it was: it was damaged before bundling.")
+            raise _WrongBytesError(
+                f"{item.name} is not what it was: it was damaged before it was bundled."
+            )
         return body
 
     def chunks(self, item: Item) -> Iterator[bytes]:
-        at, end = item.offset, item.offset + item.size
+        at = item.offset or 0
+        end = at + item.size
         for volume in self._volumes:
             last = volume.offset + volume.size
             if at >= end or at >= last or at < volume.offset:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from mirror.fill import pack, unpack
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Event, FileBegan, FileDone, Planned
 from mirror.fill.remove import collect, waste
+from mirror.repos import Repo
+from mirror.sources.publish import publish
 from tests.fill.carried import (
     KILLS,
     TWIN,
@@ -181,6 +184,130 @@ def test_a_bundle_whose_base_is_missing(data: Path, site: Path, disk: Path, tmp_
     assert orjson.loads((disk / "manifest.json").read_bytes())["bundle_id"] in said
     assert "Apply that one first." in said
     assert names_below(site) in ({}, {"hub": names_below(tmp_path)["site/hub"]})
+
+
+def test_an_older_bundle_takes_nothing_away(data: Path, site: Path, tmp_path: Path) -> None:
+    """A pull has widened the revision between the two."""
+    part, whole = {"config.json": b"{}"}, {"config.json": b"{}", "w.bin": b"w" * 9}
+    times = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2)]
+    for number, (files, at) in enumerate(zip((part, whole), times, strict=True)):
+        put(data / "hub", Content(files, "d" * 40, Repo.parse("Org/Grows")), pulled_at=at)
+        base = ("--since", str(tmp_path / "0")) if number else ()
+        _create(data, tmp_path / str(number), *base)
+    for number in (0, 1, 0):
+        _apply(site, tmp_path / str(number))
+    rows = map(orjson.loads, hubmirror(site, "ls", "--json").stdout.splitlines())
+    (row,) = (row for row in rows if row["repo_id"] == "Org/Grows")
+    assert (row["files"], row["status"]) == (2, "complete")
+
+
+@pytest.mark.parametrize("change", ["beside", "record"])
+def test_a_link_of_the_chain_that_was_left_out_is_noticed(
+    data: Path, site: Path, tmp_path: Path, change: str
+) -> None:
+    """It brought no new blob, and no new name."""
+    _create(data, tmp_path / "1")
+    _apply(site, tmp_path / "1")
+    if change == "beside":
+        write(data / "notes.txt", b"changed")
+    else:
+        cache = Cache.of(data / "hub")
+        record = cache.folder(MODEL).read_record(grown(1).commit_hash)
+        publish(cache.root, replace(record, refs=(*record.refs, "refs/tags/v1")))
+    _create(data, tmp_path / "2", "--since", str(tmp_path / "1"))
+    put_grown(data, 2)
+    _create(data, tmp_path / "3", "--since", str(tmp_path / "2"))
+    assert "Apply that one first." in _apply(site, tmp_path / "3", status=1)
+    for name in ("2", "3"):
+        _apply(site, tmp_path / name)
+    assert names_below(site) == names_below(data)
+
+
+def test_a_base_that_came_by_rsync_is_one(data: Path, site: Path, tmp_path: Path) -> None:
+    _create(data, tmp_path / "1")
+    shutil.copytree(data, site, symlinks=True, ignore=shutil.ignore_patterns(".hubmirror"))
+    put_grown(data, 2)
+    _create(data, tmp_path / "2", "--since", str(tmp_path / "1" / "manifest.json"))
+    _apply(site, tmp_path / "2" / "manifest.json")
+    assert names_below(site) == names_below(data)
+
+
+def test_what_was_removed_there_is_not_missed(data: Path, site: Path, tmp_path: Path) -> None:
+    _create(data, tmp_path / "1")
+    _apply(site, tmp_path / "1")
+    hubmirror(site, "rm", "Org/Twin")
+    put_grown(data, 2)
+    _create(data, tmp_path / "2", "--since", str(tmp_path / "1"))
+    _apply(site, tmp_path / "2")
+    assert _ref(site) == grown(2).commit_hash
+    put_grown(data, 2, TWIN)
+    hubmirror(site, "rm", "Org/Model")
+    _create(data, tmp_path / "3", "--since", str(tmp_path / "2"))
+    said = _apply(site, tmp_path / "3", status=1)
+    assert "files of that are not here" in said
+    assert not repo_dir(site / "hub", TWIN).exists()
+
+
+def test_what_the_other_side_has_in_another_repository_is_not_carried(
+    data: Path, site: Path, tmp_path: Path
+) -> None:
+    hubmirror(data, "rm", "Org/Twin")
+    _create(data, tmp_path / "1")
+    _apply(site, tmp_path / "1")
+    twin = put_grown(data, 1, TWIN)
+    _create(data, tmp_path / "2", "--since", str(tmp_path / "1"))
+    assert sum(path.stat().st_size for path in _volumes(tmp_path / "2")) < 30_000
+    _apply(site, tmp_path / "2")
+    name = "model-1.safetensors"
+    assert blob(site / "hub", twin, name).samefile(blob(site / "hub", grown(1), name))
+    assert "All is as it should be." in hubmirror(site, "verify").stdout
+
+
+def test_what_cannot_be_carried_is_said(data: Path, tmp_path: Path) -> None:
+    write(repo_dir(data / "hub", Repo.parse("Org/New")) / "blobs" / ("a" * 64), b"x")
+    said = _create(data, tmp_path / "1")
+    assert "Org/New has no record of a pull, and is left out" in said
+    said = _create(data, data / "hub" / "out", status=1)
+    assert "lies in the data folder itself" in said
+    assert "Choose a larger --split" in _create(data, tmp_path / "2", split="1", status=1)
+    for name in (b"a\\b", b"x\xff"):
+        odd = data / "bentoml" / os.fsdecode(name)
+        write(odd, b"x")
+        assert "has a name that cannot be carried" in _create(data, tmp_path / "3", status=1)
+        odd.unlink()
+
+
+def test_a_folder_that_lies_on_another_disk_is_carried(
+    data: Path, site: Path, tmp_path: Path
+) -> None:
+    (data / "bentoml").rename(tmp_path / "store")
+    (data / "bentoml").symlink_to(tmp_path / "store")
+    _create(data, tmp_path / "1")
+    _apply(site, tmp_path / "1")
+    assert (site / "bentoml/models/org--model/latest").read_bytes() == b"abc"
+
+
+def test_what_a_killed_creation_left_is_removed(data: Path, disk: Path) -> None:
+    for name in ("hubmirror-0001.bin.partial", "hubmirror-0099.bin"):
+        write(disk / name, bytes(1000))
+    write(disk / "theirs.txt", b"x")
+    _create(data, disk)
+    assert not (disk / "hubmirror-0001.bin.partial").exists()
+    assert not (disk / "hubmirror-0099.bin").exists()
+    assert (disk / "theirs.txt").exists()
+
+
+def test_a_volume_that_rots_after_it_was_found_right_is_named(
+    data: Path, site: Path, disk: Path
+) -> None:
+    _create(data, disk)
+    with pytest.raises(_Stop):
+        unpack.apply(site, disk, report=_stop_at(5, "/blobs/"))
+    volume = _volumes(disk)[-2]
+    before = volume.stat()
+    flip(volume)
+    os.utime(volume, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert f"Volumes are damaged: {volume.name}." in _apply(site, disk, status=1)
 
 
 def _cut(path: Path) -> None:
@@ -474,7 +601,9 @@ def test_what_was_under_way_does_not_stay(data: Path, site: Path, disk: Path) ->
     _apply(site, disk)
     workshop = site / "hub" / ".hubmirror"
     assert not [
-        path for path in workshop.rglob("*") if path.is_file() and "locks" not in path.parts
+        path
+        for path in workshop.rglob("*")
+        if path.is_file() and "locks" not in path.parts and path.name != "bundles.applied"
     ]
 
 

@@ -247,8 +247,8 @@ async def _https(app: Starlette, tls: Tls, grace: int | None) -> AsyncIterator[N
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
-    """What a listener needs. A client that asks for a name that is not listed is refused, and the
-    log says so."""
+    """What a listener needs. A client that asks for a name that is not listed is shown a
+    certificate that does not fit, which every client can say, and the log says what to do."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(tls.certificate)
     listed = {name.lower() for name in tls.names}
@@ -256,8 +256,12 @@ def _context(tls: Tls) -> ssl.SSLContext:
     def asked(_: ssl.SSLObject | ssl.SSLSocket, name: str | None, __: ssl.SSLContext) -> int | None:
         if name is None or name.lower() in listed:
             return None
-        log.warning("A client asked for %r over TLS, which --names does not list.", name[:100])
-        return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        log.warning(
+            "A client asked for %r over TLS, which the certificate does not name. If it is to be "
+            "answered, add it with --names.",
+            name[:100],
+        )
+        return None
 
     made.sni_callback = asked
     return made

@@ -71,6 +71,12 @@ def issue(folder: Path, names: Sequence[str]) -> Path:
         authority = x509.load_pem_x509_certificate((folder / AUTHORITY).read_bytes())
         signer = serialization.load_pem_private_key((folder / _KEY).read_bytes(), None)
     except (OSError, ValueError) as exc:
+        if (folder / AUTHORITY).exists() or (folder / _KEY).exists():
+            raise ConfigError(
+                f"The authority in {folder} is damaged, or a part of it is gone. Bring {AUTHORITY} "
+                f"and {_KEY} from a backup; or remove the folder, make another by `hubmirror ca "
+                f"init --ca {folder}`, and let every client trust that one."
+            ) from exc
         raise ConfigError(
             f"There is no authority in {folder}. Make one: hubmirror ca init --ca {folder}"
         ) from exc

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import click
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 from mirror.catalog import Catalog
 from mirror.cli import main
+from mirror.cli.environment import variables
 from mirror.layers import FirstFound
 from mirror.state import State
 from mirror.web.app import ANSWERS
 from mirror.web.observe import Metrics
+from tests.openllm.pages import commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -56,10 +62,50 @@ def test_every_command_is_understood(
     """Its words, that is; what it does is tested where it is done."""
     monkeypatch.chdir(tmp_path)
     words = shlex.split(command)
+    for word in words:
+        if word.endswith(".bentomodel"):
+            Path(word).touch()
     verb: click.Command = main
     while isinstance(verb, click.Group):
         verb = verb.get_command(click.Context(verb), words.pop(0)) or pytest.fail("no such verb")
     verb.make_context("", words)
+
+
+def test_every_command_for_openllm_is_run_by_a_test() -> None:
+    """But for those that install it, whose words are compared, and that need a Docker engine."""
+    source = "".join(
+        "".join(re.findall(r'documented\(\s*((?:"[^"]*"\s*)+)', path.read_text()))
+        for path in sorted((ROOT / "tests" / "openllm").glob("*.py"))
+    )
+    run = re.sub(r'"\s*"', "", source)
+    others = [one for one in commands() if one not in run]
+    assert others == [
+        "pip install openllm==0.6.30 'typer<0.26' 'setuptools<81'",
+        "OPENLLM_MODEL=llama3.2:1b docker compose --profile gpu up --build",
+    ]
+    asked = ROOT.joinpath("tests/openllm/requirements/openllm-0.6.in").read_text().split()
+    installed = [Requirement(word) for word in shlex.split(others[0])[2:]]
+    for wanted in map(Requirement, asked):
+        (one,) = (one for one in installed if one.name == wanted.name)
+        assert one == wanted or next(iter(wanted.specifier)).version in one.specifier
+
+
+def test_the_composed_openllm_is_told_what_env_tells() -> None:
+    composed = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    told = composed["services"]["openllm"]["environment"]
+    wanted = variables("http://mirror:8400", ["github.com"])
+    assert told.pop("UV_CONSTRAINT") == "${OPENLLM_CONSTRAINT:-}"
+    assert told == wanted | {"HF_TOKEN": f"${{HF_TOKEN:-{wanted['HF_TOKEN']}}}"}
+
+
+def test_docker_understands_what_is_composed() -> None:
+    docker = ["docker", "compose", "--profile", "gpu", "config", "--quiet"]
+    if (
+        shutil.which("docker") is None
+        or subprocess.run([*docker[:2], "version"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("docker compose is not installed here")
+    subprocess.run(docker, cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

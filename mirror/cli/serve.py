@@ -105,6 +105,10 @@ def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
     url = plan.reach.public_url or f"http://{name}:{port}"
     console.print("On a client:\n")
     console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
+    if plan.tls:
+        secure = plan.tls.listener.getsockname()[1]
+        names = " ".join(f"https://{one}:{secure}" for one in plan.tls.names)
+        console.print(f"  # or, with its certificate trusted: {escape(names)}", soft_wrap=True)
     console.print(f"  hf download {_an_example(place)}\n", soft_wrap=True)
     if not plan.reach.signer.closed and not host.startswith("127.") and host != "::1":
         console.print(

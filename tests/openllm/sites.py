@@ -15,7 +15,8 @@ import pytest
 from mirror.demo import write_demo
 from mirror.manifests import Record
 from tests.openllm.closed import ROOT
-from tests.openllm.model_repository import TAG, make
+from tests.openllm.model_repository import make
+from tests.openllm.pages import documented
 from tests.servers import run_command
 
 
@@ -61,7 +62,8 @@ def fill(folder: Path) -> Site:
     data = folder / "data"
     with run_command(folder, "--data", str(upstream)) as command:
         pull = [
-            "openllm", "pull", TAG, "--data", str(data), "--repository", str(repository),
+            *documented("hubmirror openllm pull llama3.2:1b"),
+            "--data", str(data), "--repository", str(repository),
             "--upstream", command.url, "--glibc", platform.libc_ver()[1],
             "--machine", platform.machine(),
         ]  # fmt: skip

@@ -18,6 +18,7 @@ from mirror.manifests import Record
 from tests.openllm.closed import MIRROR_URL, SCRIPTS, Closed, Server, basics
 from tests.openllm.conftest import Close
 from tests.openllm.environments import environment
+from tests.openllm.pages import documented
 from tests.openllm.sites import Site, demo_data, hubmirror
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -106,7 +107,11 @@ def test_an_export_of_ours_is_imported_by_bentoml(host: Host, tmp_path: Path) ->
     added = hubmirror("bento", "add", "hubmirror/demo", "--data", host.data, cwd=tmp_path)
     tag = added.splitlines()[0]
     out = tmp_path / "demo.bentomodel"
-    hubmirror("bento", "export", tag, out, "--data", host.data, cwd=tmp_path)
+    export = documented(
+        "hubmirror bento export qwen--qwen2-7b-instruct qwen.bentomodel",
+        {"qwen.bentomodel": str(out)},
+    )
+    hubmirror(*export, "--data", host.data, cwd=tmp_path)
     host.bentoml("models", "import", out)
     [entry] = json.loads(host.bentoml("models", "list", "-o", "json"))
     assert entry["tag"] == tag
@@ -118,7 +123,8 @@ def test_an_export_of_bentoml_is_imported_and_served(host: Host, tmp_path: Path)
     host.python(SCRIPTS / "create.py", "acme--tiny:v1", host.snapshot)
     out = tmp_path / "tiny.bentomodel"
     host.bentoml("models", "export", "acme--tiny:v1", out)
-    said = hubmirror("bento", "import", out, "--data", host.data, cwd=tmp_path)
+    import_ = documented("hubmirror bento import qwen.bentomodel", {"qwen.bentomodel": str(out)})
+    said = hubmirror(*import_, "--data", host.data, cwd=tmp_path)
     assert said.splitlines()[-1] == "acme--tiny:v1"
     assert host.is_whole(host.data / "bentoml" / "models" / "acme--tiny" / "v1")
     host.mirror.process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ pytest.importorskip("bentoml", reason="BentoML is not installed beside hubmirror
 from tests.openllm.closed import MIRROR_URL, basics
 from tests.openllm.conftest import Close
 from tests.openllm.environments import environment
+from tests.openllm.pages import documented
 from tests.openllm.sites import demo_data, hubmirror
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -30,8 +32,9 @@ class Host:
     tag: str
     program: Path
 
-    def start(self, model: str, complaint: str, **settings: str) -> list[str]:
-        """Start a model until there is a complaint; what was asked of the mirror by then."""
+    def start(self, words: Sequence[str], complaint: str, **settings: str) -> list[str]:
+        """`openllm` with these words, until there is a complaint; what was asked of the mirror by
+        then."""
         closed = self.close()
         mirror = closed.mirror(self.data)
         env = {
@@ -40,8 +43,9 @@ class Host:
             "BENTOML_HOME": str(self.data / "bentoml"),
             **settings,
         }
-        words = ["openllm", "start", model, "--port", "3456"]
-        server = closed.start("openllm", [self.program / "bin" / "python", "-m", *words], env)
+        python = str(self.program / "bin" / "python")
+        command = [python, "-m", "openllm", *words, "--port", "3456"]
+        server = closed.start("openllm", command, env)
         closed.wait_until_said(server, complaint, 120)
         return mirror.requests()
 
@@ -54,26 +58,29 @@ def program() -> Path:
 @pytest.fixture
 def host(close: Close, home: Path, program: Path, tmp_path: Path) -> Host:
     data, _ = demo_data(tmp_path / "data")
-    add = ["bento", "add", "hubmirror/demo", "--for", "openllm-0.5", "--data", str(data)]
-    tag = hubmirror(*add, cwd=tmp_path).splitlines()[0]
+    add = documented("hubmirror bento add Qwen/Qwen2-7B-Instruct --for openllm-0.5")
+    tag = hubmirror(*add, "--data", data, cwd=tmp_path).splitlines()[0]
     return Host(close, home, data, tag, program)
 
 
 def test_a_tag_is_found_and_no_hub_is_asked(host: Host) -> None:
     assert host.tag.startswith("hubmirror--demo:")
-    assert host.start(host.tag, NO_GPU) == []
+    assert host.start(["start", host.tag], NO_GPU) == []
 
 
 def test_a_tag_without_its_version_is_found(host: Host) -> None:
-    assert host.start("hubmirror--demo", NO_GPU) == []
+    start = documented(
+        "BENTOML_HOME=/srv/hubmirror/data/bentoml openllm start qwen--qwen2-7b-instruct"
+    )
+    assert host.start(start, NO_GPU) == []
 
 
 def test_a_worker_asks_no_hub_either(host: Host) -> None:
     """Told that there is a GPU, it goes on until it imports vLLM."""
-    assert host.start(host.tag, NO_VLLM, CUDA_VISIBLE_DEVICES="0") == []
+    assert host.start(["start", host.tag], NO_VLLM, CUDA_VISIBLE_DEVICES="0") == []
 
 
 def test_a_repository_is_read_from_the_mirror(host: Host) -> None:
     config = "/hubmirror/demo/resolve/main/config.json 200"
-    asked = host.start("hubmirror/demo", NO_GPU)
+    asked = host.start(["start", "hubmirror/demo"], NO_GPU)
     assert asked == [f"HEAD {config}", f"GET {config}", f"HEAD {config}"]

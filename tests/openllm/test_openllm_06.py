@@ -13,6 +13,7 @@ from tests.openllm.closed import MIRROR_URL, Closed, Server, basics
 from tests.openllm.conftest import Close
 from tests.openllm.environments import environment
 from tests.openllm.model_repository import ENDPOINT, NAME, TAG, VERSION, git
+from tests.openllm.pages import documented
 from tests.openllm.sites import Site, hubmirror
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -41,7 +42,7 @@ def openllm(closed: Closed, program: Path, env: dict[str, str], *words: str) -> 
 
 def serve(closed: Closed, program: Path, env: dict[str, str], *words: str) -> Server:
     """`openllm serve`, until it is ready."""
-    command = [str(program / "bin" / "openllm"), "serve", TAG, "--port", "3456", *words]
+    command = [str(program / "bin" / "openllm"), *words, "--port", "3456"]
     server = closed.start("openllm", command, env)
     closed.wait_for(READY, server, 300)
     return server
@@ -66,7 +67,8 @@ def test_a_dry_run_tells_the_closure(site: Site) -> None:
 
 
 def test_a_pull_brings_all_of_it(site: Site) -> None:
-    said = hubmirror("openllm", "check", TAG, "--data", site.data, cwd=site.data.parent)
+    check = documented("hubmirror openllm check llama3.2:1b")
+    said = hubmirror(*check, "--data", site.data, cwd=site.data.parent)
     assert f"{NAME}:{VERSION} can start on Python 3.11" in said
     assert len(list((site.data / "wheels").glob("*.whl"))) > 50
 
@@ -81,8 +83,8 @@ def test_the_bento_follows_hf_endpoint_and_upstreams_own_stays(site: Site) -> No
 
 
 def test_a_shell_is_told_the_same(site: Site) -> None:
-    words = ("openllm", "env", MIRROR_URL, TAG, "--data", site.data)
-    lines = hubmirror(*words, cwd=site.data.parent)
+    words = documented("hubmirror openllm env http://mirror.site:8400 llama3.2:1b")
+    lines = hubmirror(*words, "--data", site.data, cwd=site.data.parent)
     done = subprocess.run(
         ["sh", "-c", f"{lines}\nenv"], env={}, capture_output=True, text=True, check=True
     )
@@ -113,9 +115,9 @@ def test_openllm_serves_a_bento(site: Site, close: Close, home: Path, program: P
     closed = close()
     mirror = closed.mirror(site.data)
     env = {**basics(home, program / "bin"), **told(site, MIRROR_URL, TAG)}
-    openllm(closed, program, env, "repo", "update")
+    openllm(closed, program, env, *documented("openllm repo update"))
     assert VERSION in openllm(closed, program, env, "model", "list")
-    serve(closed, program, env)
+    serve(closed, program, env, *documented("openllm serve llama3.2:1b"))
     assert is_whole(closed.ask(FACTS, "{}"), site)
     asked = mirror.requests()
     commit_hash = site.record.commit_hash
@@ -130,18 +132,34 @@ def test_openllm_serves_an_unmodified_bento(
     """The mirror is huggingface.co, by name and by certificate; no setting names a hub."""
     data, ca = site.copy(tmp_path / "data"), tmp_path / "hubmirror-ca"
     unmodified = data / "git" / "github.com" / "site" / "models.git"
-    git(tmp_path, "clone", "--quiet", "--bare", str(site.repository), str(unmodified))
-    hubmirror("ca", "init", "--ca", ca, cwd=tmp_path)
-    closed = close("huggingface.co")
-    mirror = closed.mirror(
-        data, "--tls", "--tls-port", "443", "--names", "huggingface.co", "--ca", str(ca)
+    clone = documented(
+        "git clone --bare https://github.com/bentoml/openllm-models "
+        "data/git/github.com/site/models.git",
+        {
+            "https://github.com/bentoml/openllm-models": str(site.repository),
+            "data/git/github.com/site/models.git": str(unmodified),
+        },
     )
-    env = told(site, ENDPOINT, TAG, "--ca-file", str(ca / "ca.pem"), data=data)
+    git(tmp_path, *clone)
+    hubmirror(*documented("hubmirror ca init"), "--ca", ca, cwd=tmp_path)
+    closed = close("huggingface.co")
+    _, *serving = documented(
+        "hubmirror serve --host 0.0.0.0 --tls --tls-port 443 "
+        "--names huggingface.co --names mirror.site",
+        {"0.0.0.0": "127.0.0.1"},
+    )
+    mirror = closed.mirror(data, *serving, "--ca", str(ca))
+    _, _, *words = documented(
+        "hubmirror openllm env https://mirror.site llama3.2:1b --ca-file /etc/ssl/hubmirror.pem",
+        {"https://mirror.site": ENDPOINT, "/etc/ssl/hubmirror.pem": str(ca / "ca.pem")},
+    )
+    env = told(site, *words, data=data)
     assert env.pop("HF_ENDPOINT") == ENDPOINT
     env |= basics(home, program / "bin")
-    openllm(closed, program, env, "repo", "add", "site", "https://github.com/site/models")
-    openllm(closed, program, env, "repo", "update")
-    serve(closed, program, env, "--repo", "site")
+    add = documented("openllm repo add site https://github.com/site/models")
+    openllm(closed, program, env, *add)
+    openllm(closed, program, env, *documented("openllm repo update"))
+    serve(closed, program, env, *documented("openllm serve llama3.2:1b --repo site"))
     [cloned] = (home / ".openllm" / "repos" / "github.com" / "site").rglob("bento.yaml")
     assert f"endpoint: {ENDPOINT}\n" in cloned.read_text()
     assert is_whole(closed.ask(FACTS, "{}"), site)

@@ -60,11 +60,14 @@ def main() -> None:
 
 
 def wait_for_hashes(folder: Path) -> None:
-    """Until the weights are offered by Xet, or it is clear that they will not be."""
-    deadline = time.monotonic() + 120
+    """Until the weights are offered by Xet; some that are not are said."""
     for file in sorted(folder.glob("*.safetensors")):
         url = f"http://127.0.0.1:{MIRROR}/{REPO}/resolve/main/{file.name}"
-        while time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while True:
+            if time.monotonic() > deadline:
+                print(f"{file.name} is not offered by Xet.", file=sys.stderr)
+                break
             request = urllib.request.Request(url, method="HEAD")
             # 503 while its digest is being computed.
             with (
@@ -78,8 +81,9 @@ def wait_for_hashes(folder: Path) -> None:
 
 def start(model: str, home: Path) -> tuple[float, float]:
     """Seconds from the command to ready, and to the first token."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment = {
-        **os.environ,
+        **inherited,
         "HF_ENDPOINT": f"http://127.0.0.1:{MIRROR}",
         "HF_HOME": str(home),
         "VLLM_NO_USAGE_STATS": "1",

@@ -17,7 +17,7 @@ from mirror.config import File, RepoSpec
 from mirror.errors import ConfigError, HubmirrorError
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Noted, Report
-from mirror.fill.pull import Outcome, Plan, Pull, needed
+from mirror.fill.pull import Outcome, Plan, Pull, holds, needed
 from mirror.fill.remove import prunable, remove_repo, remove_revision
 from mirror.fill.upstream import Upstream
 from mirror.sizes import human
@@ -61,17 +61,26 @@ def pull(
     specs = [RepoSpec.parse(text, *filters) for text in repos] or list(declared)
     _check(repos, specs, options)
     cache = Cache.of(data / "hub")
-    with showing(as_json=options["as_json"]) as report:
-        hub = Upstream(upstream or "", retrying=lambda *why: report(retry(*why)))
-        run = Pull(cache, hub, report)
-        if options["dry_run"]:
-            sys.exit(_show_plans(run, specs, as_json=options["as_json"]))
-        with _recorded(cache, report) as last:
+    if options["dry_run"]:
+        with _working(cache, upstream, as_json=options["as_json"]) as run:
+            status = _show_plans(run, specs, as_json=options["as_json"])
+        sys.exit(status)
+    with _recorded(cache) as last:
+        with _working(cache, upstream, as_json=options["as_json"]) as run:
             outcome = last.outcome = run.run(run.plan(specs))
-            _bring_needs(run, outcome, report, ask=not options["as_json"], **options)
-            if not repos:
+        _bring_needs(cache, upstream, outcome, **options)
+        if not repos:
+            with showing(as_json=options["as_json"]) as report:
                 _prune(cache, declared, outcome, report, really=options["prune"])
     sys.exit(1 if outcome.failed else 0)
+
+
+@contextlib.contextmanager
+def _working(cache: Cache, upstream: str | None, *, as_json: bool) -> Iterator[Pull]:
+    """A pull that shows what it does."""
+    with showing(as_json=as_json) as report:
+        hub = Upstream(upstream or "", retrying=lambda *why: report(retry(*why)))
+        yield Pull(cache, hub, report)
 
 
 def _check(repos: tuple[str, ...], specs: Sequence[RepoSpec], options: dict[str, Any]) -> None:
@@ -95,21 +104,31 @@ def retry(text: str, pause: float) -> Noted:
 
 
 def _bring_needs(
-    run: Pull, outcome: Outcome, report: Report, *, ask: bool, with_needs: bool, **_: Any
+    cache: Cache,
+    upstream: str | None,
+    outcome: Outcome,
+    *,
+    as_json: bool,
+    with_needs: bool,
+    **_: Any,
 ) -> None:
     """Tell what else a start will need, and bring it where that is wanted."""
     asked: set[Repo] = set()
     while needs := [need for need in outcome.needs if need.repo not in asked]:
         asked |= {need.repo for need in needs}
-        absent = [need for need in needs if not run.holds(need.repo)]
-        for need in absent:
-            hint = "" if with_needs else " --with-needs brings it."
-            report(Noted("warning", f"A start will need {need.repo} as well ({need.why}).{hint}"))
-        if not with_needs and not (absent and ask and _agrees(absent)):
+        absent = [need for need in needs if not holds(cache, need.repo)]
+        hint = "" if with_needs else " --with-needs brings it."
+        with showing(as_json=as_json) as report:
+            for need in absent:
+                text = f"A start will need {need.repo} as well ({need.why}).{hint}"
+                report(Noted("warning", text))
+        if not with_needs and not (absent and not as_json and _agrees(absent)):
             return
-        chosen = needs if with_needs else absent
-        more = run.run(run.plan([RepoSpec(need.repo) for need in chosen]))
+        with _working(cache, upstream, as_json=as_json) as run:
+            chosen = needs if with_needs else absent
+            more = run.run(run.plan([RepoSpec(need.repo) for need in chosen]))
         outcome.done += more.done
+        outcome.failed += more.failed
         outcome.needs = more.needs
 
 
@@ -204,7 +223,7 @@ class _LastPull:
 
 
 @contextlib.contextmanager
-def _recorded(cache: Cache, report: Report) -> Iterator[_LastPull]:
+def _recorded(cache: Cache) -> Iterator[_LastPull]:
     """Keep how a run ends, whatever ends it; until then it has not gone well."""
     last = _LastPull(datetime.now(UTC))
     last.write(cache, None)
@@ -224,4 +243,4 @@ def _recorded(cache: Cache, report: Report) -> Iterator[_LastPull]:
         try:
             last.write(cache, datetime.now(UTC))
         except OSError as exc:
-            report(Noted("error", f"{_LAST_PULL} cannot be written: {exc.strerror}."))
+            click.echo(f"{_LAST_PULL} cannot be written: {exc.strerror}.", err=True)

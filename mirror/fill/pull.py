@@ -105,12 +105,6 @@ class Pull:
             planned = list(pool.map(self._try_plan, specs))
         return [plan for plan in planned if plan is not None]
 
-    def holds(self, repo: Repo) -> bool:
-        """Whether a revision of the repository is here as a whole."""
-        folder = self._cache.folder(repo)
-        records = (_read_record(folder, commit) for commit in folder.recorded_commits())
-        return any(record and not _missing(self._cache, folder, record) for record in records)
-
     def to_fetch(self, plans: Sequence[Plan]) -> dict[str, int]:
         """What must come from upstream, by etag, in bytes: each content once, and none that another
         repository has."""
@@ -371,6 +365,13 @@ def _refs_left(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
 
 def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
+
+
+def holds(cache: Cache, repo: Repo) -> bool:
+    """Whether a revision of the repository is here as a whole."""
+    folder = cache.folder(repo)
+    records = (_read_record(folder, commit) for commit in folder.recorded_commits())
+    return any(record and not _missing(cache, folder, record) for record in records)
 
 
 def wanted_files(cache: Cache, repo: Repo, commit_hash: str) -> set[str]:

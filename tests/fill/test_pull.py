@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from mirror.config import RepoSpec
+from mirror.fill.blobs import Cache
+from mirror.fill.pull import holds
 from mirror.manifests import parse_tree
 from mirror.repos import Repo
 from tests.conftest import Serve
@@ -441,8 +443,8 @@ def test_what_a_model_names_is_told_here_or_not(simulator: HubSimulator, filling
     config = b'{"auto_map": {"AutoModel": "Org/Other--modeling.Model"}}'
     simulator.repo(MODEL).commit({"config.json": config})
     simulator.repo("org/other").commit({"modeling.py": b"pass"})
-    run, plans = filling.plan(MODEL)
-    (need,) = run.run(plans).needs
-    assert not run.holds(need.repo)
+    cache = Cache.of(filling.hub)
+    (need,) = filling.pull(MODEL).needs
+    assert not holds(cache, need.repo)
     filling.pull("org/other")
-    assert run.holds(need.repo)
+    assert holds(cache, need.repo)

@@ -22,6 +22,7 @@ from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
 from mirror.sources.publish import publish
 from mirror.trees import lfs_file
 from tests.fill.carried import blob, flip, hubmirror, put_grown, start, until
+from tests.fill.filling import Filling
 from tests.folders import (
     COMMIT,
     MODEL,
@@ -31,6 +32,7 @@ from tests.folders import (
     repo_dir,
     write,
 )
+from tests.hub import HubSimulator
 
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 _EVENTS = [
@@ -131,9 +133,13 @@ class Terminal:
 
 
 def _on_a_terminal(
-    data: Path, *words: str, meanwhile: Callable[[subprocess.Popen[bytes]], None] | None = None
+    data: Path,
+    *words: str,
+    meanwhile: Callable[[subprocess.Popen[bytes]], None] | None = None,
+    typed: bytes = b"",
 ) -> Terminal:
     ours, theirs = pty.openpty()
+    os.write(ours, typed)
     process = start(data, *words, stdout=theirs, stderr=theirs, stdin=theirs)
     os.close(theirs)
     said: list[bytes] = []
@@ -168,6 +174,18 @@ def test_bars_on_a_terminal_leave_a_clean_end(data: Path) -> None:
     assert shown.said.count(_HIDE) == shown.said.count(_SHOW) == 1
     end = shown.said.rpartition(_SHOW)[2]
     assert _plain(end).strip() == "All is as it should be."
+
+
+def test_a_person_is_asked_what_else_to_bring(simulator: HubSimulator, filling: Filling) -> None:
+    config = b'{"auto_map": {"AutoModel": "org/code--modeling.Model"}}'
+    simulator.repo("org/model").commit({"config.json": config})
+    simulator.repo("org/code").commit({"modeling.py": b"pass"})
+    filling.data.mkdir()
+    words = ("pull", "org/model", "--upstream", filling.url)
+    shown = _on_a_terminal(filling.data, *words, typed=b"y\n")
+    assert shown.status == 0
+    assert "\nPull it as well? [y/N]: " in _plain(shown.said).replace("\r", "")
+    assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
 
 
 def _plain(text: str) -> str:

@@ -18,7 +18,8 @@ from mirror.fill.adopt import Adopt
 from mirror.fill.blobs import Cache
 from mirror.fill.elsewhere import abandoned_in, remove_from
 from mirror.fill.events import Noted, Report
-from mirror.fill.pull import Pull, wanted_files
+from mirror.fill.held import wanted_files
+from mirror.fill.pull import Pull
 from mirror.fill.remove import (
     Waste,
     collect,

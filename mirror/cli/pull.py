@@ -17,7 +17,8 @@ from mirror.config import File, RepoSpec
 from mirror.errors import ConfigError, HubmirrorError
 from mirror.fill.blobs import Cache
 from mirror.fill.events import Noted, Report
-from mirror.fill.pull import Outcome, Plan, Pull, holds, needed
+from mirror.fill.held import holds, needed
+from mirror.fill.pull import Outcome, Plan, Pull
 from mirror.fill.remove import prunable, remove_repo, remove_revision
 from mirror.fill.upstream import Upstream
 from mirror.sizes import human
@@ -165,6 +166,8 @@ def _show_plan(plan: Plan, *, as_json: bool) -> None:
         click.echo(orjson.dumps(row))
         return
     click.echo(f"{record.repo} at {record.commit_hash}")
+    if plan.widens:
+        click.echo("  It was served with fewer files: clients that listed it will not see the new.")
     for file in record.files.values():
         mark = "+" if file.path in missing else " "
         click.echo(f"  {mark} {human(file.size):>10}  {file.path}")

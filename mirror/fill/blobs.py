@@ -160,6 +160,8 @@ class Cache:
         with self._lock:
             if not self._index:
                 for one in self.folders():
+                    if not one.recorded_commits():
+                        continue  # nobody has proven what lies there
                     with contextlib.suppress(OSError):
                         self._index.update({name: one.blobs for name in os.listdir(one.blobs)})
                 self._index.setdefault("", self.root)

@@ -8,7 +8,6 @@ its last blob is in place. Killed at any point, it is run again, and fetches wha
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -32,16 +31,17 @@ from mirror.fill.events import (
     RevisionDone,
 )
 from mirror.fill.filters import Filters
+from mirror.fill.held import files_missing, is_linked, read_file, read_record
 from mirror.fill.needs import Need, needs
-from mirror.fill.proof import Following
-from mirror.manifests import ManifestError, Record
+from mirror.fill.proof import Following, digest
+from mirror.fill.threads import results, threads
+from mirror.manifests import Record
 from mirror.sizes import human
 from mirror.sources.publish import publish
 from mirror.trees import used_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from mirror.config import RepoSpec
     from mirror.fill.blobs import Cache
@@ -101,8 +101,8 @@ class Pull:
                 f"{self._upstream.endpoint} is this mirror itself. "
                 "Name another hub with --upstream."
             )
-        with _threads(_QUESTIONS, "questions") as pool:
-            planned = list(pool.map(self._try_plan, specs))
+        with threads(_QUESTIONS, "questions") as pool:
+            planned = results(pool, self._try_plan, specs)
         return [plan for plan in planned if plan is not None]
 
     def to_fetch(self, plans: Sequence[Plan]) -> dict[str, int]:
@@ -120,10 +120,10 @@ class Pull:
         wanted = self.to_fetch(plans)
         self._report(Planned(len(wanted), sum(wanted.values())))
         with (
-            _threads(_TRANSFERS, "transfers") as transfers,
-            _threads(_QUESTIONS, "revisions") as revisions,
+            threads(_TRANSFERS, "transfers") as transfers,
+            threads(_QUESTIONS, "revisions") as revisions,
         ):
-            done = revisions.map(lambda plan: self._try_fill(plan, transfers), plans)
+            done = results(revisions, lambda plan: self._try_fill(plan, transfers), plans)
             outcome.done = [plan for plan in done if plan is not None]
         outcome.needs = list(self._needs(outcome.done))
         return outcome
@@ -142,7 +142,7 @@ class Pull:
             self._note("warning", f"{called} Clients that ask for the old one do not find it.")
         folder = self._cache.folder(head.repo)
         head = replace(head, repo=folder.repo)
-        known = _read_record(folder, head.commit_hash)
+        known = read_record(folder, head.commit_hash)
         if known is None:
             files, pinned = self._upstream.tree(head), frozenset[str]()
         else:
@@ -163,7 +163,7 @@ class Pull:
             upstream=self._upstream.endpoint,
             info=head.info,
         )
-        missing = _missing(self._cache, folder, record)
+        missing = files_missing(self._cache, folder, record)
         return Plan(
             spec,
             head,
@@ -171,7 +171,7 @@ class Pull:
             missing,
             is_new=known is None
             or not _says_the_same(known, record)
-            or not _is_linked(folder, record),
+            or not is_linked(folder, record),
             widens=known is not None and len(wanted) > len(known.files),
         )
 
@@ -233,7 +233,9 @@ class Pull:
             folder = self._cache.folder(repo)
             record = _merged(folder, record, plan.spec.revision)
             self._forget_partial(repo)
-            distinct = {file.etag: file for file in _missing(self._cache, folder, record)}
+            if not folder.recorded_commits():
+                self._prove(folder, record, transfers)
+            distinct = {file.etag: file for file in files_missing(self._cache, folder, record)}
             jobs = [transfers.submit(self._bring, plan, folder, file) for file in distinct.values()]
             wait(jobs)  # so that nothing of a pull that fails is at work without the lock
             for job in jobs:
@@ -242,6 +244,24 @@ class Pull:
             shutil.rmtree(self._cache.staging(repo), ignore_errors=True)
         self._tell(plan, "pulled")
         return plan
+
+    def _prove(self, folder: RepoDir, record: Record, readers: ThreadPoolExecutor) -> None:
+        """Read what is here of a repository that has no record: it may be of a pull that was
+        killed, but somebody may have copied it, too."""
+        here = [file for file in record.files.values() if self._cache.has(folder, file)]
+        if not here:
+            return
+        size = human(used_storage(here))
+        self._note("info", f"{record.repo}: {size} are here, without a record; they are read.")
+
+        def is_right(file: RepoFile) -> bool:
+            return digest(folder.blobs / file.etag, file.etag, file.size) == file.etag
+
+        distinct = list({file.etag: file for file in here}.values())
+        for file, right in zip(distinct, readers.map(is_right, distinct), strict=True):
+            if not right:
+                self._cache.set_aside(folder, file.etag)
+                self._note("warning", f"{record.repo}: {file.path} is corrupt, and is fetched.")
 
     def _forget_partial(self, repo: Repo) -> None:
         """Remove what huggingface_hub had half fetched when a pull was killed: it begins anew."""
@@ -300,7 +320,7 @@ class Pull:
         asked: set[str] = set()
         for plan in done:
             folder = self._cache.folder(plan.record.repo)
-            for need in needs(plan.record.repo, partial(_read, folder, plan.record)):
+            for need in needs(plan.record.repo, partial(read_file, folder, plan.record)):
                 key = f"{need.repo}".lower()
                 if key not in asked:
                     asked.add(key)
@@ -319,25 +339,6 @@ class Pull:
         self._note("error", text)
 
 
-@contextlib.contextmanager
-def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are waited for, unless something ends the run: then the process is to end."""
-    pool = ThreadPoolExecutor(count, name)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-    pool.shutdown()
-
-
-def _read_record(folder: RepoDir, commit_hash: str) -> Record | None:
-    try:
-        return folder.read_record(commit_hash)
-    except (OSError, ManifestError):
-        return None
-
-
 def _merged(folder: RepoDir, record: Record, revision: str) -> Record:
     """The record with what another pull of the commit added since it was planned, and without the
     refs that another has moved on, but for the one that was asked for."""
@@ -345,7 +346,7 @@ def _merged(folder: RepoDir, record: Record, revision: str) -> Record:
     asked = [name for name in record.refs if revision in (name, _short(name))]
     stayed = [name for name in record.refs if name in asked or folder.points_to(name) in here]
     record = replace(record, refs=tuple(stayed))
-    known = _read_record(folder, record.commit_hash)
+    known = read_record(folder, record.commit_hash)
     if known is None:
         return record
     files = {**known.files, **record.files}
@@ -367,66 +368,6 @@ def _short(ref: str) -> str:
     return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
-def holds(cache: Cache, repo: Repo) -> bool:
-    """Whether a revision of the repository is here as a whole."""
-    folder = cache.folder(repo)
-    records = (_read_record(folder, commit) for commit in folder.recorded_commits())
-    return any(record and not _missing(cache, folder, record) for record in records)
-
-
-def wanted_files(cache: Cache, repo: Repo, commit_hash: str) -> set[str]:
-    """The files that a recorded revision wants, though its record may be damaged; empty for all."""
-    folder = cache.folder(repo)
-    record = _read_record(folder, commit_hash)
-    return set(record.files if record else folder.read_tree(commit_hash) or ())
-
-
-def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
-    """The repositories, and all that their files name, at any remove; as `str(repo).lower()`."""
-    found: set[str] = set()
-    pending = list(repos)
-    while pending:
-        repo = pending.pop()
-        if str(repo).lower() in found:
-            continue
-        found.add(str(repo).lower())
-        folder = cache.folder(repo)
-        for commit in folder.recorded_commits():
-            if record := _read_record(folder, commit):
-                pending += [need.repo for need in needs(repo, partial(_read, folder, record))]
-    return found
-
-
-def _missing(cache: Cache, folder: RepoDir, record: Record) -> tuple[RepoFile, ...]:
-    return tuple(file for file in record.files.values() if not cache.has(folder, file))
-
-
 def _says_the_same(known: Record, record: Record) -> bool:
     """Whether a pull has nothing to add to a record."""
     return (known.files.keys(), set(known.refs)) == (record.files.keys(), set(record.refs))
-
-
-def _is_linked(folder: RepoDir, record: Record) -> bool:
-    """Whether the refs, and the links of the snapshot, are in place as well."""
-    snapshot = folder.snapshot(record.commit_hash)
-    return (
-        all(folder.points_to(name) == record.commit_hash for name in record.refs)
-        and set(folder.read_tree(record.commit_hash) or ()) == set(record.files)
-        and all(
-            _leads_to_blob(folder, snapshot / path, file) for path, file in record.files.items()
-        )
-    )
-
-
-def _leads_to_blob(folder: RepoDir, link: Path, file: RepoFile) -> bool:
-    if not link.is_symlink():
-        return link.exists()  # on a disk without links
-    return os.path.realpath(link) == os.path.realpath(folder.blobs / file.etag)
-
-
-def _read(folder: RepoDir, record: Record, path: str) -> bytes:
-    file = record.files.get(path)
-    try:
-        return (folder.blobs / file.etag).read_bytes() if file else b""
-    except OSError:
-        return b""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from mirror.fill.bundle import (
 from mirror.fill.chain import check_base, check_blobs, is_blob, is_record, note_applied, places
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Planned, RevisionDone
 from mirror.fill.proof import digest, sha256_of
+from mirror.fill.threads import results, threads
 from mirror.manifests import ManifestError, Record
 from mirror.sizes import human
 from mirror.sources.publish import publish
@@ -133,8 +133,8 @@ def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Repor
             write_atomically(mark, stamp.encode())
         return right
 
-    with ThreadPoolExecutor(os.cpu_count() or 1, "volumes") as pool:
-        right = list(pool.map(is_right, manifest.volumes))
+    with threads(os.cpu_count() or 1, "volumes") as pool:
+        right = results(pool, is_right, manifest.volumes)
     wrong = [one.name for one, is_ok in zip(manifest.volumes, right, strict=True) if not is_ok]
     if wrong:
         raise CarryError(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mirror.errors import HubmirrorError, RevisionIncompleteError
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
 from mirror.fill.proof import digest
+from mirror.fill.threads import results
 from mirror.manifests import ManifestError
 from mirror.sources.scan import files_below
 
@@ -114,7 +115,7 @@ class Verify:
         ordered = sorted(checks, key=lambda check: -check.file.size)
         with ThreadPoolExecutor(os.cpu_count() or 1, "verify") as pool:
             try:
-                return [problem for problem in pool.map(self._check, ordered) if problem]
+                return [problem for problem in results(pool, self._check, ordered) if problem]
             except BaseException:
                 self._stopped.set()
                 raise

@@ -30,7 +30,7 @@ _REFUSAL = (
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
 # Bytes that all downloads together may send in one turn of the loop, which small requests wait for.
-_TURN = 24 * 1024 * 1024
+_TURN = 20 * 1024 * 1024
 _LEAST_STEP, _MOST_STEP = 128 * 1024, 2 * 1024 * 1024
 _COLD_STEP = 1024 * 1024
 _STALL = 300.0  # seconds without a byte taken by the client

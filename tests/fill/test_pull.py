@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mirror.config import RepoSpec
 from mirror.fill.blobs import Cache
-from mirror.fill.pull import holds
+from mirror.fill.held import holds
 from mirror.manifests import parse_tree
 from mirror.repos import Repo
 from tests.conftest import Serve
@@ -448,3 +449,31 @@ def test_what_a_model_names_is_told_here_or_not(simulator: HubSimulator, filling
     assert not holds(cache, need.repo)
     filling.pull("org/other")
     assert holds(cache, need.repo)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_what_somebody_copied_is_proven(
+    filling: Filling,
+    damage: bool,  # noqa: FBT001
+) -> None:
+    """A cache without records, as one of huggingface_hub's is."""
+    filling.pull(MODEL)
+    blobs = filling.folder().blobs
+    shutil.rmtree(filling.folder().records)
+    weights = blobs / entry(WEIGHTS, FILES[WEIGHTS]).etag
+    if damage:
+        weights.write_bytes(bytes(weights.stat().st_size))
+    filling.pull(MODEL)
+    assert filling.shown() == FILES
+    assert ("is corrupt, and is fetched" in filling.notes) is damage
+    assert "are here, without a record; they are read" in filling.notes
+
+
+def test_what_nobody_has_proven_is_no_twin(filling: Filling, simulator: HubSimulator) -> None:
+    simulator.repo("org/fork").commit(FILES)
+    filling.pull(MODEL)
+    shutil.rmtree(filling.folder().records)
+    weights = filling.folder().blobs / entry(WEIGHTS, FILES[WEIGHTS]).etag
+    weights.write_bytes(bytes(weights.stat().st_size))
+    filling.pull("org/fork")
+    assert filling.shown(repo="org/fork") == FILES

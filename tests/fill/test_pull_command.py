@@ -110,6 +110,7 @@ def test_a_dry_run_shows_files_and_bytes(simulator: HubSimulator, filling: Filli
     rows = [" ".join(line.split()) for line in said.splitlines()]
     assert rows[0] == f"{MODEL} at {simulator.repo(MODEL).refs['main']}"
     assert set(rows[1:-1]) == {
+        "It was served with fewer files: clients that listed it will not see the new.",
         "+ 8 B README.md",
         "23 B config.json",
         "+ 300.0 kB model-00001.safetensors",

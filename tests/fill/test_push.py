@@ -31,6 +31,7 @@ from tests.fill.carried import (
     start,
     until,
 )
+from tests.fill.conftest import DAY, Later
 from tests.folders import MODEL, Content, repo_dir, write
 from tests.servers import run_command
 
@@ -281,7 +282,7 @@ def roomy(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.timeout(120 + 20 * KILLS)
 def test_killed_at_random_points(
-    roomy: Path, record_property: Callable[[str, object], None]
+    roomy: Path, later: Later, record_property: Callable[[str, object], None]
 ) -> None:
     """Each time there is a new revision of both repositories. After the kill what was served is
     served; after the next run the new ones are. Somebody reads all the time."""
@@ -306,6 +307,7 @@ def test_killed_at_random_points(
             hubmirror(data, "push", str(site))
             hubmirror(site, "verify")
         reader.wait_for(content.commit_hash, TWIN)
+    later(2 * DAY)
     hubmirror(site, "gc")
     left = names_below(site)
     assert not [name for name in left if "/blobs/." in name]

@@ -1,4 +1,4 @@
-"""Bytes, for people to read."""
+"""Bytes and counts, for people to read."""
 
 from __future__ import annotations
 
@@ -10,3 +10,10 @@ def human(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
+
+
+def several(count: int, noun: str) -> str:
+    """`1 file`, `2 files`, `3 repositories`."""
+    if count == 1:
+        return f"1 {noun}"
+    return f"{count} {noun[:-1]}ies" if noun.endswith("y") else f"{count} {noun}s"

@@ -11,6 +11,7 @@ from mirror.cli.settings import PLACE, settings
 from mirror.config import RepoSpec, SourceSpec
 from mirror.errors import ConfigError
 from mirror.server import open_place
+from mirror.sizes import several
 
 try:
     from mirror.fill import bento as store
@@ -55,8 +56,8 @@ def add(
     tag = store.add(home, snapshot, spec.revision, form)
     if snapshot.absent:
         click.echo(
-            f"{len(snapshot.absent)} files that upstream has are not in this mirror, nor in the "
-            f"entry; the first is {next(iter(snapshot.absent))}.",
+            f"Not in this mirror, nor in the entry: {several(len(snapshot.absent), 'file')} that "
+            f"upstream has; the first is {next(iter(snapshot.absent))}.",
             err=True,
         )
     place.digests.close()

@@ -14,7 +14,7 @@ from mirror.cli.show import showing
 from mirror.errors import ConfigError
 from mirror.fill import pack, unpack
 from mirror.fill.push import push as push_folder
-from mirror.sizes import human
+from mirror.sizes import human, several
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _folder = click.Path(path_type=Path)
@@ -54,9 +54,8 @@ def create(
     with showing(as_json=as_json) as report:
         made = pack.create(data, out, since=since, split=_bytes(split), report=report)
     size = sum(volume.size for volume in made.volumes)
-    click.echo(
-        f"{len(made.volumes)} volumes, {human(size)}. Sign {out / 'manifest.json'}.", err=True
-    )
+    written = f"{several(len(made.volumes), 'volume')}, {human(size)}"
+    click.echo(f"{written}. Sign {out / 'manifest.json'}.", err=True)
 
 
 @bundle.command()

@@ -33,7 +33,7 @@ from mirror.fill.upstream import Upstream
 from mirror.fill.verify import Problem, Verify
 from mirror.repos import Repo, find_commit
 from mirror.server import Place, open_place
-from mirror.sizes import human
+from mirror.sizes import human, several
 from mirror.sources.bento import entries
 from mirror.sources.hf_cache import HfCache
 
@@ -126,7 +126,7 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
             click.echo(f"{one.kind:<10}  {one.repo}  {one.text}")
     if not as_json:
         harms = sum(problem.harms for problem in problems)
-        click.echo(f"{harms} problems." if harms else "All is as it should be.")
+        click.echo(f"{several(harms, 'problem')}." if harms else "All is as it should be.")
 
 
 @click.command()

@@ -25,7 +25,7 @@ from mirror.fill.upstream import Upstream
 from mirror.fill.wheels import Platform, WantedWheel
 from mirror.repos import Repo
 from mirror.server import Place, open_place, read_token
-from mirror.sizes import human
+from mirror.sizes import human, several
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
     repository = ModelRepository.of(data, address)
     with showing(as_json=options["as_json"]) as report:
         for branch, copied in repository.pull(address.url, options["branches"]).items():
-            count = f"{copied.changed} bentos follow HF_ENDPOINT"
+            count = f"HF_ENDPOINT is followed by {several(copied.changed, 'bento')}"
             report(Noted("info", f"{repository.name} {branch}: {count}."))
             for text in copied.broken:
                 report(Noted("warning", f"{text} Until then it stays as it is."))
@@ -106,7 +106,8 @@ def _pull_model(
     outcome = run.run(plans)
     models = _pinned(bento, plans)
     Closure(repository.name, bento.tag, bento.digest, platform, models, tuple(wheels)).write(data)
-    report(Noted("info", f"{bento.tag}: {len(plans)} models, {len(wheels)} wheels for {platform}."))
+    brought = f"{several(len(plans), 'model')}, {several(len(wheels), 'wheel')}"
+    report(Noted("info", f"{bento.tag}: {brought} for {platform}."))
     return not outcome.failed and len(plans) == len(specs)
 
 

@@ -21,7 +21,7 @@ from mirror.fill.held import holds, needed
 from mirror.fill.pull import Outcome, Plan, Pull
 from mirror.fill.remove import prunable, remove_repo, remove_revision
 from mirror.fill.upstream import Upstream
-from mirror.sizes import human
+from mirror.sizes import human, several
 from mirror.state import write_atomically
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _show_plans(run: Pull, specs: Sequence[RepoSpec], *, as_json: bool) -> int:
     wanted = run.to_fetch(plans)
     if not as_json:
         files = sum(file.etag in wanted for plan in plans for file in plan.missing)
-        click.echo(f"To fetch: {files} files, {human(sum(wanted.values()))}.")
+        click.echo(f"To fetch: {several(files, 'file')}, {human(sum(wanted.values()))}.")
     if problem := run.lack_of_space(plans):
         click.echo(problem, err=True)
     return 1 if problem or len(plans) < len(specs) else 0

@@ -30,6 +30,7 @@ from mirror.server import (
     read_token,
     run,
 )
+from mirror.sizes import several
 from mirror.source import unseen_text
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
     console.print(f"[bold]hubmirror {__version__}[/bold]")
     for source in place.sources.sources:
         repos = list(source.repos())
-        console.print(f"  {escape(source.label)}  ({len(repos)} repositories)")
+        console.print(f"  {escape(source.label)}  ({several(len(repos), 'repository')})")
     tell_unseen(console, place)
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
     url = plan.reach.public_url or f"http://{name}:{port}"

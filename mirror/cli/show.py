@@ -32,7 +32,7 @@ from mirror.fill.events import (
     Report,
     RevisionDone,
 )
-from mirror.sizes import human
+from mirror.sizes import human, several
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def _json(event: Event) -> None:
 def _done(event: RevisionDone) -> str:
     return (
         f"{event.repo} at {event.commit_hash[:12]}: {event.outcome} "
-        f"({event.files} files, {human(event.size)})"
+        f"({several(event.files, 'file')}, {human(event.size)})"
     )
 
 
@@ -85,7 +85,7 @@ class _Lines:
                 case Planned():
                     self._size, self._came = event.size, 0
                     self._began = self._told = time.monotonic()
-                    click.echo(f"{event.files} files, {human(event.size)}", err=True)
+                    click.echo(f"{several(event.files, 'file')}, {human(event.size)}", err=True)
                 case RevisionDone():
                     click.echo(_done(event), err=True)
                 case Noted():
@@ -152,7 +152,7 @@ class _Bars:
     def _plan(self, event: Planned) -> None:
         if self._all is not None:
             self._bars.remove_task(self._all)
-        self._all = self._bars.add_task(f"{event.files} files", total=event.size)
+        self._all = self._bars.add_task(several(event.files, "file"), total=event.size)
 
     def _end(self, repo: str, path: str) -> None:
         task = self._files.pop((repo, path), None)

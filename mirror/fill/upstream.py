@@ -282,6 +282,8 @@ def _retry_after(exc: BaseException) -> float:
 def _brief(exc: BaseException) -> str:
     if isinstance(exc, HfHubHTTPError):
         return f"status {exc.response.status_code}"
+    if isinstance(exc, UnicodeEncodeError):
+        return "HF_TOKEN holds a character that no token has"
     text = str(exc).strip().partition("\n")[0].rstrip(".")
     return text or type(exc).__name__
 

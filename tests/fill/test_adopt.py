@@ -146,7 +146,7 @@ def test_a_part_is_taken_and_a_pull_brings_the_rest(
     make_managed(tmp_path / "upstream")
     client = serve(HfCache(tmp_path / "upstream", digests, managed=True, hold=0))
     words = "pull", f"Org/Model@{COMMIT}", "--upstream", str(client.base_url)
-    assert "To fetch: 1 files" in hubmirror(data, *words, "--dry-run").stdout
+    assert "To fetch: 1 file," in hubmirror(data, *words, "--dry-run").stdout
     hubmirror(data, *words)
     assert _status(data) == {"Org/Model": "complete"}
     assert blob(data / "hub", CONTENT, WEIGHTS).samefile(blob(other, CONTENT, WEIGHTS))

@@ -202,7 +202,7 @@ def test_an_entry_of_a_part_says_so(data: Path) -> None:
     part = Content({"config.json": b"{}"}, OLDER)
     make_managed(data / "hub", part, left_out={"w.bin": entry("w.bin", b"w")})
     said = hubmirror(data, "bento", "add", f"Org/Model@{OLDER}").stderr
-    assert "1 files that upstream has are not in this mirror" in said
+    assert "nor in the entry: 1 file that upstream has" in said
     assert "the first is w.bin" in said
 
 

@@ -366,8 +366,8 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.usefixtures("index")
 def test_a_model_is_brought_with_all_that_its_start_needs(site: Site) -> None:
     said = site.pull("llama3.2:1b")
-    assert f"{REPOSITORY} main: 3 bentos follow HF_ENDPOINT" in said
-    assert f"{TAG}: 1 models, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
+    assert f"{REPOSITORY} main: HF_ENDPOINT is followed by 3 bentos" in said
+    assert f"{TAG}: 1 model, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
     shown = site.filling.shown(repo="meta-llama/Llama-3.2-1B-Instruct", revision="HEAD")
     assert set(shown) == {"config.json", "w.safetensors"}
     assert names(site.data / "wheels") == WHEELS

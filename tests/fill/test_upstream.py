@@ -204,3 +204,11 @@ def test_a_path_that_is_none_inside_a_repository_is_refused(
     (failed,) = filling.pull(MODEL).failed
     assert "escaped" in failed
     assert not list(filling.data.rglob("*escaped"))
+
+
+def test_a_token_that_cannot_be_sent_is_named(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_\u00e9")
+    with pytest.raises(UpstreamError, match="HF_TOKEN holds a character that no token has"):
+        upstream.head(REPO, "main")

@@ -132,7 +132,7 @@ def test_every_damage_is_named(data: Path, damage: Callable[[Path], None]) -> No
     assert row.startswith(f"{kind} ")
     assert "Org/Model" in row
     assert path in row
-    assert total == "1 problems."
+    assert total == "1 problem."
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=_name)
@@ -177,7 +177,7 @@ def test_what_upstream_lacks_cannot_be_repaired(data: Path, upstream: str, tmp_p
     _remove(data)
     said = hubmirror(data, "verify", "--repair", "--upstream", upstream, status=1)
     assert "Org/Twin is not on" in said.stderr
-    assert said.stdout.splitlines()[-2:] == ["missing     Org/Twin  a is missing.", "1 problems."]
+    assert said.stdout.splitlines()[-2:] == ["missing     Org/Twin  a is missing.", "1 problem."]
 
 
 def test_a_stray_blob_harms_nobody(data: Path) -> None:

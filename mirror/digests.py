@@ -34,9 +34,9 @@ _STEP = 0.2  # seconds: longer than another process takes to notice that the loc
 # huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
 _MOST_BY_HTTP = 50_000_000_000
 _URGENT, _HUGE = 1, 2  # ranks of xet hashes
-_FIRST = (
-    "first"  # the lock of processes whose next file is of those ranks, or none is served without
-)
+_FIRST = "first"
+"""The lock of processes whose next file others wait for, or Xet alone can serve."""
+
 # It ends when the pipe to its parent does, and writes no log beside the user's cache.
 _XET_HASH = """
 import os, sys, threading

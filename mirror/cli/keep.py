@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
-from mirror.cli.pull import AS_JSON, retry, waiting_for
+from mirror.cli.pull import AS_JSON, open_upstream, waiting_for
 from mirror.cli.settings import PLACE, settings
 from mirror.cli.show import showing
 from mirror.config import RepoSpec, SourceSpec
@@ -29,7 +29,6 @@ from mirror.fill.remove import (
     remove_revision,
     waste,
 )
-from mirror.fill.upstream import Upstream
 from mirror.fill.verify import Problem, Verify
 from mirror.repos import Repo, find_commit
 from mirror.server import Place, open_place
@@ -66,7 +65,7 @@ def verify(
                 cache = Cache.of(source.root)
                 found = run.cache(cache, _folders(cache, names))
                 if options["repair"] and any(problem.harms for problem in found):
-                    _repair(cache, found, options["upstream"] or "", report)
+                    _repair(cache, found, options["upstream"], report)
                     found = run.cache(cache, _folders(cache, names))
                 problems += found
             elif chosen := _chosen(source, names):
@@ -102,7 +101,7 @@ def _folders(cache: Cache, names: set[str]) -> list[RepoDir]:
     return [one for one in cache.folders() if not names or str(one.repo).lower() in names]
 
 
-def _repair(cache: Cache, problems: list[Problem], upstream: str, report: Report) -> None:
+def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report: Report) -> None:
     """Pull the revisions again that something is wrong with, and no file that they did not want."""
     revisions = {(problem.repo, one) for problem in problems for one in problem.revisions}
     specs = []
@@ -110,8 +109,7 @@ def _repair(cache: Cache, problems: list[Problem], upstream: str, report: Report
         wanted = wanted_files(cache, repo, revision)
         specs.append(RepoSpec(repo, revision, include=tuple(map(glob.escape, sorted(wanted)))))
     try:
-        hub = Upstream(upstream, retrying=lambda *why: report(retry(*why)))
-        run = Pull(cache, hub, report)
+        run = Pull(cache, open_upstream(upstream, report), report)
         run.run(run.plan(specs))
     except ConfigError as exc:
         report(Noted("error", f"Nothing was repaired: {exc}"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirror.cli.environment import FORMATS, constraint, line, variables
+from mirror.cli.pull import open_upstream
 from mirror.cli.settings import PLACE, settings
 from mirror.cli.show import showing
 from mirror.config import SourceSpec
@@ -21,7 +22,6 @@ from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
 from mirror.fill.git import BRANCHES, DEFAULT, Address, ModelRepository
 from mirror.fill.openllm import Bento, find, tags
 from mirror.fill.pull import Plan, Pull
-from mirror.fill.upstream import Upstream
 from mirror.fill.wheels import Platform, WantedWheel
 from mirror.repos import Repo
 from mirror.server import Place, open_place, read_token
@@ -65,7 +65,7 @@ def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
             for text in copied.broken:
                 report(Noted("warning", f"{text} Until then it stays as it is."))
         _forget_gone(data, repository)
-        run = Pull(Cache.of(data / "hub"), Upstream(options["upstream"] or ""), report)
+        run = Pull(Cache.of(data / "hub"), open_upstream(options["upstream"], report), report)
         failed = False
         for model in models:
             try:

@@ -80,8 +80,7 @@ def pull(
 def _working(cache: Cache, upstream: str | None, *, as_json: bool) -> Iterator[Pull]:
     """A pull that shows what it does."""
     with showing(as_json=as_json) as report:
-        hub = Upstream(upstream or "", retrying=lambda *why: report(retry(*why)))
-        yield Pull(cache, hub, report)
+        yield Pull(cache, open_upstream(upstream, report), report)
 
 
 def _check(repos: tuple[str, ...], specs: Sequence[RepoSpec], options: dict[str, Any]) -> None:
@@ -100,8 +99,13 @@ def _check(repos: tuple[str, ...], specs: Sequence[RepoSpec], options: dict[str,
         )
 
 
-def retry(text: str, pause: float) -> Noted:
-    return Noted("warning", f"{text}. Trying again in {pause:.0f} s.")
+def open_upstream(url: str | None, report: Report) -> Upstream:
+    """A hub whose new tries are told."""
+
+    def retrying(text: str, pause: float) -> None:
+        report(Noted("warning", f"{text}. Trying again in {pause:.0f} s."))
+
+    return Upstream(url or "", retrying=retrying)
 
 
 def _bring_needs(

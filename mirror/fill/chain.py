@@ -56,11 +56,11 @@ def _read_lines(file: Path) -> list[str]:
 
 def check_base(data: Path, cache: Cache, manifest: Manifest) -> None:
     """Whether the bundle that this one builds upon was brought here: by its id, or by all that it
-    held."""
+    held and this one does not change."""
     if not manifest.since or manifest.since in _read_lines(_applied(cache)):
         return
-    carried = {item.name for item in manifest.items if item.offset is not None}
-    names = (name for name in manifest.holds if name not in carried)
+    new = {item.name for item in manifest.items}
+    names = (name for name in manifest.holds if name not in new)
     _refuse(manifest, [name for name in names if not _holds(data, manifest, name)])
 
 

@@ -232,6 +232,19 @@ def test_a_base_that_came_by_rsync_is_one(data: Path, site: Path, tmp_path: Path
     assert names_below(site) == names_below(data)
 
 
+def test_what_a_base_that_came_by_rsync_has_is_not_carried(
+    data: Path, site: Path, tmp_path: Path
+) -> None:
+    hubmirror(data, "rm", "Org/Twin")
+    _create(data, tmp_path / "1")
+    shutil.copytree(data, site, symlinks=True, ignore=shutil.ignore_patterns(".hubmirror"))
+    put_grown(data, 1, TWIN)
+    _create(data, tmp_path / "2", "--since", str(tmp_path / "1"))
+    _apply(site, tmp_path / "2")
+    assert names_below(site) == names_below(data)
+    assert "All is as it should be." in hubmirror(site, "verify").stdout
+
+
 def test_what_was_removed_there_is_not_missed(data: Path, site: Path, tmp_path: Path) -> None:
     _create(data, tmp_path / "1")
     _apply(site, tmp_path / "1")

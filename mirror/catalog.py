@@ -6,6 +6,7 @@ with the repository's folders; only repositories that changed are read again.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from mirror.repos import Repo
     from mirror.source import Source
     from mirror.state import State
+
+log = logging.getLogger("hubmirror")
 
 _LISTED = (
     "modelId",
@@ -74,6 +77,10 @@ class Catalog:
         except NotFoundError:
             return None, Entry(repo, b"", 0, 0)
         except UnavailableError:
+            return None, Entry(repo, b"", 0, 1)
+        except Exception:
+            # A fault in one repository's files is not to take the others out of the listing.
+            log.exception("%s cannot be listed.", repo)
             return None, Entry(repo, b"", 0, 1)
 
     def _read(self, repo: Repo) -> Entry:

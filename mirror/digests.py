@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import heapq
 import itertools
+import logging
 import os
 import re
 import subprocess
@@ -18,14 +19,17 @@ import threading
 import time
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mirror.errors import BlobUnreadableError, DigestPendingError
+from mirror.files import open_regular
 from mirror.state import State
-from mirror.trees import git_blob_hash
+from mirror.trees import git_blob_hash, is_etag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+log = logging.getLogger("hubmirror")
 
 _CHUNK = 1 << 20
 _STOPPING = "the mirror is stopping"
@@ -71,6 +75,20 @@ class Wanted:
         return 0 if self.kind != "xet" else _HUGE if self.size > _MOST_BY_HTTP else _HUGE + 1
 
 
+def _is_digest(fact: Any, kind: Kind) -> bool:
+    """Whether the state folder holds what `_compute_next` puts there."""
+    if not isinstance(fact, list) or len(fact) != 3:
+        return False
+    size, mtime_ns, digest = fact
+    length = 40 if kind == "git-sha1" else 64
+    return type(size) is int and type(mtime_ns) is int and is_etag(digest) and len(digest) == length
+
+
+def _outcome(future: Future[str]) -> str | BlobUnreadableError:
+    error = future.exception()
+    return error if isinstance(error, BlobUnreadableError) else future.result()
+
+
 class Digests:
     """Computes digests one file at a time for all processes that share a state folder."""
 
@@ -94,6 +112,14 @@ class Digests:
         Raises DigestPendingError, naming `name`, where they take longer than the patience; the
         work goes on. Raises BlobUnreadableError where a file cannot be read.
         """
+        digests = self.each(name, wanted)
+        for one in digests:
+            if isinstance(one, BlobUnreadableError):
+                raise one
+        return [str(one) for one in digests]
+
+    def each(self, name: str, wanted: Iterable[Wanted]) -> list[str | BlobUnreadableError]:
+        """The same, with the error of a file that cannot be read in the place of its digest."""
         wanted = list(wanted)
         digests = {one: self.known(one) for one in wanted}
         unknown = [one for one, digest in digests.items() if digest is None]
@@ -102,14 +128,14 @@ class Digests:
         remaining = sum(one.size for one, future in futures.items() if not future.done())
         if not all(future.done() for future in futures.values()):
             raise DigestPendingError(name, remaining)
-        return [digests[one] or futures[one].result() for one in wanted]
+        return [digests[one] or _outcome(futures[one]) for one in wanted]
 
     def known(self, one: Wanted) -> str | None:
         """The digest, where it was computed before."""
         kept = self._known.get(one.key)
         if kept is None or kept[:2] != (one.size, one.mtime_ns):
             fact = self._state.get("digests", one.key)  # another process may have computed it
-            if not isinstance(fact, list) or len(fact) != 3:
+            if fact is None or not _is_digest(fact, one.kind):
                 return None
             kept = self._known[one.key] = (fact[0], fact[1], fact[2])
         return kept[2] if kept[:2] == (one.size, one.mtime_ns) else None
@@ -180,8 +206,12 @@ class Digests:
         self._known.pop(one.key, None)
         try:
             digest = self.known(one) or self._compute(one)
-        except BlobUnreadableError as exc:
-            future.set_exception(exc)
+        except Exception as exc:
+            error = exc
+            if not isinstance(exc, BlobUnreadableError):
+                log.exception("A digest could not be computed.")
+                error = BlobUnreadableError(os.path.basename(one.location), "its digest failed")
+            future.set_exception(error)
             self._failed[one] = (time.monotonic() + _REST, future)
         else:
             self._known[one.key] = (one.size, one.mtime_ns, digest)
@@ -203,7 +233,7 @@ class Digests:
 
     def _digest(self, one: Wanted) -> str:
         running = hashlib.sha256() if one.kind == "sha256" else git_blob_hash(one.size)
-        with open(one.location, "rb", buffering=0) as file:
+        with open(open_regular(one.location), "rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 running.update(chunk)
                 if self._closed.is_set():

@@ -6,6 +6,7 @@
     ├── CarryError                       a copy to or from another place fails
     ├── CorruptBlobError                 bytes that are not what their digest says
     ├── RequestError                     the request itself is malformed
+    │   └── SlowRequestError             its body does not come in time
     ├── UnauthorizedError                the mirror's own token is missing or wrong
     ├── ForbiddenError                   a signed URL is forged or has expired
     ├── ReadOnlyError                    somebody tried to upload
@@ -16,6 +17,7 @@
     │   ├── EntryNotFoundError           `known`: a promise that the commit has no such file
     │   └── XetHashNotFoundError
     └── UnavailableError                 it is there, or may be, and cannot be served now
+        ├── BusyError                    others' requests take all that there is
         ├── RevisionIncompleteError      files of the revision are still missing
         ├── DigestPendingError           files are being read for the first time
         ├── BlobUnreadableError          vanished, wrong size, or the disk fails
@@ -63,6 +65,13 @@ class CorruptBlobError(HubmirrorError):
 
 class RequestError(HubmirrorError):
     """The request cannot be understood: a path with `..`, a body of the wrong form."""
+
+
+class SlowRequestError(RequestError):
+    """The body of a request did not come in time."""
+
+    def __init__(self) -> None:
+        super().__init__("The body of the request did not come in time. Send it again.")
 
 
 class UnauthorizedError(HubmirrorError):
@@ -143,6 +152,15 @@ class UnavailableError(HubmirrorError):
     retry_after = 30
 
 
+class BusyError(UnavailableError):
+    """Too many requests of this kind are being answered."""
+
+    retry_after = 5
+
+    def __init__(self) -> None:
+        super().__init__("This mirror is busy with requests like this one. Try again in a moment.")
+
+
 class RevisionIncompleteError(UnavailableError):
     """No complete revision answers: files are still missing from the folder.
 
@@ -181,6 +199,7 @@ class BlobUnreadableError(UnavailableError):
     """A file that the tree lists cannot be read as the tree says."""
 
     def __init__(self, path: str, cause: str) -> None:
+        self.cause = cause
         super().__init__(
             f"{path} cannot be served: {cause}. Ask the mirror's operator to copy or pull it again."
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mirror.layers import FirstFound
     from mirror.repos import Repo
-    from mirror.source import Snapshot, Source
+    from mirror.source import Snapshot, Source, StoredFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +77,28 @@ def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow:
         "shadowed" if shadow else _status(snapshot),
         len(files),
         used_storage(files),
-        f"{shadow} answers for it" if shadow else snapshot.note,
+        f"{shadow} answers for it" if shadow else _note(snapshot),
         snapshot.pulled_at,
     )
+
+
+def _problems(snapshot: Snapshot) -> list[StoredFile]:
+    return [stored for stored in snapshot.files.values() if stored.problem]
 
 
 def _status(snapshot: Snapshot) -> str:
     if snapshot.pulled_at is not None:
         return "complete"
-    return "partial" if snapshot.absent or not snapshot.whole else "foreign"
+    is_part = snapshot.absent or not snapshot.whole or _problems(snapshot)
+    return "partial" if is_part else "foreign"
+
+
+def _note(snapshot: Snapshot) -> str:
+    problems = _problems(snapshot)
+    if not problems:
+        return snapshot.note
+    others = f", and {len(problems) - 1} others" if len(problems) > 1 else ""
+    return f"{problems[0].file.path} cannot be read: {problems[0].problem}{others}"
 
 
 def _shadow(sources: FirstFound, source: Source, repo: Repo) -> str:

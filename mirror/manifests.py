@@ -16,15 +16,26 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mirror.errors import RequestError
-from mirror.repos import COMMIT_HASH, Repo, RepoType
-from mirror.trees import RepoFile, check_path
+from mirror.repos import COMMIT_HASH, Repo, RepoType, check_ref
+from mirror.trees import RepoFile, check_disjoint, check_file_path, is_etag
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+MAX_SIDE_FILE = 64 * 1024 * 1024
+"""Bytes of a side file: some 200,000 files."""
 
 _FORMAT = 1
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+MAX_FILE = 2**53
+"""Bytes of a file: what JSON holds in every client."""
+
+_DAMAGED = (
+    ArithmeticError, AttributeError, KeyError, RecursionError, RequestError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class ManifestError(ValueError):
@@ -59,12 +70,12 @@ class Record:
                 commit_hash=_commit_hash(data["commit_hash"]),
                 files=parse_files(data["files"]),
                 left_out=parse_files(data["left_out"]),
-                refs=tuple(str(ref) for ref in data["refs"]),
-                pulled_at=datetime.fromisoformat(data["pulled_at"]).astimezone(UTC),
+                refs=tuple(check_ref(ref) for ref in data["refs"]),
+                pulled_at=_moment(data["pulled_at"]),
                 upstream=str(data["upstream"]),
-                info=orjson.loads(orjson.dumps(dict(data["info"]))),
+                info=clean_info(data["info"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RequestError) as exc:
+        except _DAMAGED as exc:
             raise ManifestError(f"damaged: {exc!r}") from exc
 
     def render(self) -> bytes:
@@ -90,7 +101,7 @@ def parse_tree(body: bytes) -> dict[str, RepoFile]:
     """The files of a `trees/<commit>.json`. Raises ManifestError."""
     try:
         return parse_files(_loads(body)["files"])
-    except (KeyError, TypeError, ValueError, AttributeError, RequestError) as exc:
+    except _DAMAGED as exc:
         raise ManifestError(f"damaged: {exc!r}") from exc
 
 
@@ -113,18 +124,21 @@ def _loads(body: bytes) -> Any:
 def parse_files(files: Mapping[str, Mapping[str, Any]]) -> dict[str, RepoFile]:
     """Entries as huggingface_hub's tree file has them; KeyError, TypeError, ValueError or
     RequestError for any that are not."""
-    return {check_path(path): _parse_file(path, entry) for path, entry in files.items()}
+    parsed = {check_file_path(path): _parse_file(path, entry) for path, entry in files.items()}
+    check_disjoint(parsed)
+    return parsed
 
 
 def _parse_file(path: str, entry: Mapping[str, Any]) -> RepoFile:
-    size, sha256 = int(entry["size"]), entry.get("lfs_sha256")
-    told = entry.get("xet_hash")
-    xet_hash = told if isinstance(told, str) and _XET_HASH.fullmatch(told) else None
-    if sha256 is None:
-        return RepoFile(path, size, _commit_hash(entry["blob_id"]), None, xet_hash)
-    if len(sha256) != 64 or int(sha256, 16) < 0:
-        raise ValueError(f"{sha256!r} is no sha256")
-    return RepoFile(path, size, _commit_hash(entry["blob_id"]), sha256, xet_hash)
+    size, sha256 = entry["size"], entry.get("lfs_sha256")
+    if type(size) is not int or not 0 <= size <= MAX_FILE:
+        raise ValueError(f"{size!r} is not a size in bytes")
+    if sha256 is not None and (not is_etag(sha256) or len(sha256) != 64):
+        raise ValueError(f"{sha256!r} is not a sha256")
+    xet_hash = entry.get("xet_hash")
+    is_hash = isinstance(xet_hash, str) and _XET_HASH.fullmatch(xet_hash)
+    blob_id = _commit_hash(entry["blob_id"])
+    return RepoFile(path, size, blob_id, sha256, xet_hash if is_hash else None)
 
 
 def render_files(files: Iterable[RepoFile]) -> dict[str, dict[str, Any]]:
@@ -143,5 +157,61 @@ def _render_file(file: RepoFile) -> dict[str, Any]:
 
 def _commit_hash(text: Any) -> str:
     if not isinstance(text, str) or not COMMIT_HASH.fullmatch(text):
-        raise ValueError(f"{text!r} is no git id")
+        raise ValueError(f"{text!r} is not a git id")
     return text
+
+
+def _moment(text: str) -> datetime:
+    """In UTC. Raises ValueError, and OverflowError for what no calendar holds."""
+    moment = datetime.fromisoformat(text).astimezone(UTC)
+    if moment < _EPOCH:
+        raise ValueError(f"{text!r} is before 1970")
+    return moment
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: type(value) in types
+
+
+# What an answer of the hub's API has of these names; another type breaks clients, sorting and
+# filters. Names that are not here are handed on as they came.
+_INFO_TYPES: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("_id", "id", "modelId", "author", "sha", "pipeline_tag", "library_name", "sdk",
+         "lastModified", "createdAt"),
+        _is(str),
+    ),
+    **dict.fromkeys(("downloads", "downloadsAllTime", "likes", "usedStorage"), _is_count),
+    **dict.fromkeys(("private", "disabled"), _is(bool)),
+    **dict.fromkeys(
+        ("cardData", "config", "transformersInfo", "safetensors", "gguf", "runtime"), _is(dict)
+    ),
+    "gated": _is(bool, str),
+    "trendingScore": _is(int, float),
+    "tags": _strings,
+    "siblings": _is(list),
+}  # fmt: skip
+_OPTIONAL = frozenset({"author", "pipeline_tag", "library_name", "cardData", "config", "gguf"})
+
+
+def clean_info(info: Any) -> dict[str, Any]:
+    """What upstream's API says of a repository, without the fields that have a wrong type.
+
+    Raises TypeError or ValueError where it is not a JSON object.
+    """
+    plain = orjson.loads(orjson.dumps(dict(info)))
+    return {
+        name: value
+        for name, value in plain.items()
+        if name not in _INFO_TYPES
+        or _INFO_TYPES[name](value)
+        or (value is None and name in _OPTIONAL)
+    }

@@ -15,6 +15,14 @@ _SHORT_HASH = re.compile(r"[0-9a-f]{4,39}")
 # huggingface_hub.utils.validate_repo_id applies the same rule before a client sends anything.
 _PART = r"(?![.-])[\w.-]{1,96}(?<![.-])"
 _REPO_ID = re.compile(rf"(?!.*(?:--|\.\.))(?:{_PART}/)?{_PART}(?<!\.git)", re.ASCII)
+# git-check-ref-format(1); a surrogate is a byte of a file name that is not UTF-8.
+_REF_PART = r"(?!\.)[^\x00-\x20\x7f~^:?*\[\\/\ud800-\udfff]+(?<!\.)(?<!\.lock)"
+_REF = re.compile(
+    rf"(?!.*(?:\.\.|@\{{))refs/(?:(?:heads|tags)/(?!refs/)|(?!heads/|tags/){_REF_PART}/)"
+    rf"{_REF_PART}(?:/{_REF_PART})*"
+)
+_MAX_REF_BYTES = 500
+_MAX_REF_PART_BYTES = 200
 
 
 class RepoType(StrEnum):
@@ -114,6 +122,33 @@ def default_commit(refs: Mapping[str, str], commits: Collection[str]) -> str | N
             return refs[name]
     rest = list(refs.values()) or list(commits)
     return rest[-1] if rest else None
+
+
+def check_ref(name: str) -> str:
+    """The full name of a ref (`refs/heads/main`, `refs/pr/1`), where git would take it.
+
+    Raises ValueError. A name that passes is a path below the folder of refs.
+    """
+    body = name.encode(errors="replace")
+    parts = body.split(b"/")
+    is_short = len(body) <= _MAX_REF_BYTES and max(map(len, parts)) <= _MAX_REF_PART_BYTES
+    if not is_short or not _REF.fullmatch(name):
+        raise ValueError(f"{name[:200]!r} is not the name of a ref")
+    return name
+
+
+def is_ref(name: str) -> bool:
+    """Whether `check_ref` takes the name."""
+    try:
+        check_ref(name)
+    except ValueError:
+        return False
+    return True
+
+
+def short_ref(name: str) -> str:
+    """A full name as clients write it: `main`, `v1`, `refs/pr/1`."""
+    return name.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
 def ref_name(short: str) -> str:

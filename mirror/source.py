@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mirror.errors import BlobUnreadableError, EntryNotFoundError
+from mirror.files import open_regular
+from mirror.trees import RepoFile, git_id
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -15,11 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.repos import Repo
-    from mirror.trees import RepoFile
 
 
-# Without waiting for the writer of a fifo that lies in a file's place.
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNKNOWN = (
     "This mirror holds a part of the revision, and cannot tell whether upstream has the file."
 )
@@ -28,11 +27,20 @@ _UNKNOWN = (
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A file of a tree, and the path on disk that holds its bytes. `mtime_ns` is of those that were
-    read for its digest; None where the file's own name is its digest."""
+    read for its digest; None where the file's own name is its digest. `problem` says why a file
+    that is there cannot be served: it is listed under an id that no content has, so that a client
+    that needs it fails, and any other does not."""
 
     file: RepoFile
     location: str
     mtime_ns: int | None = None
+    problem: str = ""
+
+    @classmethod
+    def unreadable(cls, path: str, location: str, size: int, problem: str) -> StoredFile:
+        """A file whose bytes cannot be read, so that nobody knows its digest."""
+        name = git_id("unreadable", path.encode())
+        return cls(RepoFile(path, size, name), location, problem=problem)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,11 +127,12 @@ def unseen_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
 def open_blob(stored: StoredFile) -> int:
     """A descriptor on the file's bytes, which the caller closes.
 
-    Raises BlobUnreadableError where it vanished, is no plain file, has the wrong size, or is not
-    what its digest was computed of.
+    Raises BlobUnreadableError where it vanished, is not a regular file, has the wrong size, or is
+    not what its digest was computed of.
     """
+    _check_readable(stored)
     try:
-        descriptor = os.open(stored.location, _OPEN)
+        descriptor = open_regular(stored.location, follow=False)
     except OSError as exc:
         raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
     try:
@@ -136,6 +145,7 @@ def open_blob(stored: StoredFile) -> int:
 
 def check_blob(stored: StoredFile) -> None:
     """Raises BlobUnreadableError as `open_blob` would, without opening."""
+    _check_readable(stored)
     try:
         found = os.stat(stored.location, follow_symlinks=False)
     except OSError as exc:
@@ -143,10 +153,15 @@ def check_blob(stored: StoredFile) -> None:
     _check(stored, found)
 
 
+def _check_readable(stored: StoredFile) -> None:
+    if stored.problem:
+        raise BlobUnreadableError(stored.file.path, stored.problem)
+
+
 def _check(stored: StoredFile, found: os.stat_result) -> None:
     file = stored.file
     if not stat.S_ISREG(found.st_mode):
-        raise BlobUnreadableError(file.path, "it is no plain file")
+        raise BlobUnreadableError(file.path, "it is not a regular file")
     if stored.mtime_ns not in (None, found.st_mtime_ns):
         raise BlobUnreadableError(file.path, "it was changed a moment ago")
     if found.st_size != file.size:

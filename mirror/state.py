@@ -16,10 +16,13 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
+from mirror.files import read_regular
+
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
 
+_MAX_FACT = 64 * 1024 * 1024
 _LOCK_STEP = 0.1  # seconds between two tries
 
 
@@ -38,14 +41,14 @@ class State:
     def get(self, kind: str, key: str) -> Any | None:
         """The fact, or None where none is kept or it cannot be read."""
         try:
-            return orjson.loads(self._path(kind, key).read_bytes())
+            return orjson.loads(read_regular(self._path(kind, key), _MAX_FACT))
         except (OSError, orjson.JSONDecodeError):
             return None
 
     def put(self, kind: str, key: str, fact: Any) -> None:
         """Keep a fact. A full or read-only disk only costs computing it again."""
         path = self._path(kind, key)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, TypeError):  # a time of a file may have over 64 bits
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, orjson.dumps(fact))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,15 @@ from mirror.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+
+MAX_PATH = 1024
+"""Characters of a path inside a repository."""
+
+MAX_DEPTH = 64
+"""Folders of a path inside a repository, its file counted."""
+
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +141,35 @@ def check_path(path: str) -> str:
     """The path, if it stays inside its repository; else RequestError."""
     parts = path.split("/")
     if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
-        raise RequestError(f"{path[:200]!r} is no path inside a repository.")
+        raise RequestError(f"{path[:200]!r} is not a path inside a repository.")
     return path
+
+
+def check_file_path(path: str) -> str:
+    """The path of a file that is to be served or written, if it stays inside its repository and
+    has a length and a depth that every disk takes; else RequestError."""
+    if len(check_path(path)) > MAX_PATH or path.count("/") >= MAX_DEPTH:
+        raise RequestError(
+            f"{path[:200]!r} is longer than {MAX_PATH} characters or deeper than {MAX_DEPTH} "
+            "folders, which this mirror does not serve."
+        )
+    return path
+
+
+def check_disjoint(paths: Iterable[str]) -> None:
+    """Raises RequestError where one path is a file, and a folder of another path as well."""
+    known = set(paths)
+    for path in known:
+        parent = path.rpartition("/")[0]
+        while parent:
+            if parent in known:
+                raise RequestError(f"{parent[:200]!r} is both a file and a folder.")
+            parent = parent.rpartition("/")[0]
+
+
+def is_etag(text: object) -> bool:
+    """Whether it is the digest that names a blob: git's sha1, or sha256, in small hex digits."""
+    return isinstance(text, str) and _ETAG.fullmatch(text) is not None
 
 
 def used_storage(files: Iterable[RepoFile]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from mirror.cli.settings import PLACE, settings
 from mirror.config import SourceSpec
 from mirror.inventory import Row, inventory
+from mirror.repos import short_ref
 from mirror.server import Place, open_place
 from mirror.sizes import human
 from mirror.source import unseen_text
@@ -64,7 +64,7 @@ def _table(rows: list[Row]) -> Table:
         cells = {
             "repository": str(row.repo),
             "revision": row.commit_hash[:8],
-            "refs": " ".join(map(_short, row.refs)),
+            "refs": " ".join(map(short_ref, row.refs)),
             "files": str(row.files),
             "size": human(row.size),
             "pulled": row.pulled_at.strftime("%Y-%m-%d") if row.pulled_at else "",
@@ -73,10 +73,6 @@ def _table(rows: list[Row]) -> Table:
         }
         table.add_row(*(cells[name] for name in names))
     return table
-
-
-def _short(ref: str) -> str:
-    return re.sub(r"^refs/(heads/|tags/)?", "", ref)
 
 
 def _plain(row: Row) -> dict[str, Any]:

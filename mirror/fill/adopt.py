@@ -104,6 +104,8 @@ class Adopt:
     def _take(self, repo: Repo, stored: StoredFile) -> None:
         """Prove a file, and give it its blob's name."""
         file, folder = stored.file, self._cache.folder(repo)
+        if stored.problem:
+            raise CorruptBlobError(file.path, stored.problem)
         self._report(FileBegan(repo, file.path, file.size))
         if self._cache.has(folder, file):
             if digest(folder.blobs / file.etag, file.etag, file.size) != file.etag:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from bentoml._internal.models import ModelStore
 from bentoml.models import ModelContext
 
 from mirror.errors import ConfigError
+from mirror.files import read_regular, remove_tree
 from mirror.fill.blobs import share
 from mirror.fill.proof import digest
 from mirror.manifests import render_files
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mirror.source import Snapshot
     from mirror.sources.bento import Entry
 
+_MAX_CONFIG = 8 * 1024 * 1024
 _LONGEST_NAME = 63  # BentoML's own (`bentoml._internal.tag`)
 BACKENDS = ("pt", "vllm", "ctranslate", "triton", "ggml")
 
@@ -204,7 +205,7 @@ def _labels(snapshot: Snapshot, form: Form) -> dict[str, str]:
 def _config(snapshot: Snapshot) -> dict[str, Any]:
     stored = snapshot.files.get("config.json")
     try:
-        config = orjson.loads(Path(stored.location).read_bytes()) if stored else {}
+        config = orjson.loads(read_regular(stored.location, _MAX_CONFIG)) if stored else {}
     except (OSError, orjson.JSONDecodeError):
         return {}
     return config if isinstance(config, dict) else {}
@@ -219,7 +220,7 @@ def _staged(home: Path) -> Iterator[Path]:
     try:
         yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_tree(staging)
 
 
 def _publish(home: Path, folder: Path, name: str, version: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirror.errors import CarryError
+from mirror.files import read_regular
 from mirror.fill.bundle import has_size
 from mirror.fill.proof import sha256_of
-from mirror.manifests import ManifestError, Record
+from mirror.manifests import MAX_SIDE_FILE, ManifestError, Record
 from mirror.state import write_atomically
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def note_applied(cache: Cache, manifest: Manifest) -> None:
 
 def _read_lines(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
-    except FileNotFoundError:
+        return read_regular(file, MAX_SIDE_FILE).decode().split()
+    except (FileNotFoundError, UnicodeDecodeError):
         return []
 
 
@@ -101,7 +102,10 @@ def _holds(data: Path, manifest: Manifest, name: str) -> bool:
     if sha256_of(path) == manifest.holds[name]:
         return True
     try:
-        is_later = Record.parse(path.read_bytes()).pulled_at.isoformat() > manifest.since_created_at
+        is_later = (
+            Record.parse(read_regular(path, MAX_SIDE_FILE)).pulled_at.isoformat()
+            > manifest.since_created_at
+        )
     except ManifestError:
         return False
     return is_record(name) and is_later

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import scan_cache_dir
 
+from mirror.files import folder_size
 from mirror.fill.remove import Waste, is_old, remove_entry
 from mirror.repos import find_commit
 from mirror.sources.bento import BentoStore
@@ -63,8 +64,7 @@ def abandoned_in(source: Source) -> Iterator[Waste]:
     elif isinstance(source, BentoStore) and source.home.is_dir():
         for path in source.home.glob(".hubmirror-*"):
             if is_old(path):
-                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                yield Waste("an unfinished entry of the Bento store", size, path)
+                yield Waste("an unfinished entry of the Bento store", folder_size(path), path)
 
 
 def _stray(root: Path, repo: Repo) -> Iterator[Waste]:

@@ -6,6 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mirror.files import read_regular
 from mirror.fill.needs import needs
 from mirror.manifests import ManifestError, Record
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mirror.repos import Repo
     from mirror.sources.layout import RepoDir
     from mirror.trees import RepoFile
+
+_MAX_CONFIG = 8 * 1024 * 1024
 
 
 def read_record(folder: RepoDir, commit_hash: str) -> Record | None:
@@ -81,9 +84,9 @@ def _leads_to_blob(folder: RepoDir, link: Path, file: RepoFile) -> bool:
 
 
 def read_file(folder: RepoDir, record: Record, path: str) -> bytes:
-    """A small file of a revision; empty where it is absent."""
+    """A small file of a revision; empty where it is absent, or large."""
     file = record.files.get(path)
     try:
-        return (folder.blobs / file.etag).read_bytes() if file else b""
+        return read_regular(folder.blobs / file.etag, _MAX_CONFIG) if file else b""
     except OSError:
         return b""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 import uuid
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mirror.errors import RevisionNotFoundError
+from mirror.files import folder_size, remove_tree
 from mirror.fill.blobs import ARRIVING
 from mirror.manifests import ManifestError
 from mirror.repos import find_commit
@@ -69,26 +69,26 @@ def remove_revision(
 
 
 def _remove_folder(cache: Cache, folder: RepoDir) -> int:
-    size = _size(folder.path)
+    size = folder_size(folder.path)
     trash = cache.workshop / "trash" / uuid.uuid4().hex
     trash.parent.mkdir(parents=True, exist_ok=True)
     folder.path.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
-    shutil.rmtree(cache.staging(folder.repo), ignore_errors=True)
+    remove_tree(trash)
+    remove_tree(cache.staging(folder.repo))
     return size
 
 
 def remove_entry(home: Path, entry: Entry) -> int:
     """Take an entry away at once, and point `latest` to what is left; the bytes that it had."""
-    size = _size(entry.folder)
+    size = folder_size(entry.folder)
     name = entry.tag.partition(":")[0]
     trash = home / f".hubmirror-{uuid.uuid4().hex}"
     entry.folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    remove_tree(trash)
     folder = entry.folder.parent
     rest = [one for one in entries(home) if one.tag.startswith(f"{name}:")]
     if not rest:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     elif entry.is_latest:
         newest = max(rest, key=attrgetter("created_at"))
         write_atomically(folder / "latest", newest.folder.name.encode())
@@ -104,7 +104,7 @@ def _forget(folder: RepoDir, commit: str) -> int:
             folder.ref(name).unlink(missing_ok=True)
     folder.record(commit).unlink(missing_ok=True)
     folder.tree(commit).unlink(missing_ok=True)
-    shutil.rmtree(folder.snapshot(commit), ignore_errors=True)
+    remove_tree(folder.snapshot(commit))
     for name in own:
         (folder.blobs / name).unlink(missing_ok=True)
     return sum(own.values())
@@ -235,7 +235,7 @@ def _abandoned(cache: Cache) -> Iterator[Waste]:
         folder = cache.workshop / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if kind != "staging" or not _is_locked(cache, path.name):
-                yield Waste(text.format(path.name), _size(path), path)
+                yield Waste(text.format(path.name), folder_size(path), path)
 
 
 def _is_locked(cache: Cache, name: str) -> bool:
@@ -254,12 +254,7 @@ def _records(folder: RepoDir) -> list[Record]:
 def discard(one: Waste) -> int:
     """Remove it; the bytes freed."""
     if one.path.is_dir():
-        shutil.rmtree(one.path, ignore_errors=True)
+        remove_tree(one.path)
     else:
         one.path.unlink(missing_ok=True)
     return one.size
-
-
-def _size(folder: Path) -> int:
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return sum(path.stat().st_size for path in files)

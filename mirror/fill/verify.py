@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mirror.fill.events import Report
     from mirror.manifests import Record
     from mirror.repos import Repo
-    from mirror.source import Source
+    from mirror.source import Snapshot, Source
     from mirror.sources.layout import RepoDir
     from mirror.trees import RepoFile
 
@@ -98,11 +98,12 @@ class Verify:
             try:
                 for commit in source.commits(repo):
                     snapshot = source.snapshot(repo, commit)
-                    for path, reason in snapshot.absent.items():
-                        problems.append(Problem(repo, path, "missing", reason, (commit,)))
-                    for stored in snapshot.files.values():
-                        location = Path(stored.location)
-                        checks.append(Check(repo, stored.file, location, (commit,), _leave))
+                    problems += _known_problems(repo, snapshot)
+                    checks += [
+                        Check(repo, stored.file, Path(stored.location), (commit,), _leave)
+                        for stored in snapshot.files.values()
+                        if not stored.problem
+                    ]
             except RevisionIncompleteError as exc:
                 for path, reason in exc.absent.items():
                     problems.append(Problem(repo, path, "missing", f"{path} {reason}."))
@@ -192,6 +193,17 @@ def _records(folder: RepoDir) -> tuple[list[Record], list[Problem]]:
             text = f"{name} is {exc}" if isinstance(exc, ManifestError) else f"{name} is unreadable"
             problems.append(Problem(folder.repo, name, "corrupt", text, (commit,)))
     return records, problems
+
+
+def _known_problems(repo: Repo, snapshot: Snapshot) -> Iterator[Problem]:
+    """What a snapshot says of its own files, before any of them is read."""
+    commit = snapshot.commit_hash
+    for path, reason in snapshot.absent.items():
+        yield Problem(repo, path, "missing", reason, (commit,))
+    for path, stored in snapshot.files.items():
+        if stored.problem:
+            text = f"{path} cannot be read: {stored.problem}."
+            yield Problem(repo, path, "unreadable", text, (commit,))
 
 
 def _wanted(records: Iterable[Record]) -> dict[str, tuple[RepoFile, tuple[str, ...]]]:

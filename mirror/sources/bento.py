@@ -24,11 +24,13 @@ from mirror.errors import (
     RevisionNotFoundError,
     UnavailableError,
 )
+from mirror.files import read_regular
 from mirror.manifests import parse_files
 from mirror.repos import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
 from mirror.source import Snapshot, StoredFile
 from mirror.sources.plain import PlainFiles
 from mirror.sources.recent import HOLD, RecentSnapshots
+from mirror.sources.scan import moment
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -43,6 +45,7 @@ _DERIVED = "the repository is derived from the tag {}, which keeps neither case 
 # OpenLLM 0.4 puts the backend before the name (`openllm_core.utils.normalise_model_name`).
 _BACKEND = re.compile(r"(?:pt|tf|flax|vllm|ggml|gptq|awq|ctranslate|triton|transformers)-(.+)")
 _YAML = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+_MAX_LATEST = 1000
 _MOST_DEPTH = 64
 _MOST_YAML = 64 * 1024 * 1024
 
@@ -274,7 +277,7 @@ def _parsed(file: str, _: int, size: int) -> dict[str, Any]:
     so what is nested without end is refused before."""
     if size > _MOST_YAML:
         raise ValueError("too long")
-    body, depth = Path(file).read_bytes(), 0
+    body, depth = read_regular(file, _MOST_YAML), 0
     for event in yaml.parse(body, _YAML):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
@@ -286,17 +289,18 @@ def _parsed(file: str, _: int, size: int) -> dict[str, Any]:
 
 def _latest(folder: Path) -> str:
     try:
-        return (folder / "latest").read_text().strip()
+        return read_regular(folder / "latest", _MAX_LATEST).decode().strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
 
 def _moment(value: Any) -> datetime:
+    """In UTC; 1970 for what is not a time that clients can read."""
     try:
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
-        return datetime(1970, 1, 1, tzinfo=UTC)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return moment((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        return moment(0)
 
 
 def _is_same(one: Repo, other: Repo) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mirror.digests import Wanted
-from mirror.errors import RevisionNotFoundError, UnavailableError
+from mirror.errors import RequestError, RevisionNotFoundError, UnavailableError
 from mirror.repos import find_commit
 from mirror.source import Snapshot, StoredFile
 from mirror.sources.layout import Found, LinkError, RepoDir
-from mirror.sources.scan import LfsRule, digested, files_below
-from mirror.trees import RepoFile, lfs_file
+from mirror.sources.plain import by_rule, stored_file
+from mirror.sources.scan import LfsRule, files_below, moment
+from mirror.trees import RepoFile, check_file_path, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class ForeignRevisions:
             repo=self.folder.repo,
             commit_hash=commit_hash,
             files=self._name(str(snapshot), found, tree or {}),
-            last_modified=datetime.fromtimestamp(snapshot.stat().st_mtime, UTC),
+            last_modified=moment(snapshot.stat().st_mtime),
             absent=dict.fromkeys((tree or {}).keys() - found.keys(), _NOT_HERE) | absent,
             whole=tree is not None,
             no_exist=self.folder.no_exist(commit_hash),
@@ -76,11 +76,14 @@ class ForeignRevisions:
         absent: dict[str, str] = {}
         for path in files_below(snapshot):
             try:
+                check_file_path(path)
                 found[path] = self.folder.find(f"{snapshot}/{path}")
             except (FileNotFoundError, NotADirectoryError):
                 absent[path] = f"{_NOT_HERE} Its link leads to a blob that is not there."
             except LinkError as exc:
                 absent[path] = f"This mirror does not serve it: {exc}."
+            except RequestError as exc:
+                absent[path] = f"This mirror does not serve it: {exc}"
         return found, absent
 
     def _name(
@@ -89,11 +92,13 @@ class ForeignRevisions:
         named = {path: _named(path, file, tree.get(path)) for path, file in found.items()}
         unnamed = [path for path, file in named.items() if file is None]
         rule = LfsRule.of(snapshot) if unnamed else LfsRule(None)
-        wanted = [_wanted(path, found[path], rule) for path in unnamed]
-        digests = self.digests.of(str(self.folder.repo), wanted) if wanted else []
         files = {path: StoredFile(one, found[path].location) for path, one in named.items() if one}
-        for path, want, digest in zip(unnamed, wanted, digests, strict=True):
-            files[path] = StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
+        looked_at = {path: by_rule(path, _wanted(found[path]), rule) for path in unnamed}
+        files |= {path: one for path, one in looked_at.items() if isinstance(one, StoredFile)}
+        wanted = {path: one for path, one in looked_at.items() if isinstance(one, Wanted)}
+        digests = self.digests.each(str(self.folder.repo), wanted.values()) if wanted else []
+        for (path, want), digest in zip(wanted.items(), digests, strict=True):
+            files[path] = stored_file(path, want, digest)
         return files
 
 
@@ -109,7 +114,5 @@ def _named(path: str, found: Found, listed: RepoFile | None) -> RepoFile | None:
     return RepoFile(path, size, found.etag)
 
 
-def _wanted(path: str, found: Found, rule: LfsRule) -> Wanted:
-    size = found.stat.st_size
-    kind = rule.kind(path, found.location, size)
-    return Wanted(found.location, size, found.stat.st_mtime_ns, kind)
+def _wanted(found: Found) -> Wanted:
+    return Wanted(found.location, found.stat.st_size, found.stat.st_mtime_ns, "sha256")

@@ -11,14 +11,17 @@ models--org--name/
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mirror.manifests import ManifestError, Record, parse_tree
-from mirror.repos import COMMIT_HASH, Repo, ref_name
+from mirror.files import read_regular
+from mirror.manifests import MAX_SIDE_FILE, ManifestError, Record, parse_tree
+from mirror.repos import COMMIT_HASH, Repo, check_ref, is_ref, ref_name, short_ref
+from mirror.trees import is_etag
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 WORKSHOP = ".hubmirror"
 """What those who fill a managed cache have under way in it; no reader looks there."""
 
-ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_MOST_REF = 1000
+_MAX_REF_FILE = 1000
+_MAX_REFS = 100_000
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -38,10 +41,10 @@ def identity(root: Path) -> str:
     """The name that a cache has given itself; empty where it has none, or the file is a copy of
     another cache's, in which the inode is told."""
     try:
-        with (root / WORKSHOP / "id").open() as opened:
-            name, _, inode = opened.read(_MOST_REF).strip().partition(" ")
-            return name if inode == str(os.fstat(opened.fileno()).st_ino) else ""
-    except OSError:
+        file = root / WORKSHOP / "id"
+        name, _, inode = read_regular(file, _MAX_REF_FILE).decode().strip().partition(" ")
+        return name if inode == str(file.stat().st_ino) else ""
+    except (OSError, UnicodeDecodeError):
         return ""
 
 
@@ -92,9 +95,11 @@ class RepoDir:
         return self.path / ".no_exist" / commit_hash
 
     def ref(self, name: str) -> Path:
-        """The file of a full ref name: huggingface_hub names it as a client writes it."""
-        short = name.removeprefix("refs/heads/").removeprefix("refs/tags/")
-        return self.path / "refs" / short
+        """The file of a full ref name: huggingface_hub names it as a client writes it.
+
+        Raises ValueError for what is not the name of a ref.
+        """
+        return self.path / "refs" / short_ref(check_ref(name))
 
     def points_to(self, name: str) -> str:
         """The commit hash that the file of a full ref name holds; empty where there is none."""
@@ -103,14 +108,15 @@ class RepoDir:
     def refs(self) -> dict[str, str]:
         """All refs, by full name; the empty string for one that cannot be read, or holds no hash.
 
-        The refs that huggingface_hub keeps for abbreviated hashes are left out.
+        The refs that huggingface_hub keeps for abbreviated hashes are left out, and files whose
+        names git does not take, which a copy left.
         """
         folder = f"{self.path}/refs/"
         found = {}
-        for file in sorted(_files_below(folder)):
+        for file in sorted(itertools.islice(_files_below(folder), _MAX_REFS)):
             short = file.removeprefix(folder)
-            if any(part.startswith(".") for part in short.split("/")):
-                continue  # left by a copy; git allows no such name
+            if not is_ref(ref_name(short)):
+                continue
             commit = _read_ref(file)
             if not (_SHORT_HASH.fullmatch(short) and commit.startswith(short)):
                 found[ref_name(short)] = commit
@@ -130,7 +136,7 @@ class RepoDir:
 
     def read_record(self, commit_hash: str) -> Record:
         """Raises ManifestError, and OSError where it cannot be read."""
-        record = Record.parse(self.record(commit_hash).read_bytes())
+        record = Record.parse(read_regular(self.record(commit_hash), MAX_SIDE_FILE))
         if (record.repo, record.commit_hash) != (self.repo, commit_hash):
             raise ManifestError(f"the record of {record.repo} at {record.commit_hash}")
         return record
@@ -138,7 +144,7 @@ class RepoDir:
     def read_tree(self, commit_hash: str) -> dict[str, RepoFile] | None:
         """huggingface_hub's tree file; None where it is absent or damaged, as the client does."""
         try:
-            return parse_tree(self.tree(commit_hash).read_bytes())
+            return parse_tree(read_regular(self.tree(commit_hash), MAX_SIDE_FILE))
         except (OSError, ManifestError):
             return None
 
@@ -160,10 +166,10 @@ class RepoDir:
             names.append(os.path.basename(path))
             found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise LinkError("it is a link that leads to no plain file")
+            raise LinkError("it is a link to something that is not a regular file")
         if not self.is_real(os.path.dirname(path)):
             raise LinkError("its folder is a link, which is not followed")
-        etag, xet_hash = [name if ETAG.fullmatch(name) else None for name in [*names, "", ""][:2]]
+        etag, xet_hash = [name if is_etag(name) else None for name in [*names, "", ""][:2]]
         return Found(path, etag, found, xet_hash)
 
     def is_real(self, folder: str) -> bool:
@@ -180,8 +186,7 @@ class RepoDir:
 
 def _read_ref(file: str) -> str:
     try:
-        with open(file, "rb", buffering=0) as opened:
-            text = opened.read(_MOST_REF).decode("ascii", "replace").strip()
+        text = read_regular(file, _MAX_REF_FILE).decode("ascii", "replace").strip()
     except OSError:
         return ""
     return text if COMMIT_HASH.fullmatch(text) else ""

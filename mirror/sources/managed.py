@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mirror.errors import RevisionIncompleteError, RevisionNotFoundError, UnavailableError
 from mirror.manifests import ManifestError
-from mirror.repos import COMMIT_HASH, find_commit
+from mirror.repos import COMMIT_HASH, find_commit, short_ref
 from mirror.sizes import human
 from mirror.source import Snapshot, StoredFile
 from mirror.sources.layout import WORKSHOP, LinkError, RepoDir
@@ -72,10 +72,10 @@ class ManagedRevisions:
         for record in visible:
             refs |= dict.fromkeys(record.refs, record.commit_hash)
         here = {record.commit_hash for record in visible}
-        full_names = {_short(name): name for name in refs}
+        full_names = {short_ref(name): name for name in refs}
         for name, commit in self.folder.refs().items():
             if commit in here:
-                refs[full_names.get(_short(name), name)] = commit
+                refs[full_names.get(short_ref(name), name)] = commit
         return refs
 
     def _records(self) -> list[Record]:
@@ -195,7 +195,3 @@ def _has_size(path: str, size: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_size == size
-
-
-def _short(ref: str) -> str:
-    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")

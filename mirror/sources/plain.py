@@ -6,25 +6,26 @@ import errno
 import os
 import re
 import stat
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror.digests import Wanted
-from mirror.errors import RequestError
+from mirror.errors import BlobUnreadableError, RequestError
+from mirror.files import read_regular
 from mirror.source import StoredFile
-from mirror.sources.scan import LfsRule, digested, files_below
-from mirror.trees import Tree, check_path, lfs_file
+from mirror.sources.scan import LfsRule, digested, files_below, moment
+from mirror.trees import Tree, check_file_path, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from datetime import datetime
+    from pathlib import Path
 
     from mirror.digests import Digests
 
 _SKIPPED = frozenset({".cache/huggingface", ".hubmirror"})
 _POINTER = re.compile(
-    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d+)\n"
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (\d{1,15})\n"
 )
 
 _LONGEST_POINTER = 200
@@ -55,16 +56,16 @@ class PlainFiles:
         newest = 0
         for path in files_below(root, _SKIPPED.union(skip)):
             try:
-                check_path(path)
+                check_file_path(path)
                 location, size, mtime_ns = _follow(root, path)
-                found[path] = _pointed_at(root, path, location, size) or Wanted(
-                    location, size, mtime_ns, rule.kind(path, location, size)
+                found[path] = _pointed_at(root, path, location, size) or by_rule(
+                    path, Wanted(location, size, mtime_ns, "sha256"), rule
                 )
                 newest = max(newest, mtime_ns)
             except (_NotServed, RequestError) as exc:
                 absent[path] = f"This mirror does not serve it: {exc}"
         files = _digested(found, name, digests)
-        return cls(files, absent, datetime.fromtimestamp(newest / 1e9, UTC))
+        return cls(files, absent, moment(newest / 1e9))
 
 
 def _digested(
@@ -72,9 +73,26 @@ def _digested(
 ) -> dict[str, StoredFile]:
     wanted = {path: one for path, one in found.items() if isinstance(one, Wanted)}
     files = {path: one for path, one in found.items() if isinstance(one, StoredFile)}
-    for (path, want), digest in zip(wanted.items(), digests.of(name, wanted.values()), strict=True):
-        files[path] = StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
+    found_digests = digests.each(name, wanted.values())
+    for (path, want), digest in zip(wanted.items(), found_digests, strict=True):
+        files[path] = stored_file(path, want, digest)
     return files
+
+
+def stored_file(path: str, want: Wanted, digest: str | BlobUnreadableError) -> StoredFile:
+    """A file whose digest was asked for, and may be unknown since it cannot be read."""
+    if isinstance(digest, BlobUnreadableError):
+        return StoredFile.unreadable(path, want.location, want.size, digest.cause)
+    return StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
+
+
+def by_rule(path: str, want: Wanted, rule: LfsRule) -> Wanted | StoredFile:
+    """What is to be computed of a file; its entry where the file cannot be read."""
+    try:
+        return replace(want, kind=rule.kind(path, want.location, want.size))
+    except OSError as exc:
+        cause = exc.strerror or "it cannot be read"
+        return StoredFile.unreadable(path, want.location, want.size, cause)
 
 
 class _NotServed(Exception):
@@ -103,7 +121,10 @@ def _pointed_at(root: str, path: str, location: str, size: int) -> StoredFile | 
     """The LFS object that a git clone keeps for a pointer which was never checked out."""
     if size > _LONGEST_POINTER:
         return None
-    match = _POINTER.fullmatch(Path(location).read_bytes())
+    try:
+        match = _POINTER.fullmatch(read_regular(location, _LONGEST_POINTER))
+    except OSError:
+        return None
     if match is None:
         return None
     sha256, true_size = match[1].decode(), int(match[2])

@@ -5,16 +5,20 @@ from __future__ import annotations
 import fnmatch
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mirror.trees import RepoFile, lfs_file
+from mirror.files import is_outage, open_regular, read_regular
+from mirror.trees import MAX_DEPTH, RepoFile, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from mirror.digests import Kind, Wanted
 
+_MAX_ATTRIBUTES = 1024 * 1024
+_MAX_RULES = 1000
+_LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _LFS_SIZE = 10 * 1000 * 1000
 _GIT_LOOKS_AT = 8000
 
@@ -22,7 +26,8 @@ _GIT_LOOKS_AT = 8000
 def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
     """Paths below a folder, relative to it, without git's own folders and the paths in `skip`.
 
-    Links are yielded, never followed. Raises OSError where a folder cannot be listed.
+    Links are yielded, never followed; so is a folder that is deeper than a repository's may be, in
+    place of what is below it. Raises OSError where a folder cannot be listed.
     """
     pending = [""]
     while pending:
@@ -33,7 +38,10 @@ def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
                 if entry.name == ".git" or path in skip or not _is_unicode(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{path}/")
+                    if path.count("/") < MAX_DEPTH:
+                        pending.append(f"{path}/")
+                    else:
+                        yield path
                 elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
                     yield path
 
@@ -55,20 +63,30 @@ class LfsRule:
 
     @classmethod
     def of(cls, folder: str) -> LfsRule:
+        """The rule of a folder. Raises OSError where its disk fails."""
         try:
-            lines = (Path(folder) / ".gitattributes").read_text(errors="replace").splitlines()
-        except FileNotFoundError:
+            body = read_regular(os.path.join(folder, ".gitattributes"), _MAX_ATTRIBUTES)
+        except OSError as exc:
+            if is_outage(exc):
+                raise
             return cls(None)
+        lines = body.decode(errors="replace").splitlines()[:_MAX_RULES]
         words = [line.split() for line in lines if not line.startswith("#")]
         return cls(tuple(line[0] for line in words if "filter=lfs" in line[1:]))
 
     def kind(self, path: str, location: str, size: int) -> Kind:
-        """The digest that names the file."""
+        """The digest that names the file. Raises OSError."""
         if size > _LFS_SIZE:
             return "sha256"
         if self.patterns is None:
             return "sha256" if _is_binary(location) else "git-sha1"
         return "sha256" if any(_matches(path, one) for one in self.patterns) else "git-sha1"
+
+
+def moment(seconds: float) -> datetime:
+    """The time of a file in UTC; a time that clients cannot read becomes the nearest that they
+    can."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
 
 
 def digested(path: str, wanted: Wanted, digest: str) -> RepoFile:
@@ -85,5 +103,5 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _is_binary(location: str) -> bool:
-    with open(location, "rb") as file:
+    with open(open_regular(location), "rb") as file:
         return b"\0" in file.read(_GIT_LOOKS_AT)

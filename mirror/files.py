@@ -1,0 +1,74 @@
+"""Reading files that a stranger may have put where they are.
+
+A name in a cache can be a FIFO, a device, or a link to one: opening it would wait for ever, and
+reading it would fill the memory. What is read whole is read by `read_regular`, within a bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+_OUTAGES = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, errno.EHOSTDOWN})
+
+
+def is_outage(exc: OSError) -> bool:
+    """Whether a disk or a server of files fails, rather than one file."""
+    return exc.errno in _OUTAGES
+
+
+def open_regular(path: str | Path, *, follow: bool = True) -> int:
+    """A descriptor on a regular file, which the caller closes.
+
+    Raises OSError, also for anything that is not a regular file. `follow` is whether the last part
+    of the path may be a link.
+    """
+    descriptor = os.open(path, _FLAGS if follow else _FLAGS | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: str | Path, max_bytes: int, *, follow: bool = True) -> bytes:
+    """The content of a regular file. Raises OSError, also where it is longer than `max_bytes`."""
+    with open(open_regular(path, follow=follow), "rb") as file:
+        body = file.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
+    return body
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of the regular files below a folder, as far as they can be looked at."""
+    size, pending = 0, [str(folder)]
+    while pending:
+        with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    size += entry.stat(follow_symlinks=False).st_size
+    return size
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all that is below it, as far as that can be removed."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:  # Python before 3.12, for folders of a thousand levels
+        subprocess.run(["rm", "-rf", "--", folder], check=False)  # noqa: S603, S607

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -40,9 +41,10 @@ class _Commands(click.Group):
         except HubmirrorError as exc:
             raise click.ClickException(str(exc)) from exc
         except OSError as exc:
-            if exc.filename is None:  # a closed pipe, which click knows
+            if exc.errno in (None, errno.EPIPE):  # a closed pipe, which click knows
                 raise
-            raise click.ClickException(f"{exc.filename}: {exc.strerror}.") from exc
+            where = f"{exc.filename}: " if exc.filename else "A file cannot be written: "
+            raise click.ClickException(f"{where}{exc.strerror}.") from exc
         except KeyboardInterrupt:
             click.echo("Interrupted. The same command goes on where it was.", err=True)
             sys.stdout.flush()

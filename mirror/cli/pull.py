@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -182,10 +182,8 @@ def _prune(
 ) -> None:
     """Report what is declared no more, and remove it if that is asked for and all else went well:
     what failed may be declared under a wrong name."""
-    called = [replace(plan.spec, repo=plan.record.repo) for plan in outcome.done]
-    known = [*declared, *called]
-    wanted = needed(cache, [spec.repo for spec in known])
-    for folder, revision in list(prunable(cache, known)):
+    wanted = needed(cache, [spec.repo for spec in declared])
+    for folder, revision in list(prunable(cache, declared)):
         if not revision and str(folder.repo).lower() in wanted:
             continue
         name = f"{folder.repo}@{revision}" if revision else str(folder.repo)

@@ -125,8 +125,11 @@ class Cache:
         """Give a file its blob's name, once it is proven and on the disk. `found` is its digest,
         where it was read already.
 
-        Raises CorruptBlobError, and removes the file, where its bytes are not the blob's.
+        Raises CorruptBlobError, and removes the file, where its bytes are not the blob's. Raises
+        ValueError for a file that is not below `.hubmirror`, and leaves that alone.
         """
+        if self.workshop not in staged.parents or ".." in staged.parts or staged.is_symlink():
+            raise ValueError(f"{staged} is not a staged file.")
         size = staged.stat().st_size
         if size != file.size:
             staged.unlink()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from io import FileIO
 from typing import TYPE_CHECKING, Self
 
+from mirror.files import open_regular
 from mirror.trees import blob_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from io import FileIO
     from pathlib import Path
     from types import TracebackType
 
@@ -31,14 +32,15 @@ def no_progress(_: int) -> None:
 def digest(path: Path, etag: str, size: int, advanced: Callable[[int], None] = no_progress) -> str:
     """The digest of a file's bytes, of the kind that `etag` is. Raises OSError."""
     running = _Running(etag, size)
-    with path.open("rb", buffering=0) as opened:
+    with FileIO(open_regular(path), "rb") as opened:
         while count := running.read(opened):
             advanced(count)
     return running.digest()
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as opened:
+    """The sha256 of a regular file, in hex. Raises OSError."""
+    with open(open_regular(path), "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
@@ -64,13 +66,13 @@ class _Running:
 class Following:
     """Reads a file while a client writes it, so that it is read when it is there.
 
-    The client gives the file a name that `find` finds (a new one for each try), and writes it from
-    its beginning to its end. Where it did otherwise, nothing is known: `spoil` says so.
+    The client makes the file at `path` anew for each try, and writes it from its beginning to its
+    end. Where it did otherwise, nothing is known: `spoil` says so.
     """
 
-    def __init__(self, file: RepoFile, find: Callable[[], Path | None]) -> None:
+    def __init__(self, file: RepoFile, path: Path) -> None:
         self._file = file
-        self._find = find
+        self._path = path
         self._running = _Running(file.etag, file.size)
         self._opened: FileIO | None = None
         self._spoilt = False
@@ -117,9 +119,8 @@ class Following:
     def _follow(self) -> None:
         try:
             while not self._stopped.wait(_PAUSE):
-                if self._opened is None:
-                    path = self._find()
-                    self._opened = path.open("rb", buffering=0) if path else None
+                if self._opened is None and self._path.exists():
+                    self._opened = FileIO(open_regular(self._path), "rb")
                 while self._opened and not self._stopped.is_set():
                     if not self._running.read(self._opened):
                         break

@@ -22,6 +22,7 @@ from mirror.errors import (
     HubmirrorError,
     UpstreamError,
 )
+from mirror.files import remove_tree
 from mirror.fill.events import (
     FileAdvanced,
     FileBegan,
@@ -36,6 +37,7 @@ from mirror.fill.needs import Need, needs
 from mirror.fill.proof import Following, digest
 from mirror.fill.threads import results, threads
 from mirror.manifests import Record
+from mirror.repos import short_ref
 from mirror.sizes import human
 from mirror.sources.publish import publish
 from mirror.trees import used_storage
@@ -137,9 +139,12 @@ class Pull:
 
     def _plan(self, spec: RepoSpec) -> Plan:
         head = self._upstream.head(spec.repo, spec.revision)
-        if str(head.repo).lower() != str(spec.repo).lower():
-            called = f"{spec.repo} is called {head.repo} upstream, and is kept under that name."
-            self._note("warning", f"{called} Clients that ask for the old one do not find it.")
+        if head.renamed_to:
+            self._note(
+                "warning",
+                f"{spec.repo} is called {head.renamed_to} upstream. It is kept under the name that "
+                "was asked for; clients that ask for the new one do not find it here.",
+            )
         folder = self._cache.folder(head.repo)
         head = replace(head, repo=folder.repo)
         known = read_record(folder, head.commit_hash)
@@ -183,7 +188,7 @@ class Pull:
         if known is None and revision == head.commit_hash:
             here = folder.refs()  # its record was lost, and they are what is left of it
             return tuple(name for name, commit in here.items() if commit == revision)
-        if any(revision in (ref, _short(ref)) for ref in refs):
+        if any(revision in (ref, short_ref(ref)) for ref in refs):
             return refs
         name = self._upstream.ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
@@ -241,7 +246,7 @@ class Pull:
             for job in jobs:
                 job.result()
             publish(self._cache.root, record)
-            shutil.rmtree(self._cache.staging(repo), ignore_errors=True)
+            remove_tree(self._cache.staging(repo))
         self._tell(plan, "pulled")
         return plan
 
@@ -291,7 +296,7 @@ class Pull:
                 self._report(FileAdvanced(repo, file.path, count))
 
             try:
-                under_way = partial(self._upstream.under_way, file, repo, staging)
+                under_way = self._upstream.under_way(file, staging)
                 with Following(file, under_way) as following:
                     staged = self._upstream.fetch(plan.head, file, staging, advanced)
                     found = following.digest(staged)
@@ -343,7 +348,7 @@ def _merged(folder: RepoDir, record: Record, revision: str) -> Record:
     """The record with what another pull of the commit added since it was planned, and without the
     refs that another has moved on, but for the one that was asked for."""
     here = (record.commit_hash, "")
-    asked = [name for name in record.refs if revision in (name, _short(name))]
+    asked = [name for name in record.refs if revision in (name, short_ref(name))]
     stayed = [name for name in record.refs if name in asked or folder.points_to(name) in here]
     record = replace(record, refs=tuple(stayed))
     known = read_record(folder, record.commit_hash)
@@ -362,10 +367,6 @@ def _refs_left(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
         return ()
     mine = (known.commit_hash, "")
     return tuple(name for name in known.refs if folder.points_to(name) in mine)
-
-
-def _short(ref: str) -> str:
-    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
 def _says_the_same(known: Record, record: Record) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mirror.errors import CarryError
+from mirror.files import remove_tree
 from mirror.fill.blobs import ARRIVING, Cache, share
 from mirror.fill.bundle import (
     CARRIED,
@@ -61,18 +62,18 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
                 _apply(data, cache, _Stream(folder, manifest.volumes), manifest, report)
             except _WrongBytesError:
                 # A volume may have changed since it was found right: then it is named.
-                shutil.rmtree(_marks(cache, manifest), ignore_errors=True)
+                remove_tree(_marks(cache, manifest))
                 _check_volumes(cache, folder, manifest, report)
                 raise
             note_applied(cache, manifest)
-        shutil.rmtree(_marks(cache, manifest), ignore_errors=True)
+        remove_tree(_marks(cache, manifest))
     return manifest
 
 
 def _apply(data: Path, cache: Cache, stream: _Stream, manifest: Manifest, report: Report) -> None:
     records = [_record(stream, item) for item in manifest.items if is_record(item.name)]
     check_blobs(data, manifest, records)
-    shutil.rmtree(_arriving(cache), ignore_errors=True)
+    remove_tree(_arriving(cache))
     absent = [
         item for item in manifest.items if not is_record(item.name) and not _is_here(data, item)
     ]

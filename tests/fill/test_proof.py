@@ -38,13 +38,9 @@ def writing(path: Path, step: int = 700_000) -> Iterator[int]:
         yield start + step
 
 
-def there(path: Path) -> Path | None:
-    return path if path.exists() else None
-
-
 @pytest.mark.parametrize("file", [FILE, RepoFile("a.bin", len(BODY), git_id("blob", BODY))])
 def test_a_file_is_read_while_it_is_written(path: Path, file: RepoFile) -> None:
-    with Following(file, lambda: there(path)) as following:
+    with Following(file, path) as following:
         for written in writing(path):
             seen = min(written, len(BODY))
             until(lambda: following.count == seen)  # noqa: B023
@@ -53,7 +49,7 @@ def test_a_file_is_read_while_it_is_written(path: Path, file: RepoFile) -> None:
 
 
 def test_what_came_last_is_read_at_the_end(path: Path) -> None:
-    with Following(FILE, lambda: there(path)) as following:
+    with Following(FILE, path) as following:
         path.write_bytes(BODY[:10])
         until(lambda: following.count == 10)
         with path.open("ab") as file:
@@ -63,7 +59,7 @@ def test_what_came_last_is_read_at_the_end(path: Path) -> None:
 
 def test_another_try_writes_another_file(path: Path) -> None:
     other = path.with_name("b.incomplete")
-    with Following(FILE, lambda: there(path)) as following:
+    with Following(FILE, path) as following:
         path.write_bytes(BODY)
         until(lambda: following.count == len(BODY))
         other.write_bytes(BODY)
@@ -71,7 +67,7 @@ def test_another_try_writes_another_file(path: Path) -> None:
 
 
 def test_what_a_client_writes_again_is_read_again(path: Path) -> None:
-    with Following(FILE, lambda: there(path)) as following:
+    with Following(FILE, path) as following:
         path.write_bytes(BODY)
         until(lambda: following.count == len(BODY))
         following.spoil()
@@ -79,7 +75,7 @@ def test_what_a_client_writes_again_is_read_again(path: Path) -> None:
 
 
 def test_a_file_that_was_cut(path: Path) -> None:
-    with Following(FILE, lambda: there(path)) as following:
+    with Following(FILE, path) as following:
         path.write_bytes(BODY + b"more")
         until(lambda: following.count == len(BODY) + 4)
         with path.open("ab") as file:
@@ -88,14 +84,14 @@ def test_a_file_that_was_cut(path: Path) -> None:
 
 
 def test_a_file_that_was_never_found(path: Path) -> None:
-    with Following(FILE, lambda: None) as following:
+    with Following(FILE, path.with_name("other")) as following:
         path.write_bytes(BODY)
         assert following.digest(path) is None
 
 
 def test_a_disk_that_fails_is_no_proof(path: Path) -> None:
     path.mkdir()
-    with Following(FILE, lambda: there(path)) as following:
+    with Following(FILE, path) as following:
         until(lambda: not following.is_alive)
         path.rmdir()
         path.write_bytes(BODY)

@@ -23,7 +23,7 @@ from tests.conftest import Serve
 from tests.fill.filling import FILES, MODEL, Filling
 from tests.fill.processes import until
 from tests.folders import write
-from tests.hub import EVER, HubSimulator, refused, slow
+from tests.hub import EVER, HubSimulator, refused, slow, stalled
 from tests.servers import run_command
 
 DECLARED = """
@@ -340,11 +340,13 @@ def test_a_disk_that_gets_full_is_told(
     simulator: HubSimulator, filling: Filling, tmp_path: Path
 ) -> None:
     simulator.repo(MODEL).commit({"large.bin": bytes(72_000_000)})
-    simulator.repo(MODEL).claimed_sizes["large.bin"] = 10
+    simulator.fail("GET .*/large.bin", stalled(4))
     filling.data.mkdir()
     pull = f"{sys.executable} -m mirror pull {MODEL} --data data --upstream {filling.url}"
+    began = "ls data/hub/.hubmirror/staging/*/*.incomplete"
+    other = f"for _ in $(seq 200); do {began} && break; sleep 0.1; done; cat /dev/zero > data/other"
     said = subprocess.run(
-        [*OWN_DISK, f"mount -t tmpfs -o size=68m tmpfs data && {pull}"],
+        [*OWN_DISK, f"mount -t tmpfs -o size=200m tmpfs data && {{ ({other}) & {pull}; }}"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
@@ -352,7 +354,8 @@ def test_a_disk_that_gets_full_is_told(
         check=False,
     )
     assert said.returncode == 1
-    assert "error: org/model could not be written: No space left on device." in said.stderr
+    assert "org/model could not be written: No space left on device." in said.stderr
+    assert "Traceback" not in said.stderr
     assert simulator.count("GET .*/resolve/") == 1
 
 
@@ -380,15 +383,16 @@ def test_the_upstream_may_be_a_setting(
 def test_a_name_that_changed_upstream_is_said_and_kept(
     simulator: HubSimulator, filling: Filling, tmp_path: Path
 ) -> None:
-    """What was pulled under the new name is declared, under the old one."""
+    """An upstream that calls it by another name must not write into that one's folder."""
     simulator.repo("org/old").commit(FILES)
     simulator.repo("org/old").info = {"id": "org/new"}
     simulator.repo("org/new").commit(FILES)
     (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/old"\n')
     said = filling.run("pull", "--prune").output
-    assert "org/old is called org/new upstream, and is kept under that name" in said
+    assert "org/old is called org/new upstream. It is kept under the name that was asked" in said
     assert "declared no more" not in said
-    assert filling.shown(repo="org/new") == FILES
+    assert filling.shown(repo="org/old") == FILES
+    assert not (filling.hub / "models--org--new").exists()
 
 
 def test_nothing_is_pruned_where_a_pull_failed(filling: Filling, tmp_path: Path) -> None:

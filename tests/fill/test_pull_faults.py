@@ -196,37 +196,27 @@ def test_a_digest_that_is_none_is_refused(simulator: HubSimulator, filling: Fill
 def test_what_a_killed_pull_left_is_used_and_removed(
     simulator: HubSimulator, filling: Filling
 ) -> None:
-    commit = simulator.repo(MODEL).refs["main"]
-    staging = filling.hub / ".hubmirror" / "staging" / "models--org--model" / "models--org--model"
-    blob = staging / "blobs" / entry(WEIGHTS, BODY).etag
-    link = staging / "snapshots" / commit / WEIGHTS
-    for path in (blob, link):
-        path.parent.mkdir(parents=True)
+    blob = filling.hub / ".hubmirror/staging/models--org--model" / entry(WEIGHTS, BODY).etag
+    blob.parent.mkdir(parents=True)
     blob.write_bytes(BODY)
-    link.symlink_to(Path("../../blobs") / blob.name)
-    blob.with_name(f"{blob.name}.0a1b2c3d.incomplete").write_bytes(BODY[:1000])
+    blob.with_name(f"{blob.name}.incomplete").write_bytes(BODY[:1000])
     assert filling.pull(MODEL).failed == []
     assert filling.shown() == FILES
     assert simulator.count(GET) == 0
-    assert not list(staging.parent.parent.iterdir())
+    assert not list(blob.parent.parent.iterdir())
 
 
 def test_what_a_killed_pull_left_is_proven_too(simulator: HubSimulator, filling: Filling) -> None:
-    commit = simulator.repo(MODEL).refs["main"]
-    staging = filling.hub / ".hubmirror" / "staging" / "models--org--model" / "models--org--model"
-    blob = staging / "blobs" / entry(WEIGHTS, BODY).etag
-    link = staging / "snapshots" / commit / WEIGHTS
-    for path in (blob, link):
-        path.parent.mkdir(parents=True)
+    blob = filling.hub / ".hubmirror/staging/models--org--model" / entry(WEIGHTS, BODY).etag
+    blob.parent.mkdir(parents=True)
     blob.write_bytes(BODY[:-1] + b"x")
-    link.symlink_to(Path("../../blobs") / blob.name)
     assert filling.pull(MODEL).failed == []
     assert filling.shown() == FILES
 
 
 def test_what_killed_pulls_left_does_not_pile_up(simulator: HubSimulator, filling: Filling) -> None:
-    staging = filling.hub / ".hubmirror" / "staging" / "models--org--model" / "models--org--model"
-    left = staging / "blobs" / f"{entry(WEIGHTS, BODY).etag}.0a1b2c3d.incomplete"
+    staging = filling.hub / ".hubmirror/staging/models--org--model"
+    left = staging / f"{entry(WEIGHTS, BODY).etag}.incomplete"
     left.parent.mkdir(parents=True)
     left.write_bytes(BODY[:1000])
     simulator.fail("GET .*vocab.txt", refused(500), EVER)

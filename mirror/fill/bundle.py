@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.errors import CarryError
+from mirror.errors import CarryError, RequestError
+from mirror.files import read_regular
 from mirror.repos import Repo
-from mirror.sources.layout import WORKSHOP
+from mirror.trees import check_file_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +32,16 @@ CARRIED = Repo.parse("bundle")
 """The repository that events about volumes name."""
 
 _FORMAT = 1
+_MAX_MANIFEST = 1024 * 1024 * 1024
 _VOLUME = re.compile(r"hubmirror-[0-9]{4,6}\.bin")
 _HUB_PLACE = re.compile(
     r"hub/[^/\0]+/(?:blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})|hubmirror/[0-9a-f]{40}\.json)"
+)
+# Of a git repository nothing that git would obey: no config, no hooks, and no path to the objects
+# of another one.
+_GIT_PLACE = re.compile(
+    r"git/[^/\0]+/[^/\0]+/[^/\0]+\.git/(?:HEAD|packed-refs|refs/[^\0]+|objects/[0-9a-f]{2}/[0-9a-f]{38}"
+    r"|objects/pack/pack-[0-9a-f]{40}\.(?:pack|idx|rev|bitmap)|objects/info/packs)"
 )
 
 
@@ -97,7 +105,7 @@ class Manifest:
         absent, damaged, or names what no bundle may hold."""
         folder = folder.parent if folder.name == MANIFEST else folder
         try:
-            data = orjson.loads((folder / MANIFEST).read_bytes())
+            data = orjson.loads(read_regular(folder / MANIFEST, _MAX_MANIFEST))
             if data["format_version"] != _FORMAT:
                 raise CarryError(f"The bundle {folder.name} is of a newer hubmirror; update this.")
             if data.pop("sha256") != _seal(data):
@@ -109,7 +117,7 @@ class Manifest:
                 f"{folder} holds no {MANIFEST}: it is no bundle, or its creation was not "
                 "finished. Run `hubmirror bundle create` again."
             ) from exc
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise CarryError(
                 f"The manifest of the bundle {folder.name} is damaged: {exc}. Copy it again."
             ) from exc
@@ -124,7 +132,7 @@ class Manifest:
             str(data["since_created_at"]),
             [_item(row) for row in data["items"]],
             [Volume.parse(row) for row in data["volumes"]],
-            {place(name): _digest(digest) for name, digest in data["holds"].items()},
+            dict(_held(name, digest) for name, digest in data["holds"].items()),
         )
 
     def _check(self) -> None:
@@ -162,13 +170,20 @@ def _seal(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _item(row: Mapping[str, Any]) -> Item:
-    name, digest = place(row["name"]), _digest(row["digest"])
+def _held(name: Any, value: Any) -> tuple[str, str]:
+    """A name and its digest, which for a blob are the same."""
+    place(name)
+    digest = _digest(value)
     if name.startswith("hub/") and "/blobs/" in name:
         if not name.endswith(f"/{digest}"):
             raise ValueError(f"{name} is not named by its digest")
     elif len(digest) != 64:
         raise ValueError(f"{name} has a digest of another kind")
+    return name, digest
+
+
+def _item(row: Mapping[str, Any]) -> Item:
+    name, digest = _held(row["name"], row["digest"])
     is_elsewhere = row["offset"] is None and "/blobs/" in name
     return Item(name, _count(row["size"]), digest, None if is_elsewhere else _count(row["offset"]))
 
@@ -176,16 +191,21 @@ def _item(row: Mapping[str, Any]) -> Item:
 def place(name: str) -> str:
     """A path below the data folder where a bundle may write: blobs and records of a repository, and
     what lies beside hub/."""
-    parts = name.split("/")
+    try:
+        parts = check_file_path(name).split("/")
+    except (AttributeError, RequestError) as exc:
+        raise ValueError(f"{str(name)[:80]!r} is not a path below the data folder") from exc
     if parts[0] == "hub":
         if not _HUB_PLACE.fullmatch(name) or Repo.from_folder_name(parts[1]) is None:
-            raise ValueError(f"{name[:80]!r} is no place in hub/")
-        return name
-    if "\0" in name or "\\" in name or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{name[:80]!r} is no path below the data folder")
-    if parts[0] == WORKSHOP:
+            raise ValueError(f"{name[:80]!r} is not a place in hub/")
+    elif name.startswith((".", "hubmirror.toml")) or (parts[0] == "git" and not is_git_data(name)):
         raise ValueError(f"{name[:80]!r} is not to be carried")
     return name
+
+
+def is_git_data(name: str) -> bool:
+    """Whether it is a file of a git repository that a bundle carries: HEAD, a ref or an object."""
+    return _GIT_PLACE.fullmatch(name) is not None
 
 
 def _digest(value: Any) -> str:

@@ -23,6 +23,7 @@ from mirror.fill.bundle import (
     Manifest,
     Volume,
     has_size,
+    is_git_data,
     naming_errors,
     place,
 )
@@ -30,7 +31,6 @@ from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned
 from mirror.fill.proof import sha256_of
 from mirror.manifests import ManifestError
 from mirror.sizes import human
-from mirror.sources.layout import WORKSHOP
 from mirror.state import sync_folder, write_atomically
 from mirror.trees import blob_hash
 
@@ -121,6 +121,8 @@ def _contents(data: Path, report: Report) -> Iterator[Item]:
             yield from _revision(cache, folder, commit, report)
     for path in _beside_hub(data):
         name = path.relative_to(data).as_posix()
+        if name.startswith("git/") and not is_git_data(name):
+            continue
         try:
             place(name)
             name.encode()
@@ -151,7 +153,7 @@ def _revision(cache: Cache, folder: RepoDir, commit: str, report: Report) -> Ite
 def _beside_hub(data: Path) -> Iterator[Path]:
     """The files of all other folders, which may be links to other disks."""
     for top in sorted(data.iterdir()):
-        if top.name in ("hub", WORKSHOP):
+        if top.name in ("hub", "hubmirror.toml") or top.name.startswith("."):
             continue
         found = [top] if top.is_file() else [
             Path(folder) / name for folder, _, names in os.walk(top) for name in names

@@ -29,6 +29,7 @@ from mirror.errors import (
 from mirror.shelf import Shelf
 from mirror.web import api, git, registry, resolve, simple, xet
 from mirror.web.access import Gate, Signer
+from mirror.web.body import BodyReader
 from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
@@ -51,11 +52,17 @@ _THREADS = 16  # more fight each other for the interpreter
 _PATIENCE = 5.0
 _MORE_PATIENCE = {"reconstructions": 240.0}
 _GLANCE = 0.25
-_MOST_BODY = 8 * 1024 * 1024
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
 _POSTED_READ = re.compile(rb"/paths-info(/|$)|/v1/telemetry$|/git-upload-pack$")
-_POSTED = frozenset({"paths-info", "xet-telemetry", "git-upload-pack"})
+# What may be posted, and how many bytes.
+_MAX_BODIES = {
+    "paths-info": 8 * 1024 * 1024, "xet-telemetry": 1024 * 1024, "git-upload-pack": 1024 * 1024,
+}  # fmt: skip
+# What depends on more than the cache's key, or is as long as a client has patience.
+_NOT_SHARED = frozenset({
+    "manifests", "simple-index", "simple-project", "git-refs", "reconstructions",
+})  # fmt: skip
 
 
 def _own_address(scope: Scope) -> str:
@@ -124,21 +131,30 @@ class HubApp:
         self._reach = reach
         self._recent = recent
         self._threads = anyio.CapacityLimiter(_THREADS)
+        self._bodies = BodyReader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            call = await self._call(request)
-            scope["state"]["route"] = call.target.action
-            answer = ANSWERS.get(call.target.action, api.not_offered)
-            response = await self._answer(answer, call)
+            target = _target(request.method, scope["raw_path"])
+            scope["state"]["route"] = target.action
+            if request.method != "POST" and target.action not in _NOT_SHARED:
+                response = await self._recent.share(scope, lambda: self._respond(request, target))
+            else:
+                response = await self._respond(request, target)
         except ClientDisconnect:
             return
         except HubmirrorError as exc:
             response = error_response(exc)
-        if request.method in ("GET", "HEAD"):
-            self._recent.put(scope, response)
         await response(scope, receive, send)
+
+    async def _respond(self, request: Request, target: Target) -> Response:
+        """The answer, which is an error too."""
+        try:
+            call = await self._call(request, target)
+            return await self._answer(ANSWERS.get(target.action, api.not_offered), call)
+        except HubmirrorError as exc:
+            return error_response(exc)
 
     async def _answer(self, answer: Callable[[Call], Response], call: Call) -> Response:
         """Make the answer in a thread; one that waits for digests waits here, and keeps none."""
@@ -151,9 +167,10 @@ class HubApp:
                     raise
             await anyio.sleep(_GLANCE)
 
-    async def _call(self, request: Request) -> Call:
-        target = _target(request.method, request.scope["raw_path"])
-        body = await _read_body(request) if request.method == "POST" else b""
+    async def _call(self, request: Request, target: Target) -> Call:
+        body = b""
+        if request.method == "POST":
+            body = await self._bodies.read(request, _MAX_BODIES[target.action])
         headers = Headers(raw=request.scope["headers"])
         return Call(
             hub=self._hub,
@@ -173,7 +190,7 @@ def _target(method: str, raw_path: bytes) -> Target:
     is_read = method in ("GET", "HEAD")
     if is_read or (method == "POST" and _POSTED_READ.search(raw_path)):
         target = parse(raw_path)
-        if is_read or target.action in _POSTED:
+        if is_read or target.action in _MAX_BODIES:
             return target
     raise ReadOnlyError
 
@@ -234,15 +251,6 @@ def create_app(
     )
     app.router.default = HubApp(hub, reach, recent)
     return app
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MOST_BODY:
-            raise RequestError(f"The body is longer than {_MOST_BODY} bytes.")
-    return bytes(body)
 
 
 async def _healthz(_: Request) -> Response:

@@ -23,6 +23,7 @@ _TABLE: dict[type[Exception], tuple[int, str | None]] = {
     errors.ReadOnlyError: (403, None),
     errors.ForbiddenError: (403, None),
     errors.UnauthorizedError: (401, "GatedRepo"),
+    errors.SlowRequestError: (408, None),
     errors.RequestError: (400, None),
     errors.UnavailableError: (503, None),
 }
@@ -40,6 +41,8 @@ def error_response(exc: Exception) -> Response:
         headers["x-repo-commit"] = exc.commit_hash
     if isinstance(exc, errors.UnavailableError):
         headers["retry-after"] = str(exc.retry_after)
+    if isinstance(exc, errors.SlowRequestError):
+        headers["connection"] = "close"
     if isinstance(exc, errors.UnauthorizedError):
         headers["www-authenticate"] = 'Bearer, Basic realm="hubmirror"'
     return Response(orjson.dumps({"error": message}), status, headers, "application/json")

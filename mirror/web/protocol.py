@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ZERO_COPY = "http.response.zerocopysend"
-MOST_HEAD = 64 * 1024
-_REFUSAL = (
+MAX_HEAD = 64 * 1024
+_MAX_FRAMING = 17
+"""Bytes that come for each byte of a body at most, beside a head's: chunks of one byte have six."""
+
+_HEAD_TIMEOUT_S = 30.0
+_REST_TIMEOUT_S = 30.0
+"""For how long the rest of a body is read whose request was answered already."""
+
+_HEAD_TOO_LONG = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
@@ -33,7 +40,8 @@ _REFUSAL = (
 _TURN = 20 * 1024 * 1024
 _LEAST_STEP, _MOST_STEP = 128 * 1024, 2 * 1024 * 1024
 _COLD_STEP = 1024 * 1024
-_STALL = 300.0  # seconds without a byte taken by the client
+_STALL = 300.0  # seconds without a byte of a file taken by the client
+_SEND_TIMEOUT_S = 60.0  # the same for other answers
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF})
 
 log = logging.getLogger("hubmirror")
@@ -41,29 +49,101 @@ _cold_reads = ThreadPoolExecutor(16, "cold-reads")
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with both.
+    """uvicorn's HTTP/1.1 protocol, with zero copy, and with bounds on what a client may send, and
+    on how long it may take: llhttp and uvicorn bound nothing.
 
-    llhttp itself bounds nothing: a client could send one header for ever.
+    A request is a head and a body. Each has a deadline from its first byte; the framing of a body
+    (sizes and extensions of chunks, trailers) is bounded by what it frames. A client that does not
+    read what it is sent is cut off.
     """
 
     _head: int | None = 0
     """Bytes that came since the head of a request began; None while a body is read."""
 
+    _framing = 0
+    """Bytes that came since the body began."""
+
+    _payload = 0
+    """Those of them that are the body itself."""
+
+    _is_refused = False
+    """Whether what the client sends from now on is thrown away, since its last request was wrong;
+    the answers that are due are still sent."""
+
+    _unread = 0
+    """Bytes of the last answer that the client had not read when that was looked at."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    """When the head that has begun, or the rest of a body that nobody reads, must be here."""
+
     def data_received(self, data: bytes) -> None:
-        if self._head is not None:
+        if self._is_refused:
+            return
+        if self._head is None:
+            self._framing += len(data)
+        else:
             self._head += len(data)
         super().data_received(data)
-        if self._head is None or self.transport.is_closing():
-            return
-        if self._head > MOST_HEAD:
-            self.transport.write(_REFUSAL)
-            self.transport.close()
+        if not (self._is_refused or self.transport.is_closing()):
+            self._bound_request()
+
+    def _bound_request(self) -> None:
+        if self._head is None:
+            if self._framing > MAX_HEAD + _MAX_FRAMING * self._payload:
+                self._refuse(_HEAD_TOO_LONG)
+        elif self._head > MAX_HEAD:
+            self._refuse(_HEAD_TOO_LONG)
+        elif self._head:
+            self._start_deadline(min(_HEAD_TIMEOUT_S, self.timeout_keep_alive))
         elif self.cycle is None or self.cycle.response_complete:
             self._await_request()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that has sent all that it has to say may still read (`shutdown(SHUT_WR)`)."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle or self._head is None or self.scheme == "https":
+            return None
+        self.cycle.keep_alive = False
+        return True
+
+    def send_400_response(self, msg: str) -> None:
+        """A request that cannot be parsed; it may follow others whose answers are due.
+
+        uvicorn writes its refusal among them, and closes the connection before they are sent.
+        """
+        self._is_refused = True
+        if self.cycle is None or self.cycle.response_complete:
+            super().send_400_response(msg)
+        elif self._head is None and not self.pipeline:
+            # The body of the request that is being answered is broken.
+            self.cycle.disconnected = not self.cycle.response_started
+            self.cycle.message_event.set()
+            if self.cycle.disconnected:
+                super().send_400_response(msg)
+            else:
+                self.cycle.keep_alive = False
+        else:
+            self.cycle.keep_alive = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadline()
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Also for a client that has not read the end of its last answer: as long as it reads, it
+        is waited for."""
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread != self._unread:
+            self._unread, self.timeout_keep_alive_task = unread, None
+            self._await_request()
+        elif unread:
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
 
     def _await_request(self) -> None:
         """Close the connection if no request comes; uvicorn waits for ever for the first one."""
@@ -72,23 +152,58 @@ class Protocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
+    def _refuse(self, answer: bytes) -> None:
+        self._is_refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            self.transport.abort()
+        else:
+            self.transport.write(answer)
+            self.transport.close()
+
+    def _start_deadline(self, seconds: float) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self.scheme == "http":
             self.scope["extensions"] = {ZERO_COPY: {}}
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head is not None:  # else it is a trailer, which nobody reads
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._head = None
+        self._head, self._framing, self._payload = None, 0, 0
+        self._stop_deadline()
         super().on_headers_complete()
         cycle = self.cycle
         if "send" not in cycle.__dict__:
             cycle.send = partial(self._send, cycle)  # type: ignore[method-assign]
 
+    def on_body(self, body: bytes) -> None:
+        self._payload += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         self._head = 0
+        self._stop_deadline()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._head is None and not self.transport.is_closing():
+            self._start_deadline(_REST_TIMEOUT_S)
+
     async def _send(self, cycle: RequestResponseCycle, message: Any) -> None:
+        await self._until_writable(cycle)
         if message["type"] != ZERO_COPY:
             await RequestResponseCycle.send(cycle, message)
             return
@@ -108,11 +223,23 @@ class Protocol(HttpToolsProtocol):
         end = {"type": "http.response.body", "more_body": message.get("more_body", False)}
         await RequestResponseCycle.send(cycle, end)  # type: ignore[arg-type]
 
+    async def _until_writable(self, cycle: RequestResponseCycle) -> None:
+        """Wait until the client has taken what was written before; cut off one that takes
+        nothing."""
+        if cycle.flow.write_paused and not cycle.disconnected:
+            try:
+                async with asyncio.timeout(_SEND_TIMEOUT_S):
+                    await cycle.flow.drain()
+            except TimeoutError:
+                self.transport.abort()
+        if self.transport.is_closing() and not cycle.response_complete:
+            cycle.disconnected = True  # uvicorn learns it later, and would write until then
+
     async def _flush(self, cycle: RequestResponseCycle) -> None:
         """Wait until what was written before has gone to the socket."""
         self.transport.set_write_buffer_limits(high=0)
         try:
-            await cycle.flow.drain()
+            await self._until_writable(cycle)
         finally:
             self.transport.set_write_buffer_limits()
 

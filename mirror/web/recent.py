@@ -3,12 +3,14 @@
 A model's start asks for the same few things over and over, half of them absent (vLLM: eleven times
 the same HEAD), and large files are fetched in many ranges, or by many hosts at once. A repeated
 small answer costs no thread and no look at the disk; a large file asked for again is just opened;
-and of those who ask the same at once, one finds the answer for all.
+and of those who ask the same at once, one finds the answer for all. An answer is there for others
+before its first byte is sent, so that a client which does not read keeps nobody waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from mirror.errors import BlobUnreadableError
 from mirror.web.blob import Asked, BlobResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -32,11 +34,8 @@ _MOST_FILES = 256
 _VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
 _HOST = frozenset({b"host"})
 _FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
-# What depends on other headers as well: the user agent, Accept, Git-Protocol.
-_UNKEPT = frozenset({"manifests", "simple-index", "simple-project", "git-refs"})
-
-# Each who asks waits for digests by itself, as long as its client has patience.
-_WAITED_FOR = b"/reconstruction"
+_WAIT_S = 10.0
+"""For how long one waits for the answer that another is finding; then it looks for itself."""
 
 Key = tuple[object, ...]
 
@@ -63,24 +62,28 @@ class RecentAnswers:
         """The route and the answer, where it was just given to somebody."""
         return self.get(key_of(scope)) or self.again(scope)
 
-    async def wait(self, scope: Scope) -> bool:
-        """Whether another request for the same was being answered, and now is.
-
-        If none was, this one is the first, which calls `done`.
-        """
-        if not self._hold or _WAITED_FOR in scope["raw_path"]:
-            return False
-        event = self._making.get(_question(scope))
-        if event is None:
-            self._making[_question(scope)] = asyncio.Event()
-            return False
-        await event.wait()
-        return True
-
-    def done(self, scope: Scope) -> None:
-        """Let those go on who wait for the answer to the same question."""
-        if event := self._making.pop(_question(scope), None):
-            event.set()
+    async def share(self, scope: Scope, respond: Callable[[], Awaitable[Response]]) -> Response:
+        """The answer to a request that may be kept: by `respond`, which is asked once by all who
+        ask the same meanwhile. Its own errors are not kept."""
+        if not self._hold:
+            return await respond()
+        question = (scope["method"], scope["scheme"], scope["raw_path"])
+        if event := self._making.get(question):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_S):
+                    await event.wait()
+            if found := self.find(scope):
+                return found[1]
+        first = question not in self._making
+        if first:
+            self._making[question] = asyncio.Event()
+        try:
+            response = await respond()
+            self._keep(scope, response)
+            return response
+        finally:
+            if first:
+                self._making.pop(question).set()
 
     def again(self, scope: Scope) -> tuple[str, Response] | None:
         """The route and the answer for a large file that was just sent to somebody."""
@@ -96,12 +99,8 @@ class RecentAnswers:
         except BlobUnreadableError:
             return None
 
-    def put(self, scope: Scope, response: Response) -> None:
-        """Keep an answer that is small, and is not an accident; or the way to a large file."""
-        self._keep(scope, response)
-        self.done(scope)
-
     def _keep(self, scope: Scope, response: Response) -> None:
+        """Keep an answer that is small, and is not an accident; or the way to a large file."""
         key, route = key_of(scope), scope["state"].get("route", "none")
         if isinstance(response, BlobResponse) and self._hold:
             file_key = _file_key(scope)
@@ -113,7 +112,7 @@ class RecentAnswers:
             return
         if "x-accel-redirect" in response.headers:  # for a trusted proxy alone
             return
-        if _weight(key, response) > _MOST_WEIGHT or route in _UNKEPT:
+        if _weight(key, response) > _MOST_WEIGHT:
             return
         self._drop(key)
         self._kept[key] = (time.monotonic() + self._hold, route, response)
@@ -138,16 +137,12 @@ def _file_key(scope: Scope) -> Key:
 
 
 def _varied(scope: Scope, names: frozenset[bytes]) -> Iterator[object]:
-    yield scope["raw_path"]
+    yield from (scope["scheme"], scope["raw_path"])
     for header in scope["headers"]:
         if header[0] in names:
             yield header
         elif header[0] in _FORWARDED:
             yield from (header, (scope.get("client") or ("",))[0])
-
-
-def _question(scope: Scope) -> Key:
-    return (scope["method"], scope["raw_path"])
 
 
 def _weight(key: Key, response: Response) -> int:
@@ -167,13 +162,8 @@ class Recall:
             await self._app(scope, receive, send)
             return
         kept = self._recent.find(scope)
-        if kept is None and await self._recent.wait(scope):
-            kept = self._recent.find(scope)
-        if kept is not None:
-            scope["state"]["route"], response = kept
-            await response(scope, receive, send)
-            return
-        try:
+        if kept is None:
             await self._app(scope, receive, send)
-        finally:
-            self._recent.done(scope)
+            return
+        scope["state"]["route"], response = kept
+        await response(scope, receive, send)

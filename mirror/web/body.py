@@ -1,0 +1,62 @@
+"""Reading the bodies of requests: small, soon, and not too many at once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from mirror.errors import BusyError, RequestError, SlowRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.requests import Request
+
+_TIMEOUT_S = 30.0
+_MAX_TOGETHER = 32 * 1024 * 1024
+
+
+class BodyReader:
+    """Reads bodies into memory, within a bound on all that one process holds at once."""
+
+    def __init__(self, timeout_s: float = _TIMEOUT_S, max_together: int = _MAX_TOGETHER) -> None:
+        """`timeout_s` is for a whole body; `max_together` in bytes, for all that are being read."""
+        self._timeout_s = timeout_s
+        self._free = max_together
+
+    async def read(self, request: Request, max_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises RequestError where it is longer than `max_bytes`, SlowRequestError where it does not
+        come in time, and BusyError where others' bodies take all memory that is meant for them.
+        """
+        body = bytearray()
+        with self._share() as take:
+            try:
+                with anyio.fail_after(self._timeout_s):
+                    async for chunk in request.stream():
+                        body += chunk
+                        if len(body) > max_bytes:
+                            raise RequestError(f"The body is longer than {max_bytes} bytes.")
+                        take(len(chunk))
+            except TimeoutError as exc:
+                raise SlowRequestError from exc
+            return bytes(body)
+
+    @contextmanager
+    def _share(self) -> Iterator[Callable[[int], None]]:
+        taken = 0
+
+        def take(count: int) -> None:
+            nonlocal taken
+            if count > self._free:
+                raise BusyError
+            taken += count
+            self._free -= count
+
+        try:
+            yield take
+        finally:
+            self._free += taken

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
 import yaml
@@ -18,13 +18,17 @@ from mirror.repos import RepoType
 from mirror.source import open_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from mirror.source import Snapshot, StoredFile
+    from mirror.source import Snapshot
     from mirror.state import State
 
-_MOST_JSON = 8 * 1024 * 1024
-_MOST_CARD = 1024 * 1024
+_MAX_JSON = 8 * 1024 * 1024
+_MAX_CARD = 512 * 1024
+_MAX_SHARDS = 2000
+_MIN_KEPT = 16 * 1024
+"""Bytes of a file from which parsing it takes longer than reading what was kept of it."""
+
 _FRONT_MATTER = re.compile(
     rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
 )
@@ -76,25 +80,24 @@ class Facts:
     @cached_property
     def card(self) -> dict[str, Any]:
         """The README's front matter, made safe for JSON."""
-        match = _FRONT_MATTER.match(self.read("README.md", _MOST_CARD))
-        return _parse_card(match[1]) if match else {}
+        return self._derived("card", "README.md", _MAX_CARD, _parse_card)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """What the hub's API shows of `config.json` and `tokenizer_config.json`."""
-        config = self.json("config.json")
-        shown = {
-            name: config[name]
-            for name in ("architectures", "model_type", "auto_map", "quantization_config")
-            if name in config
-        }
-        tokenizer = self.json("tokenizer_config.json")
-        special = {
-            name: tokenizer[name]
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
-            if tokenizer.get(name) is not None
-        }
-        return _sendable(shown | ({"tokenizer_config": special} if special else {}))
+        special = self._derived(
+            "tokenizer", "tokenizer_config.json", _MAX_JSON, _parse_tokenizer_config
+        )
+        shown: dict[str, Any] = self._model_config["shown"]
+        return shown | ({"tokenizer_config": special} if special else {})
+
+    @cached_property
+    def _model_config(self) -> dict[str, Any]:
+        found = self._derived("config", "config.json", _MAX_JSON, _parse_config)
+        shown = found.get("shown")
+        return {
+            "shown": shown if isinstance(shown, dict) else {}, "vision": found.get("vision") is True
+        }  # fmt: skip
 
     @cached_property
     def transformers_info(self) -> dict[str, str]:
@@ -102,7 +105,7 @@ class Facts:
         architectures = self.config.get("architectures")
         name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
         classes = _AUTO_CLASSES
-        if "vision_config" in self.json("config.json"):
+        if self._model_config["vision"]:
             classes = (_VISION_CLASS, *classes)
         for ending, auto_model, task in classes:
             if name.endswith(ending):
@@ -147,7 +150,7 @@ class Facts:
         """Parameter counts of the weights at the root of the repository."""
         names = [path for path in self.snapshot.files if path.endswith(".safetensors")]
         counts: dict[str, int] = {}
-        for name in sorted(name for name in names if "/" not in name):
+        for name in sorted(name for name in names if "/" not in name)[:_MAX_SHARDS]:
             for dtype, count in (self._header("safetensors", name) or {}).items():
                 counts[dtype] = counts.get(dtype, 0) + count
         return {"parameters": counts, "total": sum(counts.values())} if counts else None
@@ -161,14 +164,6 @@ class Facts:
     def gguf_of(self, path: str) -> dict[str, Any] | None:
         return self._header("gguf", path)
 
-    def json(self, path: str) -> dict[str, Any]:
-        """A JSON object at the path; empty where there is none."""
-        try:
-            body = orjson.loads(self.read(path, _MOST_JSON))
-        except orjson.JSONDecodeError:
-            return {}
-        return body if isinstance(body, dict) else {}
-
     def read(self, path: str, most: int) -> bytes:
         """The first `most` bytes of a file; empty where it is absent or unreadable."""
         stored = self.snapshot.files.get(path)
@@ -181,27 +176,75 @@ class Facts:
             return b""
 
     def _header(self, kind: str, path: str) -> dict[str, Any] | None:
-        """The facts of a weight file's header, kept in the state folder by the file's digest."""
+        """The facts of a weight file's header; None where it has none, or is damaged."""
         stored = self.snapshot.files[path]
         kept = self._state.get(f"headers/{kind}", stored.file.etag)
-        if isinstance(kept, dict):
+        if _is_header(kind, kept):
+            return kept or None
+        try:
+            with open(open_blob(stored), "rb") as file:
+                facts = READERS[kind](file)
+        except HeaderError:
+            facts = {}
+        except (OSError, BlobUnreadableError):
+            return None
+        self._state.put(f"headers/{kind}", stored.file.etag, facts)
+        return facts or None
+
+    def _derived(
+        self, kind: str, path: str, max_bytes: int, parse: Callable[[bytes], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What a small file says; empty where it is absent or damaged. That of one which takes long
+        to parse is kept in the state folder by the file's digest."""
+        stored = self.snapshot.files.get(path)
+        if stored is None:
+            return {}
+        is_kept = stored.file.size >= _MIN_KEPT and not stored.problem
+        if is_kept and isinstance(kept := self._state.get(f"facts/{kind}", stored.file.etag), dict):
             return kept
-        facts = _read_header(kind, stored)
-        if facts is not None:
-            self._state.put(f"headers/{kind}", stored.file.etag, facts)
-        return facts
+        body = self.read(path, max_bytes)
+        found = parse(body)
+        if is_kept and body:
+            self._state.put(f"facts/{kind}", stored.file.etag, found)
+        return found
 
 
-def _read_header(kind: str, stored: StoredFile) -> dict[str, Any] | None:
+def _is_header(kind: str, kept: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether the state folder holds what a reader of headers gave."""
+    if not isinstance(kept, dict):
+        return False
+    if kind == "safetensors":
+        return all(type(count) is int and count >= 0 for count in kept.values())
+    return type(kept.get("total", 0)) is int
+
+
+def _json(body: bytes) -> dict[str, Any]:
     try:
-        with open(open_blob(stored), "rb") as file:
-            return READERS[kind](file)
-    except (OSError, BlobUnreadableError, HeaderError, RecursionError):
-        return None
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def _parse_card(matter: bytes) -> dict[str, Any]:
+def _parse_config(body: bytes) -> dict[str, Any]:
+    config = _json(body)
+    names = ("architectures", "model_type", "auto_map", "quantization_config")
+    shown = {name: config[name] for name in names if name in config}
+    return {"shown": _sendable(shown), "vision": "vision_config" in config}
+
+
+def _parse_tokenizer_config(body: bytes) -> dict[str, Any]:
+    tokenizer = _json(body)
+    names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+    return _sendable({name: tokenizer[name] for name in names if tokenizer.get(name) is not None})
+
+
+def _parse_card(body: bytes) -> dict[str, Any]:
+    match = _FRONT_MATTER.match(body)
     try:
+        if match is None:
+            return {}
+        matter = match[1]
         _check_yaml(matter)
         return _sendable(yaml.load(matter, _YAML))  # noqa: S506  (a safe loader)
     except (yaml.YAMLError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError):

@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-_MOST_HEADER = 25 * 1000 * 1000  # huggingface_hub refuses longer ones
-_MOST_METADATA = 64 * 1024 * 1024
-_MOST_STRING = 16 * 1024 * 1024
-_MOST_ITEMS = 10_000_000
-_MOST_VALUES = 10**15
+# What is parsed in one step keeps all other threads from the interpreter: 4 MB for 20 ms. That is
+# the header of some 30,000 tensors.
+_MAX_HEADER = 4 * 1024 * 1024
+_MAX_METADATA = 64 * 1024 * 1024
+_MAX_STRING = 16 * 1024 * 1024
+_MAX_ENTRIES = 10_000
+_MAX_TENSORS = 100_000
+_MAX_ITEMS = 2_000_000
+_MAX_RANK = 16
+_MAX_VALUES = 10**15
+_MAX_DTYPES = 100
 
 
 class HeaderError(ValueError):
@@ -30,15 +36,17 @@ class HeaderError(ValueError):
 def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
     """Number of parameters by dtype (`BF16`, `F32`, …), as the hub's `safetensors.parameters`."""
     (length,) = struct.unpack("<Q", _read(file, 8))
-    if length > _MOST_HEADER:
+    if length > _MAX_HEADER:
         raise HeaderError(f"a header of {length} bytes")
     try:
         header = orjson.loads(_read(file, length))
         counts: dict[str, int] = {}
         for name, tensor in header.items():
             if name != "__metadata__":
-                count = _product(tensor["shape"])
-                counts[str(tensor["dtype"])] = counts.get(str(tensor["dtype"]), 0) + count
+                dtype = str(tensor["dtype"])[:20]
+                counts[dtype] = counts.get(dtype, 0) + _product(tensor["shape"])
+                if len(counts) > _MAX_DTYPES:
+                    raise HeaderError("an impossible number of dtypes")
     except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
         raise HeaderError(f"not a safetensors header: {exc!r}") from exc
     return counts
@@ -53,15 +61,17 @@ def gguf_facts(file: BinaryIO) -> dict[str, Any]:
     if magic != b"GGUF" or version not in (2, 3):
         raise HeaderError("not a gguf file of version 2 or 3")
     tensors, entries = struct.unpack("<QQ", _read(file, 16))
-    if tensors > _MOST_ITEMS or entries > _MOST_ITEMS:
+    if tensors > _MAX_TENSORS or entries > _MAX_ENTRIES:
         raise HeaderError("an impossible number of entries")
     metadata = {}
     for _ in range(entries):
-        if file.tell() > _MOST_METADATA:
+        if file.tell() > _MAX_METADATA:
             raise HeaderError("metadata too long to be kept")
         key = _string(file)
         metadata[key] = _value(file, struct.unpack("<I", _read(file, 4))[0])
-    total = _product([sum(_tensor_size(file) for _ in range(tensors))])
+    total = sum(_tensor_size(file) for _ in range(tensors))
+    if total > _MAX_VALUES:
+        raise HeaderError("an impossible number of parameters")
     architecture = str(metadata.get("general.architecture", ""))
     facts = {
         "total": total,
@@ -85,24 +95,28 @@ def _token(metadata: dict[str, Any], key: str) -> str | None:
 def _tensor_size(file: BinaryIO) -> int:
     _string(file)
     (dimensions,) = struct.unpack("<I", _read(file, 4))
-    if dimensions > 8:
+    if dimensions > _MAX_RANK:
         raise HeaderError("an impossible number of dimensions")
     sizes = struct.unpack(f"<{dimensions}Q", _read(file, 8 * dimensions))
     _read(file, 12)
     return _product(sizes)
 
 
-def _product(sizes: Sequence[int]) -> int:
+def _product(sizes: Any) -> int:
     """The number of values in a shape; refused where no file could hold them."""
+    if not isinstance(sizes, list | tuple) or len(sizes) > _MAX_RANK:
+        raise HeaderError("an impossible shape")
+    if any(type(size) is not int or not 0 <= size <= _MAX_VALUES for size in sizes):
+        raise HeaderError("an impossible shape")
     count = math.prod(sizes)
-    if any(not isinstance(size, int) or size < 0 for size in sizes) or count > _MOST_VALUES:
+    if count > _MAX_VALUES:
         raise HeaderError("an impossible shape")
     return count
 
 
 def _string(file: BinaryIO) -> str:
     (length,) = struct.unpack("<Q", _read(file, 8))
-    if length > _MOST_STRING:
+    if length > _MAX_STRING:
         raise HeaderError(f"a string of {length} bytes")
     return _read(file, length).decode(errors="replace")
 
@@ -136,7 +150,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
 def _array(file: BinaryIO) -> list[Any] | None:
     """The strings of an array of strings; numbers are passed over, since no fact needs them."""
     kind, length = struct.unpack("<IQ", _read(file, 12))
-    if length > _MOST_ITEMS or kind == _ARRAY:
+    if length > _MAX_ITEMS or kind == _ARRAY:
         raise HeaderError("an array too long or too deep")
     if kind == _STRING:
         return _strings(file, length)
@@ -149,7 +163,7 @@ def _array(file: BinaryIO) -> list[Any] | None:
 def _strings(file: BinaryIO, length: int) -> list[str]:
     found = []
     for _ in range(length):
-        if file.tell() > _MOST_METADATA:
+        if file.tell() > _MAX_METADATA:
             raise HeaderError("metadata too long to be kept")
         found.append(_string(file))
     return found

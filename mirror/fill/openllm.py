@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mirror.config import RepoSpec
 from mirror.errors import ConfigError
-from mirror.fill.git import readable
+from mirror.fill.git import parse
 from mirror.repos import Repo, RepoType
 
 if TYPE_CHECKING:
@@ -147,8 +145,7 @@ def _requirements(repository: ModelRepository, bento: Bento) -> tuple[str, ...]:
 
 
 def _parse(path: str, body: bytes) -> dict[str, Any]:
-    with readable(path):
-        told = yaml.load(body, yaml.SafeLoader)
+    told = parse(path, body)
     if not isinstance(told, dict):
         raise ConfigError(f"{path} describes no bento. Tell who made it.")
     return told

@@ -518,9 +518,11 @@ def test_a_model_of_nightly(site: Site) -> None:
 def test_a_model_that_fails_stops_no_other(site: Site) -> None:
     commit(site.upstream, {"bentoml/bentos/broken/1/bento.yaml": b"a: ["})
     said = site.pull("nope", "broken", "llama3.2:1b", status=1)
-    assert "broken/1/bento.yaml is no YAML that can be read. Tell who made it. Until" in said
+    assert (
+        "broken/1/bento.yaml cannot be read: it is not valid YAML. Tell who made it. Until" in said
+    )
     assert "nope: No bento answers to nope" in said
-    assert "broken: bentoml/bentos/broken/1/bento.yaml is no YAML" in said
+    assert "broken: bentoml/bentos/broken/1/bento.yaml cannot be read" in said
     assert "can start" in site.run("check", "llama3.2:1b")
 
 

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from mirror import git_view
 from mirror.digests import Wanted
 from mirror.errors import NotOfferedError, UnavailableError
+from mirror.git_view import UnsafeRepositoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,14 +51,23 @@ class Shelf:
     data: Path
     digests: Digests
 
-    def git(self, host: str, owner: str, name: str) -> Path:
-        """The folder of a bare repository. Raises NotOfferedError."""
+    def git(self, views: Path, host: str, owner: str, name: str) -> Path:
+        """A view of a bare repository, in the folder `views`, which git may be run on. Raises
+        NotOfferedError, and UnavailableError where the repository is not safe to read."""
         name = name.removesuffix(".git")
         parts = (host, owner, name)
         folder = self.data / "git" / host / owner / f"{name}.git"
-        if not all(map(_PART.fullmatch, parts)) or not (folder / "HEAD").is_file():
+        if not all(map(_PART.fullmatch, parts)) or not os.path.lexists(folder / "HEAD"):
             raise NotOfferedError(f"{'/'.join(parts)[:200]} is no git repository of this mirror.")
-        return folder
+        try:
+            return git_view.kept(folder, self.data / "git", views)
+        except (UnsafeRepositoryError, OSError) as exc:
+            cause = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise UnavailableError(
+                f"The git repository {'/'.join(parts)} is not served: {cause or exc}. Ask the "
+                "mirror's operator to bring it again, by `hubmirror openllm pull` or "
+                "`git clone --bare`."
+            ) from exc
 
     def projects(self) -> list[str]:
         """The normalized names of all projects that have a wheel here."""

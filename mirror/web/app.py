@@ -138,6 +138,7 @@ class HubApp:
             response = error_response(exc)
         if request.method in ("GET", "HEAD"):
             self._recent.put(scope, response)
+        self._recent.done(scope)  # of a POST, too, whose client may take its answer slowly
         await response(scope, receive, send)
 
     async def _answer(self, answer: Callable[[Call], Response], call: Call) -> Response:

@@ -622,10 +622,7 @@ UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "refs": (_linked("refs"), "refs is no folder"),
     "a pack": (_linked_file, "x.pack' is no regular file"),
     "a ref": (_fifo, "fifo' is no regular file"),
-    "HEAD": (
-        lambda bare, _: (bare / "HEAD").write_bytes(b"ref: ../../x") and None,
-        "its HEAD names",
-    ),
+    "HEAD": (_head, "its HEAD names"),
 }
 
 

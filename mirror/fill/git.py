@@ -34,6 +34,7 @@ _ADDRESS = re.compile(
     r"(?:(?:https?|ssh|git)://(?:[^@/]+@)?|git@)(?P<host>[\w.-]+)(?::\d+)?[/:]"
     r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?"
 )
+_PART = re.compile(r"(?!\.)[\w.-]{1,100}")
 _NO_GIT = "git is not installed here: apt-get install git."
 _BAD_YAML = "{} cannot be read: {}. Tell who made it."
 _WHO = "hubmirror <hubmirror@localhost>"
@@ -113,8 +114,9 @@ class ModelRepository:
 
     @classmethod
     def all(cls, data: Path) -> list[ModelRepository]:
-        """Those that a data folder holds."""
-        return [cls(folder) for folder in sorted((data / "git").glob("*/*/*.git"))]
+        """Those that a data folder holds, under names that an address may have."""
+        found = sorted((data / "git").glob("*/*/*.git"))
+        return [cls(one) for one in found if all(map(_PART.fullmatch, one.parts[-3:]))]
 
     @property
     def name(self) -> str:

@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
-import yaml
 
 from mirror.errors import BlobUnreadableError
 from mirror.headers import READERS, HeaderError
 from mirror.repos import RepoType
+from mirror.safe_yaml import BadYamlError, load
 from mirror.source import open_blob
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ _MIN_KEPT = 16 * 1024
 _FRONT_MATTER = re.compile(
     rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
 )
-_LONG_NUMBER = re.compile(r"[-+0-9_:.]{100,}")
-_MOST_DEPTH = 64
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # transformers' Auto classes by the end of an architecture's name, and the task that each is for.
 _AUTO_CLASSES: tuple[tuple[str, str, str | None], ...] = (
@@ -242,30 +239,9 @@ def _parse_tokenizer_config(body: bytes) -> dict[str, Any]:
 def _parse_card(body: bytes) -> dict[str, Any]:
     match = _FRONT_MATTER.match(body)
     try:
-        if match is None:
-            return {}
-        matter = match[1]
-        _check_yaml(matter)
-        return _sendable(yaml.load(matter, _YAML))  # noqa: S506  (a safe loader)
-    except (yaml.YAMLError, LookupError, ArithmeticError, AttributeError, TypeError, ValueError):
+        return _sendable(load(match[1], max_bytes=_MAX_CARD, aliases=False)) if match else {}
+    except BadYamlError:
         return {}
-
-
-def _check_yaml(text: bytes) -> None:
-    """Refuse what makes a page of text into gigabytes, minutes, or the end of the process.
-
-    Aliases multiply; libyaml's loader recurses into nested collections in C; and numbers in base
-    60 (`1:1:1`) take quadratic time.
-    """
-    depth = 0
-    for event in yaml.parse(text, _YAML):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        is_number = isinstance(event, yaml.ScalarEvent) and _LONG_NUMBER.fullmatch(event.value)
-        if depth > _MOST_DEPTH or isinstance(event, yaml.AliasEvent) or is_number:
-            raise yaml.YAMLError("refused")
 
 
 def _sendable(value: Any) -> dict[str, Any]:

@@ -53,6 +53,12 @@ def read_regular(path: str | Path, max_bytes: int, *, follow: bool = True) -> by
     return body
 
 
+def inside(path: Path, folder: Path) -> Path | None:
+    """The real path, where it is inside the real path of a folder; else None."""
+    real = path.resolve()
+    return real if real.is_relative_to(folder.resolve()) else None
+
+
 def folder_size(folder: Path) -> int:
     """Bytes of the regular files below a folder, as far as they can be looked at."""
     size, pending = 0, [str(folder)]

@@ -6,18 +6,20 @@ wheels/*.whl                    what virtual environments are made of
 
 from __future__ import annotations
 
-import email.parser
+import functools
 import os
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 
+from mirror import git_view
 from mirror.digests import Wanted
 from mirror.errors import NotOfferedError, UnavailableError
+from mirror.files import inside, read_regular
+from mirror.git_view import UnsafeRepositoryError
+from mirror.wheel_metadata import metadata, requires_python, wheel_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
     from mirror.digests import Digests
 
 _PART = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)
-_WHEEL = re.compile(r"\w[\w.+!-]{1,240}\.whl", re.ASCII)
-_MOST_METADATA = 4 * 1024 * 1024
+_MOST_CONSTRAINTS = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,23 @@ class Shelf:
     data: Path
     digests: Digests
 
-    def git(self, host: str, owner: str, name: str) -> Path:
-        """The folder of a bare repository. Raises NotOfferedError."""
+    def git(self, views: Path, host: str, owner: str, name: str) -> Path:
+        """A view of a bare repository, in the folder `views`, which git may be run on. Raises
+        NotOfferedError, and UnavailableError where the repository is not safe to read."""
         name = name.removesuffix(".git")
         parts = (host, owner, name)
         folder = self.data / "git" / host / owner / f"{name}.git"
-        if not all(map(_PART.fullmatch, parts)) or not (folder / "HEAD").is_file():
+        if not all(map(_PART.fullmatch, parts)) or not os.path.lexists(folder / "HEAD"):
             raise NotOfferedError(f"{'/'.join(parts)[:200]} is no git repository of this mirror.")
-        return folder
+        try:
+            return git_view.kept(folder, self.data / "git", views)
+        except (UnsafeRepositoryError, OSError) as exc:
+            cause = exc.strerror if isinstance(exc, OSError) else str(exc)
+            raise UnavailableError(
+                f"The git repository {'/'.join(parts)} is not served: {cause or exc}. Ask the "
+                "mirror's operator to bring it again, by `hubmirror openllm pull` or "
+                "`git clone --bare`."
+            ) from exc
 
     def projects(self) -> list[str]:
         """The normalized names of all projects that have a wheel here."""
@@ -66,10 +76,11 @@ class Shelf:
         """The wheels of a project. Raises NotOfferedError, and DigestPendingError while they are
         read for the first time."""
         name = canonicalize_name(project)
-        found = [path for other, path in self._wheels() if other == name and path.is_file()]
-        if not found:
+        found = [path for other, path in self._wheels() if other == name]
+        located = [(path, place) for path in found if (place := self._place(path)) is not None]
+        if not located:
             raise NotOfferedError(f"This mirror has no wheel of {name[:100]}.")
-        places = [path.resolve() for path in found]
+        found, places = [path for path, _ in located], [place for _, place in located]
         stats = [place.stat() for place in places]
         wanted = [
             Wanted(str(place), stat.st_size, stat.st_mtime_ns, "sha256")
@@ -83,18 +94,31 @@ class Shelf:
 
     def wheel(self, filename: str) -> Path:
         """Where a wheel lies. Raises NotOfferedError."""
-        path = self.data / "wheels" / filename
-        if "/" in filename or not _project(filename) or not path.is_file():
+        is_name = "/" not in filename and _project(filename)
+        place = self._place(self.data / "wheels" / filename) if is_name else None
+        if place is None:
             raise NotOfferedError(f"This mirror has no file {filename[:200]!r}.")
-        return path.resolve()
+        return place
 
     def constraints(self, name: str) -> bytes:
-        """The versions that were chosen for a model, as a constraints file of uv and pip. Raises
+        """The versions that were chosen for a model, as a constraints file of uv. Raises
         NotOfferedError."""
-        path = self.data / "openllm" / name
-        if "/" in name or name.startswith(".") or path.suffix != ".txt" or not path.is_file():
-            raise NotOfferedError(f"This mirror has no constraints {name[:200]!r}.")
-        return path.read_bytes()
+        is_name = "/" not in name and not name.startswith(".") and name.endswith(".txt")
+        try:
+            place = inside(self.data / "openllm" / name, self.data / "openllm") if is_name else None
+            if place is not None:
+                return read_regular(place, _MOST_CONSTRAINTS, follow=False)
+        except (OSError, ValueError):
+            pass
+        raise NotOfferedError(f"This mirror has no constraints {name[:200]!r} that can be read.")
+
+    def _place(self, path: Path) -> Path | None:
+        """Where the bytes of a wheel lie; None where that is no regular file in the folder."""
+        try:
+            place = inside(path, self.data / "wheels")
+            return place if place is not None and place.is_file() else None
+        except (OSError, RuntimeError):  # a loop of links
+            return None
 
     def _wheels(self) -> Iterator[tuple[str, Path]]:
         folder = self.data / "wheels"
@@ -109,32 +133,10 @@ class Shelf:
 
 def _wheel(path: Path, size: int, digest: str) -> Wheel:
     body = metadata(path)
-    return Wheel(path.name, path, size, digest, _requires_python(body), bool(body))
+    return Wheel(path.name, path, size, digest, requires_python(body), bool(body))
 
 
+@functools.lru_cache(maxsize=16384)
 def _project(filename: str) -> str:
     """The project that a wheel's name belongs to; empty for any other name."""
-    if not _WHEEL.fullmatch(filename):
-        return ""
-    try:
-        return parse_wheel_filename(filename)[0]
-    except InvalidWheelFilename:
-        return ""
-
-
-def metadata(wheel: Path) -> bytes:
-    """A wheel's METADATA; empty where it has none, or is damaged."""
-    try:
-        with zipfile.ZipFile(wheel) as opened:
-            for name in opened.namelist():
-                if name.count("/") == 1 and name.endswith(".dist-info/METADATA"):
-                    with opened.open(name) as file:
-                        return file.read(_MOST_METADATA)
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
-        return b""
-    return b""
-
-
-def _requires_python(body: bytes) -> str:
-    told = email.parser.BytesParser().parsebytes(body, headersonly=True)
-    return str(told.get("Requires-Python", ""))
+    return wheel_project(filename)

@@ -17,7 +17,7 @@ from mirror.config import SourceSpec
 from mirror.errors import ConfigError, HubmirrorError
 from mirror.fill import wheels as wheelhouse
 from mirror.fill.blobs import Cache
-from mirror.fill.closure import Closure, PinnedModel
+from mirror.fill.closure import Closure, PinnedModel, check_sums
 from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, Report
 from mirror.fill.git import BRANCHES, DEFAULT, Address, ModelRepository
 from mirror.fill.openllm import Bento, find, tags
@@ -50,6 +50,13 @@ def openllm() -> None:
 @click.option("--machine", default="x86_64", show_default=True, help="Of the GPU hosts.")
 @click.option("--constraint", "constraints", multiple=True, help="Of the wheels: PACKAGE<VERSION.")
 @click.option("--find-links", type=_folder, help="A folder of wheels that you have built.")
+@click.option(
+    "--trust-index",
+    "trusted",
+    multiple=True,
+    metavar="URL",
+    help="An index of packages that a bento may name.",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Show the closure with sizes, and bring the repository alone."
 )
@@ -99,6 +106,7 @@ def _pull_model(
     specs = bento.specs()
     plans = run.plan(specs)
     wheels = _wheels(bento, platform, options)
+    check_sums(data, wheels)
     if options["dry_run"]:
         _show(bento, platform, plans, wheels, wheelhouse.missing(data / "wheels", wheels))
         return len(plans) == len(specs)
@@ -129,6 +137,8 @@ def _wheels(bento: Bento, platform: Platform, options: dict[str, Any]) -> list[W
         newest=bento.newest,
         constraints=options["constraints"],
         find_links=options["find_links"],
+        trusted=options["trusted"],
+        bento=bento.tag,
     )
 
 

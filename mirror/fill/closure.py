@@ -1,25 +1,33 @@
 """What a pull brought for a model of OpenLLM 0.6, kept so that a check can tell what is missing.
 
 openllm/<model repository>__<tag>__<platform>.json   the closure
-openllm/<the same>.txt                               its wheels as constraints, for uv
+openllm/<the same>.txt                               its wheels as constraints with sums, for uv
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.fill.wheels import Platform, WantedWheel
+from mirror.errors import ConfigError
+from mirror.files import inside, read_regular
+from mirror.fill.openllm import is_tag
+from mirror.fill.wheels import Platform, WantedWheel, sum_of
 from mirror.repos import Repo
 from mirror.state import write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mirror.fill.openllm import Bento
+
+
+_MOST_BYTES = 64 * 1024 * 1024
+_REPOSITORY = re.compile(r"(?:(?!\.)[\w.-]{1,100}/){2}(?!\.)[\w.-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Closure:
         """Keep it."""
         constraints = self.constraints(data)
         constraints.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{wheel.pin}\n" for wheel in self.wheels)
+        text = "".join(f"{wheel.pin} --hash=sha256:{wheel.sha256}\n" for wheel in self.wheels)
         write_atomically(constraints, text.encode())
         body = {
             "repository": self.repository,
@@ -86,32 +94,85 @@ class Closure:
     def read_all(cls, data: Path, repository: str, tags: Iterable[str] = ()) -> list[Closure]:
         """The closures of a model repository: those of some tags, else all. Damaged ones are left
         out."""
-        found, wanted = [], set(tags)
-        for file in sorted((data / "openllm").glob("*.json")):
-            try:
-                one = cls._parse(orjson.loads(file.read_bytes()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue
-            if one.repository == repository and (not wanted or one.tag in wanted):
-                found.append(one)
-        return found
+        wanted = set(tags)
+        return [
+            one
+            for one in read_closures(data)
+            if one.repository == repository and (not wanted or one.tag in wanted)
+        ]
 
     @classmethod
-    def _parse(cls, told: Mapping[str, Any]) -> Closure:
-        models = [
-            PinnedModel(Repo.parse(one["repo"]), one["revision"], dict(one["files"]))
-            for one in told["models"]
-        ]
-        wheels = [WantedWheel(**one) for one in told["wheels"]]
+    def parse(cls, told: Mapping[str, Any]) -> Closure:
+        """What `write` wrote. Raises ConfigError and any builtin error for anything else."""
+        repository, tag, digest = (told[key] for key in ("repository", "tag", "digest"))
+        if not _REPOSITORY.fullmatch(repository) or not is_tag(tag):
+            raise ValueError("a name cannot be a part of a path")
         return cls(
-            told["repository"],
-            told["tag"],
-            told["digest"],
+            repository,
+            tag,
+            digest,
             Platform(**told["platform"]),
-            tuple(models),
-            tuple(wheels),
+            tuple(_model(one) for one in told["models"]),
+            tuple(WantedWheel(**one) for one in told["wheels"]),
         )
 
     def is_of(self, bento: Bento) -> bool:
         """Whether it is what the bento needs as it is now."""
         return (self.tag, self.digest) == (bento.tag, bento.digest)
+
+
+def read_closures(data: Path) -> Iterator[Closure]:
+    """All closures that can be read; damaged ones are left out."""
+    folder = data / "openllm"
+    for file in sorted(folder.glob("*.json")):
+        try:
+            place = inside(file, folder)
+            if place is not None:
+                yield Closure.parse(orjson.loads(read_regular(place, _MOST_BYTES, follow=False)))
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
+                ConfigError):  # fmt: skip
+            continue
+
+
+def _model(told: Mapping[str, Any]) -> PinnedModel:
+    files, revision = dict(told["files"]), told["revision"]
+    if not isinstance(revision, str) or any(type(size) is not int for size in files.values()):
+        raise TypeError("a field of a model has a wrong type")
+    return PinnedModel(Repo.parse(told["repo"]), revision, files)
+
+
+def check_sums(data: Path, wheels: Sequence[WantedWheel]) -> None:
+    """Refuse wheels that would take the place of others: of another model's, by its closure, or of
+    one that the operator has put there. A damaged file may be replaced.
+
+    Raises ConfigError.
+    """
+    named: dict[str, dict[str, str]] = {}
+    for closure in read_closures(data):
+        for one in closure.wheels:
+            named.setdefault(one.filename, {})[one.sha256] = closure.name
+    for wheel in wheels:
+        sums = named.get(wheel.filename, {})
+        for other, closure_name in sums.items():
+            if other != wheel.sha256:
+                raise ConfigError(_OF_ANOTHER.format(wheel, other, closure_name))
+        if not sums and (data / "wheels" / wheel.filename).exists():
+            _check_file(data / "wheels", wheel)
+
+
+def _check_file(folder: Path, wheel: WantedWheel) -> None:
+    found = sum_of(folder, replace(wheel, size=0))
+    if found != wheel.sha256:
+        raise ConfigError(_OF_NOBODY.format(wheel, found or "that cannot be computed"))
+
+
+_OF_ANOTHER = (
+    "{0.filename} is wanted with the sha256 {0.sha256}, and another model was pulled with "
+    "{1}: see openllm/{2}.json. Nothing was overwritten. Find out which one is right; to take the "
+    "new one, remove wheels/{0.filename}, openllm/{2}.json and openllm/{2}.txt, and pull again."
+)
+_OF_NOBODY = (
+    "{0.filename} is wanted with the sha256 {0.sha256}, and wheels/ holds one with the sha256 {1}, "
+    "which no pull has brought. Nothing was overwritten. To take the new one, remove "
+    "wheels/{0.filename}, and pull again."
+)

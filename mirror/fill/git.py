@@ -6,19 +6,24 @@ only where it names none.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
-import uuid
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mirror import git_view, safe_yaml
 from mirror.errors import ConfigError, UpstreamError
+from mirror.files import inside
+from mirror.git_view import UnsafeRepositoryError
+from mirror.safe_yaml import BadYamlError
+from mirror.sizes import human
+from mirror.state import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,8 +34,26 @@ _ADDRESS = re.compile(
     r"(?:(?:https?|ssh|git)://(?:[^@/]+@)?|git@)(?P<host>[\w.-]+)(?::\d+)?[/:]"
     r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?"
 )
+_PART = re.compile(r"(?!\.)[\w.-]{1,100}")
 _NO_GIT = "git is not installed here: apt-get install git."
+_BAD_YAML = "{} cannot be read: {}. Tell who made it."
 _WHO = "hubmirror <hubmirror@localhost>"
+MOST_YAML = 1024 * 1024
+_MOST_OUTPUT = 256 * 1024 * 1024
+_MOST_TOLD = 64 * 1024
+_OF_A_FILE = frozenset({"100644", "100664", "100755"})
+# What git reads of a repository, and a repository that is pulled into does not have.
+_NOT_OURS = (
+    "config", "config.worktree", "commondir", "gitdir", "hooks", "info", "worktrees",
+    "objects/info/alternates", "objects/info/http-alternates",
+)  # fmt: skip
+# Variables that would have git work on another repository.
+_REDIRECTS = frozenset({
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR", "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX", "GIT_QUARANTINE_PATH", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE",
+    "GIT_TEMPLATE_DIR", "GIT_WORK_TREE",
+})  # fmt: skip
 _MESSAGE = "Follow HF_ENDPOINT: every Hugging Face endpoint is null\n\nMade from {}.\n"
 
 
@@ -60,6 +83,16 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class _File:
+    """A file of a commit; `name` is that of its object."""
+
+    path: str
+    mode: str
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
     """How many bentos a copy changed, and what is wrong with those that could not be read."""
 
@@ -81,8 +114,9 @@ class ModelRepository:
 
     @classmethod
     def all(cls, data: Path) -> list[ModelRepository]:
-        """Those that a data folder holds."""
-        return [cls(folder) for folder in sorted((data / "git").glob("*/*/*.git"))]
+        """Those that a data folder holds, under names that an address may have."""
+        found = sorted((data / "git").glob("*/*/*.git"))
+        return [cls(one) for one in found if all(map(_PART.fullmatch, one.parts[-3:]))]
 
     @property
     def name(self) -> str:
@@ -110,7 +144,7 @@ class ModelRepository:
         except subprocess.CalledProcessError as exc:
             raise UpstreamError(f"git cannot fetch {url}: {_last_line(exc)}.") from exc
         copied = {branch: self._copy(branch) for branch in branches}
-        self._git("symbolic-ref", "HEAD", f"refs/heads/{branches[0]}")
+        write_atomically(self.folder / "HEAD", f"ref: refs/heads/{branches[0]}\n".encode())
         return copied
 
     def branches(self) -> list[str]:
@@ -121,8 +155,9 @@ class ModelRepository:
         return [name[1:] for name in names if not name[1:].startswith("upstream-")]
 
     def files(self, branch: str, ending: str) -> dict[str, bytes]:
-        """The files of a branch whose path ends so, by path."""
-        return {path: body for path, _, body in self._files(f"refs/heads/{branch}", ending)}
+        """The files of a branch whose path ends so, by path; none that is longer than MOST_YAML."""
+        listed = self._listed(f"refs/heads/{branch}", ending)
+        return {file.path: body for file, body in self._bodies(listed)}
 
     def read(self, branch: str, path: str) -> bytes | None:
         """One file of a branch."""
@@ -132,16 +167,40 @@ class ModelRepository:
             return None
 
     def _make(self) -> None:
-        if (self.folder / "HEAD").is_file():
-            return
+        """Make the folder, or remove from it what is not ours. HEAD comes last: a server offers
+        what has one."""
         if shutil.which("git") is None:
             raise ConfigError(_NO_GIT)
-        staged = self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex[:8]}")
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        command = ["git", "init", "--quiet", "--bare", "--initial-branch=main", str(staged)]
-        subprocess.run(command, check=True, env=_environment())  # noqa: S603
-        shutil.rmtree(staged / "hooks", ignore_errors=True)
-        staged.replace(self.folder)
+        try:
+            self._check_place()
+            for name in _NOT_OURS:
+                git_view.remove(self.folder / name)
+            for name in ("objects", "refs", "refs/heads"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "HEAD").is_file() or (self.folder / "HEAD").is_symlink():
+                write_atomically(self.folder / "HEAD", b"ref: refs/heads/main\n")
+        except OSError as exc:
+            cause = (exc.strerror or "it is damaged").lower()
+            raise ConfigError(
+                f"The repository {self.name} cannot be made in git/ of the data folder: {cause}. "
+                "Move what is in its place, and run it again."
+            ) from exc
+
+    def _check_place(self) -> None:
+        """Raises ConfigError where a link leads out of git/, so that nothing is changed there."""
+        for name in ("", "objects", "objects/info", "refs"):
+            if inside(self.folder / name, self._root) is None:
+                raise self._refused(f"a link ({name or 'the folder'}) leads out of the folder git/")
+
+    @property
+    def _root(self) -> Path:
+        return self.folder.parents[2]
+
+    def _refused(self, cause: object) -> ConfigError:
+        return ConfigError(
+            f"The repository {self.name} in git/ of the data folder is not read: {cause}. Remove "
+            "it, and bring it by `hubmirror openllm pull`."
+        )
 
     def _branches_of(self, url: str) -> set[str]:
         try:
@@ -157,15 +216,24 @@ class ModelRepository:
         upstream = f"refs/heads/upstream-{branch}"
         tip = self._git("rev-parse", f"{upstream}^{{commit}}").decode().strip()
         date = self._git("show", "-s", "--format=%cd", "--date=raw", tip).decode().strip()
-        changes, broken = [], []
-        for path, mode, body in self._files(upstream, "/bento.yaml"):
+        listed = self._listed(upstream, "/bento.yaml")
+        changes, broken = (
+            [],
+            [
+                f"{file.path} is longer than {human(MOST_YAML)}. Tell who made it."
+                for file in listed
+                if file.size > MOST_YAML
+            ],
+        )
+        for file, body in self._bodies(listed):
             try:
-                new = without_endpoint(path, body)
+                new = without_endpoint(file.path, body)
             except ConfigError as exc:
                 broken.append(str(exc))
                 continue
             if new != body:
-                changes.append(b"M %s inline %s\n%s" % (mode, _quoted(path), _data(new)))
+                mode, path = file.mode.encode(), _quoted(file.path)
+                changes.append(b"M %s inline %s\n%s" % (mode, path, _data(new)))
         head = f"commit refs/heads/{branch}\ncommitter {_WHO} {date}\n".encode()
         start = _data(_MESSAGE.format(tip).encode()) + b"from %s\n" % tip.encode()
         if not changes:
@@ -175,52 +243,98 @@ class ModelRepository:
         self._git("fast-import", "--quiet", "--force", "--date-format=raw", stdin=stream)
         return Copied(len(changes), broken)
 
-    def _files(self, revision: str, ending: str) -> Iterator[tuple[str, bytes, bytes]]:
-        """Path, mode and content of the files that end so."""
-        listed = self._git("ls-tree", "-r", "-z", revision)
-        rows = listed.decode(errors="surrogateescape").split("\0")
-        found = [row.split("\t", 1) for row in rows if row.endswith(ending)]
-        wanted = "".join(f"{meta.split()[2]}\n" for meta, _ in found)
+    def _listed(self, revision: str, ending: str) -> list[_File]:
+        """The files whose path ends so; no symbolic link, and no submodule."""
+        rows = self._git("ls-tree", "-r", "-z", "-l", revision)
+        found = []
+        for row in rows.decode(errors="surrogateescape").split("\0"):
+            meta, _, path = row.partition("\t")
+            if path.endswith(ending):
+                mode, _, name, size = meta.split()
+                if mode in _OF_A_FILE and size.isdigit():
+                    found.append(_File(path, mode, name, int(size)))
+        return found
+
+    def _bodies(self, files: Sequence[_File]) -> Iterator[tuple[_File, bytes]]:
+        """The content of each that is no longer than MOST_YAML."""
+        files = [file for file in files if file.size <= MOST_YAML]
+        wanted = "".join(f"{file.name}\n" for file in files)
         answer, at = self._git("cat-file", "--batch", stdin=wanted.encode()), 0
-        for meta, path in found:
-            end = answer.index(b"\n", at)
-            size = int(answer[at:end].split()[2])
-            yield path, meta.split()[0].encode(), answer[end + 1 : end + 1 + size]
-            at = end + 1 + size + 1
+        for file in files:
+            start = answer.index(b"\n", at) + 1
+            if not answer[at:start].endswith(b" blob %d\n" % file.size):
+                raise self._refused(f"it has no object {file.name}")
+            yield file, answer[start : start + file.size]
+            at = start + file.size + 1
 
     def _git(self, *words: str, stdin: bytes = b"") -> bytes:
         if shutil.which("git") is None:
             raise ConfigError(_NO_GIT)
-        command = ["git", "--git-dir", str(self.folder), *words]
-        done = subprocess.run(  # noqa: S603
-            command, input=stdin, check=True, capture_output=True, env=_environment()
+        try:
+            with git_view.temporary(self.folder, self._root) as view:
+                return _run(["git", "--git-dir", str(view), *words], stdin)
+        except UnsafeRepositoryError as exc:
+            raise self._refused(exc) from exc
+        except OSError as exc:
+            raise self._refused((exc.strerror or str(exc)).lower()) from exc
+
+
+def _run(command: Sequence[str], said: bytes) -> bytes:
+    """What git writes. Raises CalledProcessError, and ConfigError where it is too much."""
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
+        stdin.write(said)
+        stdin.seek(0)
+        with subprocess.Popen(  # noqa: S603
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=_environment()
+        ) as process:
+            assert process.stdout is not None  # noqa: S101
+            body = process.stdout.read(_MOST_OUTPUT + 1)
+            if len(body) > _MOST_OUTPUT:
+                process.kill()
+        stderr.seek(0)
+        told = stderr.read(_MOST_TOLD)
+    if len(body) > _MOST_OUTPUT:
+        raise ConfigError(
+            f"The model repository is too large: git {command[3]} tells more than "
+            f"{human(_MOST_OUTPUT)}. Name another one with --repository."
         )
-        return done.stdout
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, body, told)
+    return body
 
 
 def without_endpoint(path: str, body: bytes) -> bytes:
     """A bento.yaml with the endpoint of each Hugging Face model null, and else byte for byte the
     same where YAML lets it be. Raises ConfigError where it cannot be read."""
-    with readable(path):
+    wanted = parse(path, body)
+    if not _forget_endpoints(wanted):
+        return body
+    try:
         text = body.decode()
-        wanted = yaml.safe_load(text)
-        if not _forget_endpoints(wanted):
-            return body
         new = _spliced(text)
-        if yaml.safe_load(new) != wanted:  # it has aliases, or merges one table into another
+        if not _is_so(new, wanted):  # it has aliases, or merges one table into another
             new = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
         return new.encode()
+    except (yaml.YAMLError, LookupError, RecursionError, TypeError, ValueError) as exc:
+        raise ConfigError(_BAD_YAML.format(path, "it cannot be changed")) from exc
 
 
-@contextlib.contextmanager
-def readable(path: str) -> Iterator[None]:
-    """Turns what PyYAML raises for a broken file into a ConfigError: any builtin error too, where a
-    tag does not fit its value."""
+def parse(path: str, body: bytes) -> Any:
+    """What a bento.yaml says. Raises ConfigError, naming its path."""
     try:
-        yield
-    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError,
-            TypeError, ValueError) as exc:  # fmt: skip
-        raise ConfigError(f"{path} is no YAML that can be read. Tell who made it.") from exc
+        body.decode()
+        return safe_yaml.load(body, max_bytes=MOST_YAML)
+    except BadYamlError as exc:
+        raise ConfigError(_BAD_YAML.format(path, exc)) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(_BAD_YAML.format(path, "it is not UTF-8")) from exc
+
+
+def _is_so(text: str, wanted: Any) -> bool:
+    try:
+        return bool(safe_yaml.load(text.encode(), max_bytes=2 * MOST_YAML) == wanted)
+    except BadYamlError:
+        return False
 
 
 def _forget_endpoints(told: Any) -> bool:
@@ -280,14 +394,20 @@ def _quoted(path: str) -> bytes:
 
 
 def _environment() -> dict[str, str]:
+    """The operator's own settings stay in force, by which git reaches upstream, and ours follow."""
+    kept = {name: value for name, value in os.environ.items() if name not in _REDIRECTS}
     settings = {"safe.directory": "*", "fetch.fsckObjects": "true", "gc.auto": "0"}
-    pairs = list(settings.items())
+    count = kept.get("GIT_CONFIG_COUNT", "")
+    first = int(count) if re.fullmatch(r"[0-9]{1,4}", count) else 0
     return {
-        **os.environ,
+        **kept,
         "GIT_TERMINAL_PROMPT": "0",
-        "GIT_CONFIG_COUNT": str(len(pairs)),
-        **{f"GIT_CONFIG_KEY_{number}": key for number, (key, _) in enumerate(pairs)},
-        **{f"GIT_CONFIG_VALUE_{number}": value for number, (_, value) in enumerate(pairs)},
+        "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_CONFIG_COUNT": str(first + len(settings)),
+        **{f"GIT_CONFIG_KEY_{first + number}": key for number, key in enumerate(settings)},
+        **{f"GIT_CONFIG_VALUE_{first + n}": value for n, value in enumerate(settings.values())},
     }
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mirror.config import RepoSpec
 from mirror.errors import ConfigError
-from mirror.fill.git import readable
+from mirror.fill.git import parse
+from mirror.fill.requirements import lines_of
 from mirror.repos import Repo, RepoType
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from mirror.fill.git import ModelRepository
 
 _START = "bentoml/bentos/"
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,127}", re.ASCII)
+_REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./+-]{0,249}", re.ASCII)
 _GRACE = timedelta(days=7)
 
 
@@ -47,7 +49,7 @@ class Bento:
         """Other names of the version (`openllm.repo._complete_alias`)."""
         labels = self.told.get("labels")
         text = (labels.get("aliases") if isinstance(labels, dict) else "") or ""
-        return [one.strip() for one in str(text).split(",") if one.strip()]
+        return [one.strip() for one in str(text).split(",") if _NAME.fullmatch(one.strip())]
 
     @property
     def python(self) -> str:
@@ -122,7 +124,8 @@ def _files(repository: ModelRepository, branch: str) -> dict[tuple[str, str], tu
     for path, body in sorted(repository.files(branch, "/bento.yaml").items()):
         if path.startswith(_START) and path.count("/") == 4:
             name, version = path.removeprefix(_START).split("/")[:2]
-            found[name, version] = (path, body)
+            if is_tag(f"{name}:{version}"):
+                found[name, version] = (path, body)
     return found
 
 
@@ -141,14 +144,12 @@ def _requirements(repository: ModelRepository, bento: Bento) -> tuple[str, ...]:
     folder = f"{_START}{bento.name}/{bento.version}/env/python"
     for file in ("requirements.lock.txt", "requirements.txt"):
         if (body := repository.read(bento.branch, f"{folder}/{file}")) is not None:
-            lines = [line.strip() for line in body.decode(errors="replace").splitlines()]
-            return tuple(line for line in lines if line and not line.startswith("#"))
+            return lines_of(bento.tag, body)
     raise ConfigError(f"The bento {bento.tag} has no requirements, so OpenLLM cannot start it.")
 
 
 def _parse(path: str, body: bytes) -> dict[str, Any]:
-    with readable(path):
-        told = yaml.load(body, yaml.SafeLoader)
+    told = parse(path, body)
     if not isinstance(told, dict):
         raise ConfigError(f"{path} describes no bento. Tell who made it.")
     return told
@@ -156,11 +157,27 @@ def _parse(path: str, body: bytes) -> dict[str, Any]:
 
 def _spec(tag: str, metadata: Any) -> RepoSpec:
     try:
-        include, exclude = (tuple(metadata.get(key) or ()) for key in ("include", "exclude"))
-        repo = Repo(RepoType.MODEL, metadata["model_id"])
-        return RepoSpec(repo, metadata.get("revision") or "main", include, exclude)
+        include, exclude = (_patterns(metadata.get(key)) for key in ("include", "exclude"))
+        revision = metadata.get("revision") or "main"
+        if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
+            raise TypeError("a revision is a name")
+        return RepoSpec(Repo(RepoType.MODEL, metadata["model_id"]), revision, include, exclude)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise ConfigError(f"The bento {tag} names a model in a way that is not known.") from exc
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    """Patterns for files; BentoML takes one, or a list."""
+    found = [value] if isinstance(value, str) else value or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise TypeError("patterns are a list of names")
+    return tuple(found)
+
+
+def is_tag(text: str) -> bool:
+    """Whether it is `NAME:VERSION`, of which each may be a part of a file's name."""
+    parts = text.split(":")
+    return len(parts) == 2 and all(map(_NAME.fullmatch, parts))
 
 
 def _list(value: Any) -> list[Any]:

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from mirror.errors import (
     RepositoryNotFoundError,
     RequestError,
@@ -27,6 +25,7 @@ from mirror.errors import (
 from mirror.files import read_regular
 from mirror.manifests import parse_files
 from mirror.repos import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
+from mirror.safe_yaml import BadYamlError, load
 from mirror.source import Snapshot, StoredFile
 from mirror.sources.plain import PlainFiles
 from mirror.sources.recent import HOLD, RecentSnapshots
@@ -44,10 +43,9 @@ ORIGIN = "hubmirror"
 _DERIVED = "the repository is derived from the tag {}, which keeps neither case nor underscores"
 # OpenLLM 0.4 puts the backend before the name (`openllm_core.utils.normalise_model_name`).
 _BACKEND = re.compile(r"(?:pt|tf|flax|vllm|ggml|gptq|awq|ctranslate|triton|transformers)-(.+)")
-_YAML = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-_MAX_LATEST = 1000
-_MOST_DEPTH = 64
-_MOST_YAML = 64 * 1024 * 1024
+_MAX_YAML = 64 * 1024 * 1024
+_MAX_NODES = 4_000_000
+_MAX_LATEST = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,23 +265,17 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         found = file.stat()
         return _parsed(str(file), found.st_mtime_ns, found.st_size)
-    except (OSError, yaml.YAMLError, ArithmeticError, AttributeError, LookupError, ValueError):
+    except (OSError, BadYamlError):
         return {}
 
 
 @functools.lru_cache(maxsize=1024)
 def _parsed(file: str, _: int, size: int) -> dict[str, Any]:
-    """A model.yaml, read once while its time and size stay. libyaml reads it, which recurses in C:
-    so what is nested without end is refused before."""
-    if size > _MOST_YAML:
-        raise ValueError("too long")
-    body, depth = read_regular(file, _MOST_YAML), 0
-    for event in yaml.parse(body, _YAML):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_DEPTH or isinstance(event, yaml.AliasEvent):
-            raise ValueError("nested too deeply, or with aliases")
-    told = yaml.load(body, _YAML)  # noqa: S506  (a safe loader)
+    """A model.yaml, read once while its time and size stay."""
+    if size > _MAX_YAML:
+        raise BadYamlError("it is too long")
+    body = read_regular(file, _MAX_YAML)
+    told = load(body, max_bytes=_MAX_YAML, max_nodes=_MAX_NODES, aliases=False)
     return told if isinstance(told, dict) else {}
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiofiles
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from mirror.errors import BlobChangedError
 from mirror.source import check_blob, open_blob
-from mirror.web.protocol import ZERO_COPY
+from mirror.web.protocol import HALF_CLOSED, ZERO_COPY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,8 +260,11 @@ def _body(body: bytes) -> Message:
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
-async def until_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
-    """Cancel the scope when the client has gone: uvicorn's `send` says nothing then."""
-    while (await receive())["type"] != "http.disconnect":
+async def until_disconnect(
+    receive: Receive, tasks: anyio.CancelScope, state: Mapping[str, Any] | None = None
+) -> None:
+    """Cancel the tasks when the client has gone: uvicorn's `send` says nothing then. With the
+    `state` of the request, one that sends no more is taken for gone."""
+    while (await receive())["type"] != "http.disconnect" and not (state or {}).get(HALF_CLOSED):
         pass
-    scope.cancel()
+    tasks.cancel()

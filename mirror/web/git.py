@@ -1,5 +1,9 @@
-"""Git's smart HTTP, for reading: `git upload-pack` itself speaks, and we carry what it says
-(gitprotocol-http; OpenLLM clones with `--depth=1 -b BRANCH`)."""
+"""Git's smart HTTP, for reading: `git upload-pack` itself speaks, and we send what it said
+(gitprotocol-http; OpenLLM clones with `--depth=1 -b BRANCH`).
+
+What git says goes to a file that has no name, and is sent once git has ended: so a client that
+reads slowly, or not at all, keeps no process.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,35 @@ import gzip
 import io
 import logging
 import os
+import re
 import shutil
+import signal
+import tempfile
 import zlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
 import anyio
 from starlette.responses import Response
 
-from mirror.errors import NotOfferedError, ReadOnlyError, RequestError, UnavailableError
-from mirror.web.blob import until_disconnect
+from mirror.errors import (
+    HubmirrorError,
+    NotOfferedError,
+    ReadOnlyError,
+    RequestError,
+    UnavailableError,
+)
+from mirror.web.blob import CHUNK, BlobResponse, Cut, until_disconnect
+from mirror.web.errors import error_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from anyio.abc import Process
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 
+    from mirror.web.blob import Asked
     from mirror.web.call import Call
 
 log = logging.getLogger("hubmirror")
@@ -34,10 +51,21 @@ _SETTINGS = {
     "pack.threads": "1",
     "pack.windowMemory": "64m",
 }
-_MOST_WANTS = 8 * 1024 * 1024
+_MOST_WANTS = 1024 * 1024
 _MOST_COMPLAINTS = 1000
 _AT_ONCE = anyio.Semaphore(8)
+_PATIENCE = 30.0  # seconds that a client waits for its turn
+_DEADLINE = 120.0  # seconds that git may take
+_MOST_SPOOLED = 8 * 1024 * 1024 * 1024
+_BUSY = "The mirror is busy with other clients of git. Try again in a moment."
 _REFS = b"001e# service=git-upload-pack\n0000"
+# What git says where a client's words are wrong, rather than the repository.
+_NOT_UNDERSTOOD = re.compile(
+    r"protocol error|hung up|invalid command|bad line|expected|unexpected|unknown|unrecognized|"
+    r"not our ref|object format|invalid (?:shallow|deepen|filter)|deepen",
+    re.IGNORECASE,
+)
+_PATH = re.compile(r"(?<![\w.])/[^\s'\":]+")
 
 
 def refs(call: Call) -> Response:
@@ -45,28 +73,33 @@ def refs(call: Call) -> Response:
     service = call.query.get("service", "")
     if service == "git-receive-pack":
         raise ReadOnlyError
-    folder = call.hub.shelf.git(*call.target.rest)
+    view = _view(call)
     if service != "git-upload-pack":
         raise NotOfferedError("This mirror speaks git's smart HTTP alone: use a newer git.")
     protocol = call.headers.get("git-protocol", "")
     start = b"" if "version=2" in protocol else _REFS
-    command = _upload_pack("--advertise-refs", str(folder))
-    return GitResponse(command, protocol, b"", "advertisement", start)
+    command = _upload_pack("--advertise-refs", str(view))
+    return GitResponse(Run(command, protocol, b"", view.parent), "advertisement", start)
 
 
 def upload_pack(call: Call) -> Response:
     """What a clone or a fetch wants."""
-    folder = call.hub.shelf.git(*call.target.rest)
+    view = _view(call)
     body = call.body
+    if len(body) > _MOST_WANTS:
+        raise RequestError(f"The body is longer than {_MOST_WANTS} bytes.")
     if call.headers.get("content-encoding") == "gzip":
         body = _unzip(body)
-    return GitResponse(
-        _upload_pack(str(folder)), call.headers.get("git-protocol", ""), body, "result"
-    )
+    protocol = call.headers.get("git-protocol", "")
+    return GitResponse(Run(_upload_pack(str(view)), protocol, body, view.parent), "result")
 
 
 def receive_pack(_: Call) -> Response:
     raise ReadOnlyError
+
+
+def _view(call: Call) -> Path:
+    return call.hub.shelf.git(call.hub.state.folder / "git", *call.target.rest)
 
 
 def _unzip(body: bytes) -> bytes:
@@ -86,78 +119,181 @@ def _upload_pack(*words: str) -> list[str]:
     return ["git", "upload-pack", "--strict", "--stateless-rpc", *words]
 
 
-class GitResponse(Response):
-    """What a git process says, as it says it."""
+def _environment(protocol: str) -> dict[str, str]:
+    """Nothing of the operator's is read, and no other repository is reached."""
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "GIT_PROTOCOL": protocol if protocol.isprintable() else "",
+        "GIT_ALLOW_PROTOCOL": "",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+        **{f"GIT_CONFIG_KEY_{number}": key for number, key in enumerate(_SETTINGS)},
+        **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(_SETTINGS.values())},
+    }
 
-    def __init__(
-        self, command: Sequence[str], protocol: str, said: bytes, kind: str, start: bytes = b""
-    ) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of git: its command, the version of the protocol, what a client said, and the folder
+    whose disk takes what git says."""
+
+    command: Sequence[str]
+    protocol: str
+    said: bytes
+    folder: Path
+
+    async def into(self, output: IO[bytes]) -> None:
+        """Write what git says to a file. Raises UnavailableError, and RequestError where git
+        refuses the client's words without an answer."""
+        with (
+            tempfile.TemporaryFile(dir=self.folder) as said,
+            tempfile.TemporaryFile(dir=self.folder) as complaints,
+        ):
+            said.write(self.said)
+            said.seek(0)
+            status = await self._status(said, output, complaints)
+            complaints.seek(0)
+            told = complaints.read(_MOST_COMPLAINTS).decode(errors="replace")
+        if status and told:
+            log.warning("git upload-pack: %r", told)
+        if status and not os.fstat(output.fileno()).st_size:
+            raise _failure(told)
+
+    async def _status(self, said: IO[bytes], output: IO[bytes], complaints: IO[bytes]) -> int:
+        async with _turn():
+            process = await anyio.open_process(
+                self.command,
+                stdin=said,
+                stdout=output,
+                stderr=complaints,
+                env=_environment(self.protocol),
+                start_new_session=True,
+            )
+            try:
+                with anyio.fail_after(_DEADLINE):
+                    return await process.wait()
+            except TimeoutError:
+                raise UnavailableError(
+                    f"git took longer than {_DEADLINE:.0f} seconds on the mirror. Try again, or "
+                    "ask for less, with --depth=1."
+                ) from None
+            finally:
+                await _end(process)
+
+
+@contextlib.asynccontextmanager
+async def _turn() -> AsyncIterator[None]:
+    """Few run at once. Raises UnavailableError where no turn comes."""
+    try:
+        with anyio.fail_after(_PATIENCE):
+            await _AT_ONCE.acquire()
+    except TimeoutError:
+        raise UnavailableError(_BUSY) from None
+    try:
+        yield
+    finally:
+        _AT_ONCE.release()
+
+
+async def _end(process: Process) -> None:
+    """Have git and its children ended, whatever happens to the request."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    with anyio.CancelScope(shield=True):
+        await process.wait()
+
+
+def _failure(told: str) -> HubmirrorError:
+    """What git's complaint is to a client, without a path of the mirror."""
+    lines = [line for line in told.splitlines() if line.strip()]
+    fatal = [line for line in lines if line.startswith("fatal: ")]
+    line = _PATH.sub(
+        "(a path)", (fatal or lines or ["it ended at once"])[0].removeprefix("fatal: ")
+    )
+    if _NOT_UNDERSTOOD.search(line):
+        return RequestError(f"git does not understand the request: {line}.")
+    return UnavailableError(
+        f"git cannot read the repository: {line}. Ask the mirror's operator to bring it again."
+    )
+
+
+class GitResponse(Response):
+    """What git says to a client, which is sent once git has ended."""
+
+    def __init__(self, run: Run, kind: str, start: bytes = b"") -> None:
         headers = {
             "content-type": f"application/x-git-upload-pack-{kind}",
             "cache-control": "no-cache",
         }
         super().__init__(status_code=200, headers=headers)
-        del self.headers["content-length"]
-        self._command = command
-        self._said = said
+        self._run = run
         self._start = start
-        pairs = list(_SETTINGS.items())
-        self._environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "GIT_PROTOCOL": protocol if protocol.isprintable() else "",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_CONFIG_COUNT": str(len(pairs)),
-            **{f"GIT_CONFIG_KEY_{number}": key for number, (key, _) in enumerate(pairs)},
-            **{f"GIT_CONFIG_VALUE_{number}": value for number, (_, value) in enumerate(pairs)},
-        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with (
-            _AT_ONCE,
-            await anyio.open_process(self._command, env=self._environment) as process,
-            anyio.create_task_group() as watch,
-        ):
-            watch.start_soon(until_disconnect, receive, watch.cancel_scope)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_say, process, self._said)
-                tasks.start_soon(_log_complaints, process)
-                await self._carry(process, send)
-            watch.cancel_scope.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            with tempfile.TemporaryFile(dir=self._run.folder) as output:
+                answer = await self._answer(scope, receive, output)
+                if answer is not None:
+                    with _spool.of(output.fileno()):
+                        await answer(scope, receive, send)
+        except OSError as exc:
+            log.warning("git upload-pack was not run: %s", exc.strerror)
+            answer = error_response(UnavailableError("The mirror cannot run git now. Try again."))
+            await answer(scope, receive, send)
 
-    async def _carry(self, process: Process, send: Send) -> None:
-        """Send what git says."""
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        if self._start:
-            await send(_body(self._start))
-        assert process.stdout is not None  # noqa: S101
-        async for chunk in process.stdout:
-            await send(_body(chunk))
+    async def _answer(self, scope: Scope, receive: Receive, output: IO[bytes]) -> Response | None:
+        """None where the client has gone; git's own clients never close one half."""
+        answer = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(until_disconnect, receive, tasks.cancel_scope, scope["state"])
+            try:
+                await self._run.into(output)
+                answer = self._of(output.fileno())
+            except HubmirrorError as exc:
+                answer = error_response(exc)
+            tasks.cancel_scope.cancel()
+        return answer
 
-
-async def _say(process: Process, said: bytes) -> None:
-    """Hand the client's words to git, which may have heard enough before the end."""
-    assert process.stdin is not None  # noqa: S101
-    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-        await process.stdin.send(said)
-        await process.stdin.aclose()
-
-
-async def _log_complaints(process: Process) -> None:
-    """Write down what git says of a client's words, which it quotes: on one line, and the first
-    of them alone."""
-    assert process.stderr is not None  # noqa: S101
-    said = b""
-    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
-        async for chunk in process.stderr:
-            said += chunk[: _MOST_COMPLAINTS - len(said)]
-    if said:
-        log.warning("git upload-pack: %r", said.decode(errors="replace"))
+    def _of(self, descriptor: int) -> Response:
+        """The answer with the bytes of an open file."""
+        size = os.fstat(descriptor).st_size
+        headers = {**self.headers, "content-length": str(len(self._start) + size)}
+        if size <= CHUNK:
+            return Response(self._start + os.pread(descriptor, size, 0), 200, headers)
+        if not _spool.has_room(size):
+            raise UnavailableError(_BUSY)
+        return BlobResponse(os.dup(descriptor), Cut(0, [(self._start, size)]), 200, headers, _never)
 
 
-def _body(body: bytes) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": True}
+class _Spool:
+    """How many bytes of answers lie on the disk until their clients have taken them."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    def has_room(self, size: int) -> bool:
+        return self._bytes + size <= _MOST_SPOOLED or not self._bytes
+
+    @contextlib.contextmanager
+    def of(self, descriptor: int) -> Iterator[None]:
+        size = os.fstat(descriptor).st_size
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
+
+
+_spool = _Spool()
+
+
+def _never(_: Asked) -> Response:
+    """No other request is answered from the same file."""
+    raise NotOfferedError
 
 
 ANSWERS: dict[str, Callable[[Call], Response]] = {

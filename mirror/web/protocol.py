@@ -23,6 +23,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HALF_CLOSED = "half_closed"
+"""The key of a request's state that says that its client sends no more, and may have gone."""
+
 ZERO_COPY = "http.response.zerocopysend"
 MAX_HEAD = 64 * 1024
 _MAX_FRAMING = 17
@@ -104,6 +107,8 @@ class Protocol(HttpToolsProtocol):
         if is_idle or self._head is None or self.scheme == "https":
             return None
         self.cycle.keep_alive = False
+        self.cycle.scope["state"][HALF_CLOSED] = True
+        self.cycle.message_event.set()
         return True
 
     def send_400_response(self, msg: str) -> None:

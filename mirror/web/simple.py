@@ -11,15 +11,16 @@ from packaging.utils import canonicalize_name
 from starlette.responses import Response
 
 from mirror.errors import NotOfferedError
-from mirror.shelf import Wheel, metadata
 from mirror.source import StoredFile
 from mirror.trees import lfs_file
 from mirror.web.api import json_response
 from mirror.web.blob import blob_response, body_response
+from mirror.wheel_metadata import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirror.shelf import Wheel
     from mirror.web.call import Call
 
 _JSON = "application/vnd.pypi.simple.v1+json"
@@ -52,7 +53,7 @@ def wheel(call: Call) -> Response:
     if filename.endswith(_METADATA):
         body = metadata(path)
         if not body:
-            raise NotOfferedError(f"{path.name} has no metadata that can be read.")
+            raise NotOfferedError(f"{filename[:200]!r} is not here: the wheel has no metadata.")
         headers = {"content-type": "text/plain; charset=utf-8", "etag": f'"{_sha256(body)}"'}
         return body_response(body, headers, call.asked)
     found = path.stat()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def test_any_yaml_around_reads_the_same(
     ids=["open", "tab", "no utf-8", "nul", "two", "alias", "bool", "int", "timestamp", "key"],
 )
 def test_broken_yaml_names_the_file(body: bytes) -> None:
-    with pytest.raises(ConfigError, match=r"^x/y/bento\.yaml is no YAML that can be read"):
+    with pytest.raises(ConfigError, match=r"^x/y/bento\.yaml cannot be read: it is not "):
         without_endpoint("x/y/bento.yaml", body)
 
 
@@ -478,7 +479,7 @@ def test_a_broken_bento_stays_as_it_is_and_stops_no_other(upstream: Path, tmp_pa
     copied = repository(tmp_path, upstream).pull(str(upstream), ["main"])["main"]
     assert copied.changed == 1
     assert copied.broken == [
-        "bentoml/bentos/a/b/bento.yaml is no YAML that can be read. Tell who made it."
+        "bentoml/bentos/a/b/bento.yaml cannot be read: it is not valid YAML. Tell who made it."
     ]
     copy = repository(tmp_path, upstream)
     assert copy.read("main", "bentoml/bentos/a/b/bento.yaml") == b"a: ["
@@ -495,6 +496,221 @@ def test_a_pull_that_was_killed_is_done_again(upstream: Path, tmp_path: Path) ->
     git(bare, "update-ref", "-d", "refs/heads/main")
     pull(tmp_path, upstream)
     assert refs(tmp_path) == wanted
+
+
+@needs_git
+def test_what_is_named_bento_yaml_and_is_no_file(upstream: Path, tmp_path: Path) -> None:
+    """A submodule, a symbolic link, and a folder."""
+    (upstream / "link").mkdir()
+    (upstream / "link" / "bento.yaml").symlink_to("../README.md")
+    commit(upstream, {"folder/bento.yaml/x": b"x"})
+    line = f"160000,{40 * '1'},module/bento.yaml"
+    git(upstream, "update-index", "--add", "--cacheinfo", line)
+    git(upstream, "commit", "--quiet", "--message=x")
+    assert pull(tmp_path, upstream, "main") == {"main": 1}
+    assert set(repository(tmp_path, upstream).files("main", "/bento.yaml")) == {BENTO}
+
+
+@needs_git
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [(b"a: " + bytes(1024 * 1024).replace(b"\0", b"x"), "is longer than 1.0 MB"),
+     (b"a: " + 500_000 * b"1:" + b"1", "a number of"), (300 * b"[" + 300 * b"]", "64 levels")],
+    ids=["long", "number", "deep"],
+)  # fmt: skip
+def test_a_bento_that_costs_too_much_stays_as_it_is(
+    upstream: Path, tmp_path: Path, body: bytes, told: str
+) -> None:
+    commit(upstream, {"bentoml/bentos/a/b/bento.yaml": body})
+    copied = repository(tmp_path, upstream).pull(str(upstream), ["main"])["main"]
+    assert (copied.changed, told in copied.broken[0]) == (1, True)
+    assert copied.broken[0].startswith("bentoml/bentos/a/b/bento.yaml ")
+    assert repository(tmp_path, upstream).read("main", "bentoml/bentos/a/b/bento.yaml") == body
+
+
+# A repository that came from elsewhere
+
+
+MARK = "mark"
+
+
+def hostile(bare: Path, mark: Path) -> None:
+    """Have a repository run a program wherever git lets one, which makes a file."""
+    (bare / "config").write_text(
+        "[core]\n\trepositoryformatversion = 1\n\tbare = true\n"
+        f"\tsshCommand = touch {mark}\n\tfsmonitor = touch {mark}\n"
+        f"\talternateRefsCommand = touch {mark}\n\tpager = touch {mark}\n"
+        f"\thooksPath = {bare}/hooks\n"
+        '[protocol "ext"]\n\tallow = always\n[extensions]\n\tworktreeConfig = true\n'
+        f'[url "ext::touch {mark} "]\n\tinsteadOf = /\n\tinsteadOf = http\n'
+        f"[uploadpack]\n\tpackObjectsHook = touch {mark}\n"
+    )
+    shutil.copy(bare / "config", bare / "config.worktree")
+    (bare / "hooks").mkdir(exist_ok=True)
+    for name in ("reference-transaction", "post-checkout", "pre-auto-gc", "update"):
+        (bare / "hooks" / name).write_text(f"#!/bin/sh\ntouch {mark}\n")
+        (bare / "hooks" / name).chmod(0o755)
+
+
+@needs_git
+def test_settings_and_hooks_of_a_repository_are_not_obeyed(upstream: Path, tmp_path: Path) -> None:
+    pull(tmp_path, upstream)
+    made = repository(tmp_path, upstream)
+    hostile(made.folder, tmp_path / MARK)
+    assert made.branches()[0] == "main"
+    assert set(made.files("main", "/bento.yaml")) == {BENTO}
+    new = commit(upstream, {"README.md": b"new\n"})
+    pull(tmp_path, upstream)
+    assert f"{new} refs/heads/upstream-main" in refs(tmp_path)
+    assert not (tmp_path / MARK).exists()
+    left = {path.name for path in made.folder.iterdir()}
+    assert left - {"packed-refs"} == {"HEAD", "objects", "refs"}
+
+
+@needs_git
+@pytest.mark.parametrize("name", ["config", "commondir", "config.worktree", "hooks", "HEAD"])
+def test_a_fifo_holds_nothing_up(upstream: Path, tmp_path: Path, name: str) -> None:
+    pull(tmp_path, upstream)
+    wanted, made = refs(tmp_path), repository(tmp_path, upstream)
+    (made.folder / name).unlink(missing_ok=True)
+    os.mkfifo(made.folder / name)
+    if name == "HEAD":
+        with pytest.raises(ConfigError, match="its HEAD is no regular file"):
+            made.branches()
+    else:
+        assert set(made.branches()) == {"main", "nightly"}
+    pull(tmp_path, upstream)
+    assert refs(tmp_path) == wanted
+
+
+@needs_git
+def test_an_include_of_a_device_is_not_read(upstream: Path, tmp_path: Path) -> None:
+    pull(tmp_path, upstream)
+    made = repository(tmp_path, upstream)
+    (made.folder / "config").write_text("[include]\n\tpath = /dev/zero\n")
+    assert set(made.branches()) == {"main", "nightly"}
+
+
+def _alternates(bare: Path, other: Path) -> None:
+    (bare / "objects" / "info").mkdir(exist_ok=True)
+    (bare / "objects" / "info" / "alternates").write_text(f"{other}/objects\n")
+
+
+def _linked(name: str) -> Callable[[Path, Path], None]:
+    def link(bare: Path, other: Path) -> None:
+        (bare / name).rename(other / "taken")
+        (bare / name).symlink_to(other / "taken")
+
+    return link
+
+
+def _linked_file(bare: Path, other: Path) -> None:
+    (bare / "objects" / "pack" / "x.pack").symlink_to(other / "secret")
+
+
+def _fifo(bare: Path, _: Path) -> None:
+    os.mkfifo(bare / "refs" / "heads" / "fifo")
+
+
+def _head(bare: Path, _: Path) -> None:
+    (bare / "HEAD").write_bytes(b"ref: refs/heads/../../x")
+
+
+UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "alternates": (_alternates, "it takes objects from elsewhere"),
+    "objects": (_linked("objects"), "objects is no folder"),
+    "refs": (_linked("refs"), "refs is no folder"),
+    "a pack": (_linked_file, "x.pack' is no regular file"),
+    "a ref": (_fifo, "fifo' is no regular file"),
+    "HEAD": (_head, "its HEAD names"),
+}
+
+
+@needs_git
+@pytest.mark.parametrize("form", UNSAFE)
+def test_a_repository_that_reaches_elsewhere_is_refused(
+    upstream: Path, tmp_path: Path, form: str
+) -> None:
+    pull(tmp_path, upstream)
+    made, (change, told) = repository(tmp_path, upstream), UNSAFE[form]
+    (tmp_path / "other").mkdir()
+    change(made.folder, tmp_path / "other")
+    for read in (made.branches, lambda: made.files("main", "x"), lambda: made.read("main", "x")):
+        with pytest.raises(ConfigError, match=rf"{told}.*Remove it, and bring it by"):
+            read()
+
+
+@needs_git
+def test_a_pull_forgets_where_a_repository_took_objects_from(
+    upstream: Path, tmp_path: Path
+) -> None:
+    pull(tmp_path, upstream)
+    wanted, made = refs(tmp_path), repository(tmp_path, upstream)
+    _alternates(made.folder, tmp_path / "other")
+    pull(tmp_path, upstream)
+    assert refs(tmp_path) == wanted
+    assert not (made.folder / "objects" / "info" / "alternates").exists()
+
+
+@needs_git
+@pytest.mark.parametrize("name", ["", "objects", "refs"])
+def test_a_pull_changes_nothing_outside_of_the_folder(
+    upstream: Path, tmp_path: Path, name: str
+) -> None:
+    made, other = repository(tmp_path, upstream), tmp_path / "other"
+    pull(tmp_path, upstream)
+    made.folder.rename(other)
+    (other / "config").write_bytes(b"")
+    if name:
+        made.folder.mkdir()
+        shutil.copy(other / "HEAD", made.folder / "HEAD")
+    (made.folder / name).symlink_to(other / name)
+    with pytest.raises(ConfigError, match="leads out of the folder git/"):
+        pull(tmp_path, upstream)
+    assert (other / "config").exists()
+
+
+@needs_git
+def test_the_folder_of_repositories_may_be_a_link(upstream: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "git").symlink_to(tmp_path / "elsewhere")
+    assert pull(tmp_path, upstream) == {"main": 1, "nightly": 2}
+    assert set(repository(tmp_path, upstream).branches()) == {"main", "nightly"}
+
+
+@needs_git
+def test_what_lies_in_the_place_of_a_repository(upstream: Path, tmp_path: Path) -> None:
+    made = repository(tmp_path, upstream)
+    made.folder.parent.mkdir(parents=True)
+    made.folder.write_bytes(b"x")
+    with pytest.raises(ConfigError, match="openllm-models cannot be made in git/"):
+        pull(tmp_path, upstream)
+
+
+@needs_git
+def test_variables_that_lead_to_another_repository_are_dropped(
+    upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE"):
+        monkeypatch.setenv(name, str(tmp_path / "other"))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{upstream}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://models.example/o/n")
+    made = ModelRepository.of(tmp_path, Address.parse("https://models.example/o/n"))
+    assert set(made.pull("https://models.example/o/n", ["main"])) == {"main"}
+    assert not (tmp_path / "other").exists()
+
+
+@needs_git
+def test_a_url_that_is_a_command_is_refused(
+    upstream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "protocol.ext.allow")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "always")
+    with pytest.raises(UpstreamError, match="transport 'ext' not allowed"):
+        repository(tmp_path, upstream).pull(f"ext::touch {tmp_path / MARK}", ["main"])
+    assert not (tmp_path / MARK).exists()
 
 
 def test_git_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

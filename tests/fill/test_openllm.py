@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +37,9 @@ from tests.wheels import (
     make_wheel,
     needs_git,
     needs_uv,
+    run_index,
     serving_shelf,
+    sha256,
     uv_set_to,
 )
 
@@ -191,7 +195,10 @@ def test_another_registry_is_refused(registry: str) -> None:
 @pytest.mark.parametrize(
     "metadata",
     [None, [], "x", {}, {"model_id": 5}, {"model_id": "../x"}, {"model_id": "a/b/c"},
-     {"model_id": "a/b", "include": 5}],
+     {"model_id": "a/b", "include": 5}, {"model_id": "a/b", "include": {"a": 1}},
+     {"model_id": "a/b", "exclude": [5]}, {"model_id": "a/b", "revision": ["x"]},
+     {"model_id": "a/b", "revision": 5}, {"model_id": "a/b", "revision": "../x"},
+     {"model_id": {"a": 1}}, {"model_id": ["a/b"]}],
 )  # fmt: skip
 def test_a_model_that_is_named_in_an_unknown_way(metadata: object) -> None:
     told = {"models": [{"registry": "huggingface", "metadata": metadata}]}
@@ -265,7 +272,7 @@ def test_a_closure_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert Closure.read_all(tmp_path, REPOSITORY, [TAG]) == [arm, closure()]
     assert Closure.read_all(tmp_path, "site.lan/a/b") == [other]
     name = "bentoml--openllm-models__llama3.2__1b-instruct-fa1d__x86_64-manylinux_2_28.txt"
-    assert (tmp_path / "openllm" / name).read_text() == "tiny-a==1.0\n"
+    assert (tmp_path / "openllm" / name).read_text() == (f"tiny-a==1.0 --hash=sha256:{64 * 'a'}\n")
 
 
 def test_a_closure_that_is_written_again_takes_the_others_place(tmp_path: Path) -> None:
@@ -286,7 +293,17 @@ def test_a_closure_that_is_forgotten(tmp_path: Path) -> None:
     [b"", b"{", b"[]", b"5", b"{}", b'{"models": 5}', b'{"models": [5]}',
      b'{"platform": {"os": 1}}', b'{"wheels": [{"url": "x"}]}',
      b'{"models": [{"repo": "..", "revision": "", "files": {}}]}',
-     b'{"models": [{"repo": 5, "revision": "", "files": {}}]}'],
+     b'{"models": [{"repo": 5, "revision": "", "files": {}}]}',
+     b'{"models": [{"repo": "a/b", "revision": 5, "files": {}}]}',
+     b'{"models": [{"repo": "a/b", "revision": "x", "files": {"a": "1"}}]}',
+     b'{"wheels": [{"filename": "../x-1-py3-none-any.whl", "size": 1, "sha256": "%s", '
+     b'"pin": "x==1"}]}' % (64 * b"a"),
+     b'{"wheels": [{"filename": "x-1-py3-none-any.whl", "size": -1, "sha256": "%s", '
+     b'"pin": "x==1"}]}' % (64 * b"a"),
+     b'{"wheels": [{"filename": "x-1-py3-none-any.whl", "size": 1, "sha256": "0", "pin": "x==1"}]}',
+     b'{"tag": "../../x:1"}', b'{"tag": "x"}', b'{"tag": 5}', b'{"repository": "a/../b"}',
+     b'{"repository": 5}', b'{"platform": {"python": "3.11", "machine": "../x"}}',
+     b'{"platform": {"python": 5}}', b'{"platform": {"python": "x"}}'],
 )  # fmt: skip
 def test_a_damaged_closure_is_left_out(tmp_path: Path, change: bytes) -> None:
     closure().write(tmp_path)
@@ -295,6 +312,23 @@ def test_a_damaged_closure_is_left_out(tmp_path: Path, change: bytes) -> None:
     if change.startswith(b'{"'):
         damaged = json.dumps(json.loads(file.read_bytes()) | json.loads(change)).encode()
     file.with_name("a.json").write_bytes(damaged)
+    assert Closure.read_all(tmp_path, REPOSITORY) == [closure()]
+
+
+@pytest.mark.parametrize("form", ["fifo", "link", "long", "folder"])
+def test_a_closure_that_is_no_file_of_the_folder_is_left_out(tmp_path: Path, form: str) -> None:
+    closure().write(tmp_path)
+    place, other = tmp_path / "openllm" / "a.json", tmp_path / "other"
+    closure(tag=GEMMA).write(other)
+    (kept,) = (other / "openllm").glob("*.json")
+    if form == "fifo":
+        os.mkfifo(place)
+    elif form == "folder":
+        place.mkdir()
+    elif form == "link":
+        place.symlink_to(kept)
+    else:
+        place.write_bytes(kept.read_bytes() + 65 * 1024 * 1024 * b" ")
     assert Closure.read_all(tmp_path, REPOSITORY) == [closure()]
 
 
@@ -518,9 +552,11 @@ def test_a_model_of_nightly(site: Site) -> None:
 def test_a_model_that_fails_stops_no_other(site: Site) -> None:
     commit(site.upstream, {"bentoml/bentos/broken/1/bento.yaml": b"a: ["})
     said = site.pull("nope", "broken", "llama3.2:1b", status=1)
-    assert "broken/1/bento.yaml is no YAML that can be read. Tell who made it. Until" in said
+    assert (
+        "broken/1/bento.yaml cannot be read: it is not valid YAML. Tell who made it. Until" in said
+    )
     assert "nope: No bento answers to nope" in said
-    assert "broken: bentoml/bentos/broken/1/bento.yaml is no YAML" in said
+    assert "broken: bentoml/bentos/broken/1/bento.yaml cannot be read" in said
     assert "can start" in site.run("check", "llama3.2:1b")
 
 
@@ -530,6 +566,115 @@ def test_a_check_where_git_is_not_installed(
     (site.data / "git/github.com/bentoml/x.git").mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     assert "git is not installed" in site.run("check", "llama3.2", status=1)
+
+
+@needs_git
+@needs_uv
+def test_a_wheel_of_another_model_is_not_overwritten(site: Site, index: Path) -> None:
+    """A second model repository cannot change what the models of the first one start with."""
+    site.pull("llama3.2:1b")
+    (kept,) = (site.data / "openllm").glob("*.json")
+    before = (site.data / "wheels" / WHEELS[1]).read_bytes()
+    built = make_wheel(
+        index.parent / f"evil-{site.data.parent.name}", "tiny-a", requires=["bentoml"]
+    )
+    words = ("llama3.2:1b", "--machine", "aarch64", "--find-links", str(built.parent))
+    said = site.pull(*words, "--constraint", "tiny-a==1.0", status=1)
+    assert f"{built.name} is wanted with the sha256 {sha256(built)}" in said
+    assert f"with {hashlib.sha256(before).hexdigest()}: see openllm/{kept.name}" in said
+    assert "Nothing was overwritten" in said
+    assert (site.data / "wheels" / WHEELS[1]).read_bytes() == before
+    assert "can start" in site.run("check", "llama3.2:1b")
+    for name in (kept.name, kept.with_suffix(".txt").name):
+        (site.data / "openllm" / name).unlink()
+    (site.data / "wheels" / WHEELS[1]).unlink()
+    site.pull(*words)
+    assert (site.data / "wheels" / WHEELS[1]).read_bytes() == built.read_bytes()
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_wheel_that_the_operator_put_there_is_not_overwritten(site: Site) -> None:
+    own = make_wheel(site.data / "wheels", "tiny-a", requires=["bentoml"])
+    before = own.read_bytes()
+    said = site.pull("llama3.2:1b", status=1)
+    assert f"wheels/ holds one with the sha256 {sha256(own)}, which no pull has brought" in said
+    assert own.read_bytes() == before
+    assert names(site.data / "openllm") == []
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_an_index_that_a_bento_names_is_trusted_by_an_option(site: Site, tmp_path: Path) -> None:
+    revision = site.hub.repo("meta-llama/Llama-3.2-1B-Instruct").refs["main"]
+    make_wheel(tmp_path / "other", "tiny-other")
+    with run_index(tmp_path / "other") as url:
+        lines = f"--extra-index-url {url}\ntiny-other\n"
+        commit(site.upstream, bento_files("named:1", lines, revision=revision, aliases="x"))
+        said = site.pull("named", status=1)
+        assert (
+            f"The requirements of the bento named:1 name an index: '--extra-index-url {url}'"
+            in said
+        )
+        site.pull("named", "--trust-index", url)
+    assert "tiny_other-1.0-py3-none-any.whl" in names(site.data / "wheels")
+    assert "can start" in site.run("check", "named")
+
+
+@needs_git
+@needs_uv
+@pytest.mark.usefixtures("index")
+def test_a_host_refuses_a_wheel_that_is_another(site: Site, tmp_path: Path) -> None:
+    """The constraints carry the sums, which uv compares."""
+    site.pull("llama3.2:1b")
+
+    def install(url: str) -> subprocess.CompletedProcess[str]:
+        name = CONSTRAINTS.format("x86_64-manylinux_2_28")
+        kept = {one: os.environ[one] for one in ("PATH", "HOME") if one in os.environ}
+        command = [sys.executable, "-m", "uv", "pip", "install", "--no-cache", "--python",
+                   sys.executable, "--target", str(tmp_path / "target"), "tiny-a"]  # fmt: skip
+        told = {
+            "UV_DEFAULT_INDEX": f"{url}/-/simple/",
+            "UV_CONSTRAINT": f"{url}/-/constraints/{name}",
+            "UV_NO_CONFIG": "1",
+        }
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, env=kept | told
+        )
+
+    with serving_shelf(site.data) as client:
+        done = install(str(client.base_url).rstrip("/"))
+        assert done.returncode == 0, done.stderr
+    shutil.rmtree(tmp_path / "target")
+    make_wheel(site.data / "wheels", "tiny-a", requires=["bentoml"])
+    with serving_shelf(site.data) as client:
+        done = install(str(client.base_url).rstrip("/"))
+    assert (done.returncode, "Hash mismatch" in done.stderr) == (1, True)
+
+
+@needs_git
+@pytest.mark.parametrize("name", ["a b/1", "a/\x1b[1m", f"a/{129 * '1'}", "-a/1", "a/.1"])
+def test_names_that_are_no_part_of_a_path(tmp_path: Path, name: str) -> None:
+    paths = (f"bentoml/bentos/{name}", FOLDER)
+    commit(tmp_path / "models", {f"{path}/bento.yaml": bento_yaml() for path in paths})
+    made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
+    made.pull(str(tmp_path / "models"), ["main"])
+    assert tags(made, "main") == {TAG}
+    with pytest.raises(ConfigError, match="No bento answers"):
+        find(made, ["main"], name.replace("/", ":"))
+
+
+@needs_git
+def test_aliases_that_would_write_to_a_terminal(tmp_path: Path) -> None:
+    body = bento_yaml(aliases='"1b,\\e[1mred"')
+    commit(tmp_path / "models", {f"{FOLDER}/bento.yaml": body})
+    made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
+    made.pull(str(tmp_path / "models"), ["main"])
+    with pytest.raises(ConfigError, match="answers to llama3") as failure:
+        find(made, ["main"], "llama3.2:x")
+    assert str(failure.value).isprintable()
 
 
 # What a GPU host is to set
@@ -602,6 +747,14 @@ def test_every_form_says_the_same(settled: Filling) -> None:
 
 def test_without_a_model_nothing_is_constrained(filling: Filling) -> None:
     assert not any("UV_CONSTRAINT" in line for line in variables(filling, "shell", URL))
+
+
+def test_a_host_whose_name_would_set_a_variable_is_left_out(filling: Filling) -> None:
+    for host in ("git.example", "x\nLD_PRELOAD=x", "a b"):
+        (filling.data / "git" / host / "o" / "n.git").mkdir(parents=True)
+    said = variables(filling, "dotenv", URL)
+    assert "GIT_CONFIG_COUNT=1" in said
+    assert not any(line.startswith("LD_PRELOAD") for line in said)
 
 
 def test_a_certificate_is_named_to_all(filling: Filling) -> None:

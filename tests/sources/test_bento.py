@@ -596,3 +596,18 @@ def test_a_time_in_the_listing(home: Path, store: BentoStore, serve: Serve) -> N
     (row,) = serve(store).get("/api/models", params={"full": "true"}).json()
     assert (row["id"], row["sha"]) == ("Org/Model", COMMIT)
     assert datetime.fromisoformat(row["lastModified"]).year == 2026
+
+
+def test_a_fifo_in_the_place_of_latest_holds_nothing_up(home: Path, store: BentoStore) -> None:
+    folder = make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    (folder.parent / "latest").unlink()
+    os.mkfifo(folder.parent / "latest")
+    (entry,) = store.entries()
+    assert (entry.tag, entry.is_latest) == (f"org--model:{COMMIT}", False)
+
+
+def test_a_model_yaml_with_a_number_that_takes_minutes(home: Path, store: BentoStore) -> None:
+    make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    folder = make_entry(home, f"org--slow:{OLDER}")
+    (folder / "model.yaml").write_bytes(b"a: " + 300_000 * b"1:" + b"1\n")
+    assert next(entry.tag for entry in store.entries()) == f"org--model:{COMMIT}"

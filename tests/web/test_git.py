@@ -6,16 +6,24 @@ import gzip
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from mirror.digests import Digests
+from mirror.layers import FirstFound
+from mirror.shelf import Shelf
+from mirror.state import State
+from mirror.web.app import create_app
+from tests.servers import run_server
 from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_shelf
 
 pytestmark = needs_git
@@ -236,8 +244,156 @@ def test_nothing_else_of_git_is_spoken(mirror: Mirror, path: str) -> None:
 def test_a_folder_that_is_no_repository_within(own: Mirror) -> None:
     (own.bare / "HEAD").write_bytes(b"junk")
     answer = own.client.get(REFS)
-    assert b"refs/heads" not in answer.content
+    assert (answer.status_code, "its HEAD names neither" in answer.json()["error"]) == (503, True)
     assert own.client.get("/healthz").status_code == 200
+
+
+# A repository that came from elsewhere
+
+
+def _serves(own: Mirror, target: Path) -> bool:
+    """Whether a clone is what it is to be."""
+    git(target.parent, "clone", "--quiet", "--depth=1", "-b", "main", own.url, str(target))
+    return files(target) == FILES
+
+
+def test_settings_and_hooks_of_a_repository_are_not_obeyed(own: Mirror, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    (own.bare / "config").write_text(
+        f"[core]\n\tbare = true\n\tfsmonitor = touch {mark}\n\tsshCommand = touch {mark}\n"
+        f"\talternateRefsCommand = touch {mark}\n\thooksPath = {own.bare}/hooks\n"
+        '[protocol "ext"]\n\tallow = always\n'
+        f'[remote "origin"]\n\turl = ext::touch {mark}\n\tpromisor = true\n'
+        f"[uploadpack]\n\tpackObjectsHook = touch {mark}\n\thideRefs = refs/heads\n"
+    )
+    (own.bare / "hooks").mkdir(exist_ok=True)
+    for name in ("post-upload-pack", "reference-transaction", "pre-upload-pack"):
+        (own.bare / "hooks" / name).write_text(f"#!/bin/sh\ntouch {mark}\n")
+        (own.bare / "hooks" / name).chmod(0o755)
+    assert _serves(own, tmp_path / "clone")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["config", "config.worktree", "commondir", "hooks", "info"])
+def test_a_fifo_holds_no_clone_up(own: Mirror, tmp_path: Path, name: str) -> None:
+    shutil.rmtree(own.bare / name, ignore_errors=True)
+    (own.bare / name).unlink(missing_ok=True)
+    os.mkfifo(own.bare / name)
+    assert _serves(own, tmp_path / "clone")
+
+
+def test_an_include_of_a_device_is_not_read(own: Mirror, tmp_path: Path) -> None:
+    (own.bare / "config").write_text("[include]\n\tpath = /dev/zero\n")
+    assert _serves(own, tmp_path / "clone")
+
+
+def _alternates(bare: Path) -> None:
+    (bare / "objects" / "info").mkdir(exist_ok=True)
+    (bare / "objects" / "info" / "alternates").write_text("/elsewhere/objects\n")
+
+
+def _linked(name: str) -> Callable[[Path], None]:
+    def link(bare: Path) -> None:
+        (bare / name).rename(bare.parents[3] / "taken")
+        (bare / name).symlink_to(bare.parents[3] / "taken")
+
+    return link
+
+
+def _moved(bare: Path) -> None:
+    bare.rename(bare.parents[4] / "outside.git")
+    bare.symlink_to(bare.parents[4] / "outside.git")
+
+
+UNSAFE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "alternates": (_alternates, "takes objects from elsewhere"),
+    "objects": (_linked("objects"), "objects is no folder"),
+    "refs": (_linked("refs"), "refs is no folder"),
+    "packed-refs": (_linked("packed-refs"), "packed-refs is no regular file"),
+    "HEAD": (_linked("HEAD"), "its HEAD is no regular file"),
+    "a ref": (lambda bare: os.mkfifo(bare / "refs" / "heads" / "x"), "is no regular file"),
+    "all of it": (_moved, "a link leads out of the folder git/"),
+}
+
+
+@pytest.mark.parametrize("form", UNSAFE)
+def test_a_repository_that_reaches_elsewhere_is_refused(own: Mirror, form: str) -> None:
+    change, told = UNSAFE[form]
+    change(own.bare)
+    for answer in (own.client.get(REFS), own.client.post(PACK, content=b"0000")):
+        said = answer.json()["error"]
+        assert (answer.status_code, told in said, "operator" in said) == (503, True, True)
+        assert str(own.data) not in said
+
+
+def test_a_view_that_was_changed_is_made_anew(own: Mirror, tmp_path: Path) -> None:
+    assert _serves(own, tmp_path / "one")
+    (view,) = (own.data / "state" / "git").iterdir()
+    (view / "config").write_text("[uploadpack]\n\thideRefs = refs/heads\n")
+    (view / "commondir").write_text("/elsewhere\n")
+    assert _serves(own, tmp_path / "two")
+    assert [one.name for one in (own.data / "state" / "git").iterdir()] == [view.name]
+    assert not (view / "commondir").exists()
+
+
+def test_a_view_that_many_processes_make_at_once(own: Mirror) -> None:
+    """As the workers of a server do after its start."""
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom mirror.git_view import kept\n"
+        "folder, root, views = map(Path, sys.argv[1:])\n"
+        "print({kept(folder, root, views / str(n)).name for n in range(200)})\n"
+    )
+    root, views = own.data / "git", own.data / "views"
+    command = [sys.executable, "-c", program, str(own.bare), str(root), str(views)]
+    repository = Path(__file__).parents[2]
+    running = [
+        subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    told = [process.communicate()[0] for process in running]
+    assert (len(set(told)), [process.returncode for process in running]) == (1, 4 * [0])
+    assert all(len(list(one.iterdir())) == 1 for one in views.iterdir())
+
+
+def test_what_head_names_is_followed(own: Mirror, tmp_path: Path) -> None:
+    assert _serves(own, tmp_path / "one")
+    (own.bare / "HEAD").write_bytes(b"ref: refs/heads/nightly\n")
+    git(tmp_path, "clone", "--quiet", own.url, "two")
+    assert git(tmp_path / "two", "branch", "--show-current") == "nightly"
+
+
+def test_a_repository_that_is_shallow_itself(own: Mirror, tmp_path: Path) -> None:
+    shutil.rmtree(own.bare)
+    git(
+        own.upstream,
+        "clone",
+        "--quiet",
+        "--bare",
+        "--depth=1",
+        own.upstream.as_uri(),
+        str(own.bare),
+    )
+    git(tmp_path, "clone", "--quiet", own.url, "clone")
+    assert files(tmp_path / "clone") == FILES
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """The views lie in the state folder, which may be elsewhere."""
+    with ExitStack() as stack:
+        own = make(tmp_path, stack)
+        state = State(tmp_path / "state")
+        digests = stack.enter_context(closing(Digests(state)))
+        (tmp_path / "served").symlink_to(own.data)
+        app = create_app(FirstFound([]), state, shelf=Shelf(tmp_path / "served", digests))
+        url = stack.enter_context(run_server(app))
+        for path in (own.bare, *own.bare.rglob("*")):
+            path.chmod(path.stat().st_mode & ~0o222)
+        before = {path: path.stat().st_mtime_ns for path in own.data.rglob("*")}
+        git(tmp_path, "clone", "--quiet", "--depth=1", url + REPO, "clone")
+        assert files(tmp_path / "clone") == FILES
+        assert {path: path.stat().st_mtime_ns for path in own.data.rglob("*")} == before
+        for path in (own.bare, *own.bare.rglob("*")):
+            path.chmod(path.stat().st_mode | 0o200)
 
 
 def test_git_is_not_installed(own: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -305,17 +461,40 @@ def test_a_body_that_is_too_long(mirror: Mirror) -> None:
     bomb = gzip.compress(bytes(64 * 1024 * 1024), 1)
     answer = mirror.client.post(PACK, content=bomb, headers={"content-encoding": "gzip"})
     assert (answer.status_code, "longer than" in answer.json()["error"]) == (400, True)
-    answer = mirror.client.post(PACK, content=bytes(9 * 1024 * 1024))
-    assert (answer.status_code, "longer than" in answer.json()["error"]) == (400, True)
+    for size in (9 * 1024 * 1024, 1024 * 1024 + 1):
+        answer = mirror.client.post(PACK, content=bytes(size))
+        assert (answer.status_code, "longer than" in answer.json()["error"]) == (400, True)
+    bomb = gzip.compress(bytes(1024 * 1024 + 1), 1)
+    answer = mirror.client.post(PACK, content=bomb, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 400
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"0000", b"junk", b"ffff", b"0032want " + 40 * b"0" + b"\n00000009done\n"]
-)
-def test_words_that_git_does_not_understand(mirror: Mirror, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"0000", b"0032want " + 40 * b"0" + b"\n00000009done\n"])
+def test_words_that_ask_for_nothing_that_is_here(mirror: Mirror, body: bytes) -> None:
     answer = mirror.client.post(PACK, content=body)
     assert (answer.status_code, b"PACK" in answer.content) == (200, False)
-    assert _until_alone(mirror.bare)
+
+
+@pytest.mark.parametrize("body", [b"", b"junk", b"ffff", b"0005"])
+def test_words_that_git_does_not_understand(mirror: Mirror, body: bytes) -> None:
+    answer = mirror.client.post(PACK, content=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("git does not understand the request: ")
+
+
+def test_a_repository_that_git_cannot_read(own: Mirror) -> None:
+    """Its objects are damaged."""
+    want = git(own.bare, "rev-parse", "main")
+    for file in (own.bare / "objects").rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+            file.write_bytes(b"junk")
+    for answer in (
+        own.client.get(REFS),
+        own.client.post(PACK, content=f"0032want {want}\n00000009done\n".encode()),
+    ):
+        assert (answer.status_code, b"PACK" in answer.content) != (200, True)
+        assert str(own.data).encode() not in answer.content
 
 
 def test_the_words_of_a_client_are_no_line_of_the_log(
@@ -325,39 +504,111 @@ def test_the_words_of_a_client_are_no_line_of_the_log(
     words = "command=evil\n2026-01-01 INFO forged"
     body = f"{len(words) + 4:04x}{words}0000"
     mirror.client.post(PACK, content=body, headers={"git-protocol": "version=2"})
-    assert _until_alone(mirror.bare)
+    assert _until_alone(mirror.data)
     assert "forged" not in capfd.readouterr().err
     (told,) = [one.getMessage() for one in caplog.records if "evil" in one.getMessage()]
     assert "\n" not in told
 
 
-def test_a_client_that_leaves_in_the_middle(own: Mirror) -> None:
+def _grow(own: Mirror, size: int) -> str:
+    """Put random bytes into the repository; what asks for all of it."""
     for folder in (own.upstream, own.bare):
         git(folder, "config", "core.compression", "0")
-    commit(own.upstream, {"big.bin": os.urandom(12 * 1024 * 1024)})
+    commit(own.upstream, {"big.bin": os.urandom(size)})
     git(own.bare, "fetch", "--quiet", str(own.upstream), "main:main")
     want = f"0032want {git(own.bare, 'rev-parse', 'main')}\n00000009done\n"
-    head = f"POST {PACK} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(want)}\r\n\r\n{want}"
+    return f"POST {PACK} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(want)}\r\n\r\n{want}"
+
+
+def test_clients_that_stall_hold_no_other_up(own: Mirror, tmp_path: Path) -> None:
+    """One more than git processes may run; none of them reads."""
+    asked = _grow(own, 12 * 1024 * 1024).encode()
+    with ExitStack() as stack:
+        for _ in range(9):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", own.client.base_url.port))
+            stack.enter_context(client).sendall(asked)
+        begun = time.monotonic()
+        git(tmp_path, "clone", "--quiet", "--depth=1", own.url, "clone")
+        assert time.monotonic() - begun < 15
+        assert (tmp_path / "clone" / "big.bin").stat().st_size == 12 * 1024 * 1024
+        assert _until_alone(own.data)
+
+
+def test_a_client_that_leaves_in_the_middle(own: Mirror) -> None:
+    asked = _grow(own, 12 * 1024 * 1024).encode()
+    before = _open_files()
     for _ in range(10):  # more than may run at once
         with socket.create_connection(("127.0.0.1", own.client.base_url.port)) as client:
-            client.sendall(head.encode())
+            client.sendall(asked)
             assert b"200 OK" in client.recv(1000)
-            assert _processes(own.bare)
-    assert _until_alone(own.bare)
+    assert _until_alone(own.data)
     assert own.client.get(REFS).status_code == 200
-
-
-def _until_alone(bare: Path) -> bool:
-    """Whether no git process works on a repository any more, soon."""
     deadline = time.monotonic() + 10
-    while _processes(bare):
+    while _open_files() > before + 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _open_files() <= before + 1
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.fixture
+def slow(own: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mirror:
+    """A mirror whose git takes a minute, as a child of another process."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "git"
+    script.write_text(f"#!/bin/sh\ncd {own.data / 'state'}\nsleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return own
+
+
+def test_git_ends_when_its_client_leaves(slow: Mirror) -> None:
+    head = f"GET {REFS} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", slow.client.base_url.port)) as client:
+        client.sendall(head)
+        _wait_for(lambda: len(_processes(slow.data, b"sleep")) == 1)
+    _wait_for(lambda: not _processes(slow.data, b"sleep"))
+
+
+def test_git_that_takes_too_long_is_ended(slow: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.web.git._DEADLINE", 0.5)
+    answer = slow.client.get(REFS)
+    assert (answer.status_code, "git took longer than" in answer.json()["error"]) == (503, True)
+    assert not _processes(slow.data, b"sleep")
+
+
+def test_who_gets_no_turn_is_told(slow: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.web.git._PATIENCE", 0.5)
+    monkeypatch.setattr("mirror.web.git._DEADLINE", 4)
+    with ThreadPoolExecutor(9) as threads:
+        paths = [f"{REFS}&n={number}" for number in range(9)]
+        answers = list(threads.map(slow.client.get, paths))
+    assert {answer.status_code for answer in answers} == {503}
+    assert sum("busy with other clients of git" in one.json()["error"] for one in answers) >= 1
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _until_alone(data: Path) -> bool:
+    """Whether no git process works on a data folder any more, soon."""
+    deadline = time.monotonic() + 10
+    while _processes(data):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.02)
     return True
 
 
-def _processes(bare: Path) -> list[str]:
+def _processes(data: Path, name: bytes = b"git") -> list[str]:
     found = []
     for one in Path("/proc").iterdir():
         if one.name.isdigit():
@@ -365,7 +616,7 @@ def _processes(bare: Path) -> list[str]:
                 words = (one / "cmdline").read_bytes() + os.fsencode((one / "cwd").readlink())
             except OSError:
                 continue
-            found += [one.name] if os.fsencode(bare) in words and b"git" in words[:20] else []
+            found += [one.name] if os.fsencode(data) in words and name in words[:20] else []
     return found
 
 

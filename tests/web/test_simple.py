@@ -15,7 +15,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mirror.wheel_metadata import metadata, wheel_project
 from tests.folders import write
 from tests.wheels import make_wheel, needs_uv, serving_shelf, sha256
 
@@ -260,12 +263,34 @@ def test_a_file_that_is_not_here(index: Index, name: str) -> None:
     assert index.client.get(f"/-/wheels/{name}").status_code in (400, 404)
 
 
-def test_a_wheel_that_is_a_link(own: Index, tmp_path: Path) -> None:
-    """Somebody who keeps wheels elsewhere links to them."""
-    wheel = make_wheel(tmp_path / "elsewhere", "tiny-a")
+def test_a_wheel_that_is_a_link_within_the_folder(own: Index) -> None:
+    wheel = make_wheel(own.wheels / "kept", "tiny-a")
     (own.wheels / wheel.name).symlink_to(wheel)
     (row,) = own.json("tiny-a/")["files"]
     assert own.client.get(row["url"]).content == wheel.read_bytes()
+
+
+def test_the_folder_of_wheels_may_be_a_link(own: Index, tmp_path: Path) -> None:
+    """To another disk."""
+    wheel = make_wheel(tmp_path / "disk", "tiny-a")
+    own.wheels.rmdir()
+    own.wheels.symlink_to(tmp_path / "disk")
+    (row,) = own.json("tiny-a/")["files"]
+    assert own.client.get(row["url"]).content == wheel.read_bytes()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_no_link_leads_out_of_the_folder(own: Index, *, relative: bool) -> None:
+    make_wheel(own.wheels, "tiny-a", "1.0")
+    secret = make_wheel(own.data / "secrets", "tiny-a", "2.0")
+    target = Path("..") / "secrets" / secret.name if relative else secret
+    (own.wheels / secret.name).symlink_to(target)
+    (own.wheels / "tiny_a-3.0-py3-none-any.whl").symlink_to("tiny_a-3.0-py3-none-any.whl")
+    os.mkfifo(own.wheels / "tiny_a-4.0-py3-none-any.whl")
+    assert own.json("tiny-a/")["versions"] == ["1.0"]
+    for version in ("2.0", "3.0", "4.0"):
+        url = f"/-/wheels/tiny_a-{version}-py3-none-any.whl"
+        assert [own.client.get(url + end).status_code for end in ("", ".metadata")] == [404, 404]
 
 
 # Damaged wheels
@@ -291,6 +316,63 @@ def _encrypt(wheel: Path) -> None:
     wheel.write_bytes(body)
 
 
+def _packed(method: int) -> Callable[[Path], Any]:
+    """Written anew, by another compression."""
+
+    def pack(wheel: Path) -> None:
+        with zipfile.ZipFile(wheel) as opened:
+            files = {name: opened.read(name) for name in opened.namelist()}
+        with zipfile.ZipFile(wheel, "w", method) as opened:
+            for name, body in files.items():
+                opened.writestr(name, body)
+
+    return pack
+
+
+def _replaced(mark: bytes, at: int, new: bytes) -> Callable[[Path], Any]:
+    """With other bytes in the last record of a kind."""
+
+    def replace(wheel: Path) -> None:
+        body = bytearray(wheel.read_bytes())
+        start = body.rindex(mark) + at
+        body[start : start + len(new)] = new
+        wheel.write_bytes(body)
+
+    return replace
+
+
+def _renamed(wheel: Path) -> None:
+    """With names that are not UTF-8, though they say so."""
+    body = wheel.read_bytes().replace(b".dist-info/METADATA", b".dist-info/\xff\xfe\xfd\xfcDATA")
+    wheel.write_bytes(body)
+    _replaced(b"PK\1\2", 8, b"\0\x08")(wheel)
+
+
+def _crowded(wheel: Path) -> None:
+    """METADATA behind 100,000 others."""
+    with zipfile.ZipFile(wheel, "w") as opened:
+        for number in range(100_001):
+            opened.writestr(zipfile.ZipInfo(f"x/{number}"), b"")
+        opened.writestr("tiny_a-2.0.dist-info/METADATA", b"Name: tiny-a\n")
+
+
+def _bomb(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("tiny_a-2.0.dist-info/METADATA", bytes(256 * 1024 * 1024))
+
+
+def _method(wheel: Path) -> None:
+    """Compressed in a way that nobody knows."""
+    body = wheel.read_bytes()
+    for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        start = -1
+        while (start := body.find(mark, start + 1)) >= 0:
+            body = body[: start + at] + b"\x63\0" + body[start + at + 2 :]
+    wheel.write_bytes(body)
+
+
+END, ENTRY = b"PK\5\6", b"PK\1\2"
+
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     "no zip": lambda wheel: wheel.write_bytes(b"PK no zip"),
     "empty": lambda wheel: wheel.write_bytes(b""),
@@ -298,6 +380,15 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "corrupt": _corrupt,
     "encrypted": _encrypt,
     "no metadata": lambda wheel: zipfile.ZipFile(wheel, "w").close(),
+    "lzma": _packed(zipfile.ZIP_LZMA),
+    "bz2": _packed(zipfile.ZIP_BZIP2),
+    "another method": _method,
+    "names": _renamed,
+    "a long directory": _replaced(END, 12, b"\xff\xff\xff\x7f"),
+    "a far directory": _replaced(END, 16, b"\xff\xff\xff\x7f"),
+    "a damaged directory": _replaced(ENTRY, 0, b"PKxx"),
+    "a million entries": _crowded,
+    "a bomb": _bomb,
 }
 
 
@@ -326,7 +417,83 @@ def test_a_link_that_leads_nowhere_spoils_no_other(own: Index) -> None:
     assert own.json("tiny-a/")["versions"] == ["1.0"]
 
 
+@pytest.mark.parametrize("size", [0, 70_000])
+def test_a_wheel_with_a_comment_or_with_bytes_before_it(own: Index, size: int) -> None:
+    """As zipfile reads it."""
+    wheel = make_wheel(own.wheels, "tiny-a", python=">=3.8")
+    wheel.write_bytes(bytes(size) + wheel.read_bytes())
+    with zipfile.ZipFile(wheel, "a") as opened:
+        opened.comment = b"x" * (size and 60_000)
+        wanted = opened.read("tiny_a-1.0.dist-info/METADATA")
+    assert own.metadata(wheel.name).content == wanted
+    assert own.json("tiny-a/")["files"][0]["requires-python"] == ">=3.8"
+
+
+def test_a_wheel_of_many_files(own: Index) -> None:
+    """More than a zip file can say without its 64-bit records."""
+    wheel = make_wheel(own.wheels, "tiny-a")
+    with zipfile.ZipFile(wheel, "a") as opened:
+        for number in range(66_000):
+            opened.writestr(zipfile.ZipInfo(f"x/{number}"), b"")
+    assert own.metadata(wheel.name).content.startswith(b"Metadata-Version")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"Requires-Python: " + b"x" * 1_000_000, b"Requires-Python: \x1b[1m",
+     b"X: y\n" * 100_000 + b"\nRequires-Python: >=3", b" " * 1_000_000 + b"Requires-Python: >=3"],
+    ids=["long", "control", "in the text", "no key"],
+)  # fmt: skip
+def test_odd_headers_of_metadata(own: Index, told: bytes) -> None:
+    wheel = make_wheel(own.wheels, "tiny-a")
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("tiny_a-1.0.dist-info/METADATA", told)
+    (row,) = own.json("tiny-a/")["files"]
+    assert (row["core-metadata"], "requires-python" in row) == (True, False)
+
+
+NAMES = st.text("aA1._-+!v\u0661\n ", max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(NAMES, max_size=7))
+def test_no_name_of_a_wheel_is_too_odd(parts: list[str]) -> None:
+    name = "-".join(parts) + ".whl"
+    project = wheel_project(name)
+    assert project == "" or len(name.split("-")) >= 5
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200), at=st.integers(0, 2000))
+def test_no_damage_of_a_wheel_is_too_odd(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int
+) -> None:
+    wheel = make_wheel(tmp_path_factory.getbasetemp() / "odd", "tiny-a")
+    body = wheel.read_bytes()
+    at %= len(body)
+    wheel.write_bytes(body[:at] + data + body[at + len(data) :])
+    assert isinstance(metadata(wheel), bytes)
+
+
 # Constraints
+
+
+@pytest.mark.parametrize("form", ["link", "fifo", "folder", "long"])
+def test_constraints_that_are_no_file_of_the_folder(own: Index, form: str) -> None:
+    folder = own.data / "openllm"
+    folder.mkdir()
+    place = folder / "a.txt"
+    if form == "link":
+        write(own.data / "secret.txt", b"secret")
+        place.symlink_to(own.data / "secret.txt")
+    elif form == "fifo":
+        os.mkfifo(place)
+    elif form == "folder":
+        place.mkdir()
+    else:
+        with place.open("wb") as file:
+            file.truncate(17 * 1024 * 1024)
+    assert own.client.get("/-/constraints/a.txt").status_code == 404
 
 
 def test_constraints(index: Index) -> None:

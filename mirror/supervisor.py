@@ -50,6 +50,17 @@ class Supervisor(Multiprocess):
         self._grace = grace
         self._retiring: list[Process] = []
 
+    def handle_signals(self) -> None:
+        """Obey a stop before all else, and any number of SIGHUP by one restart."""
+        count = len(self.signal_queue)  # more may come at any time
+        came = dict.fromkeys(self.signal_queue[:count])
+        del self.signal_queue[:count]
+        if came.keys() & {signal.SIGTERM, signal.SIGINT}:
+            self.should_exit.set()
+            return
+        self.signal_queue.extend(came)
+        super().handle_signals()
+
     def restart_all(self) -> None:
         for index, old in enumerate(self.processes):
             new = Process(self.config, self.sockets)

@@ -183,7 +183,7 @@ def test_a_record_in_the_place_of_another(site: Path, tmp_path: Path) -> None:
     _apply(site, bundle(tmp_path / "disk", record, "e" * 40), "in another place")
 
 
-@pytest.mark.parametrize("name", ODD_STRINGS[: None if FACTOR > 1 else 25])
+@pytest.mark.parametrize("name", ODD_STRINGS[: None if FACTOR > 1 else 40])
 def test_a_file_beside_that_has_an_odd_name(site: Path, tmp_path: Path, name: str) -> None:
     folder = bundle(tmp_path / "disk", json.dumps(RECORD).encode())
 

@@ -123,12 +123,14 @@ def html(where: str) -> Tell:
 
 
 def header(where: str, **fields: str) -> Tell:
-    """The true answer with other headers; `{other}` and `{decoys}` are filled in."""
+    """The true answer with other headers; `{other}`, `{self}`, `{up}` and `{decoys}` are filled
+    in."""
 
     def tell(lie: Lie) -> None:
-        def effect(_: Request, answer: Response) -> Response:
+        def effect(request: Request, answer: Response) -> Response:
             for name, value in fields.items():
-                text = value.replace("{other}", lie.other.url)
+                text = value.replace("{other}", lie.other.url).replace("{up}", 30 * "../")
+                text = text.replace("{self}", str(request.url))
                 answer.headers[name.replace("_", "-")] = text.replace("{decoys}", str(lie.decoys))
             return answer
 
@@ -181,7 +183,7 @@ def _nested(depth: int) -> Any:
 
 QUICK: dict[str, Tell] = {
     "nothing but the truth": lambda _: None,
-    "an etag that leaves": header(FILE, etag='"../../../../../../decoys/victim"'),
+    "an etag that leaves": header(FILE, etag='"{up}{decoys}/victim"'),
     "an etag that is a path": header(FILE, etag='"{decoys}/victim"'),
     "a linked etag that is a path": header(FILE, x_linked_etag='"{decoys}/victim"'),
     "a commit that is a path": header(FILE, x_repo_commit="{decoys}/victim"),
@@ -206,7 +208,7 @@ SLOW: dict[str, Tell] = {
     "a file on another server": redirect(FILE),
     "a path of 1,400 levels": more("a/" * 1400 + "b"),
     "an etag that leaves, and a size": header(
-        FILE, x_linked_etag='"../../decoys/victim"', x_linked_size="5"
+        FILE, x_linked_etag='"{up}{decoys}/victim"', x_linked_size="5"
     ),
     "an etag that is long": header(FILE, etag='"' + 5000 * "a" + '"'),
     "an etag that is empty": header(FILE, etag='""'),
@@ -249,7 +251,8 @@ SLOW: dict[str, Tell] = {
     "a card that is a text": info(cardData="mit", config=[1], safetensors="x", gated={"a": 1}),
     "HTML for info": html(INFO),
     "HTML for a file": html(FILE),
-    "a next page that is the same": header(TREE, link='</x>; rel="next"'),
+    "a next page that is the same": header(TREE, link='<{self}>; rel="next"'),
+    "a next page without a host": header(TREE, link='</x>; rel="next"'),
     "a next page that is a file": header(TREE, link='<file:///etc/passwd>; rel="next"'),
     "a next page that is no URL": header(TREE, link='<http://[>; rel="next"'),
     "a tree on another server": redirect(TREE),

@@ -36,7 +36,7 @@ _ODD: tuple[Callable[[], Any], ...] = (
     lambda: None, lambda: True, lambda: False, lambda: 0, lambda: -1, lambda: 1, lambda: 1.5,
     lambda: 1e308, lambda: 2**31, lambda: 2**63 - 1, lambda: 2**63, lambda: 2**64, lambda: 10**30,
     lambda: -(2**63), lambda: [], lambda: {}, lambda: [None], lambda: {"": None}, lambda: [[]],
-    lambda: _nested(100, 1, as_dict=False), lambda: _nested(900, 1, as_dict=False),
+    lambda: _nested(100, 1, as_dict=False), lambda: _nested(400, 1, as_dict=False),
     lambda: _nested(300, 1, as_dict=True), lambda: ["x"] * 1000,
 )  # fmt: skip
 
@@ -63,14 +63,23 @@ def mutate(chosen: random.Random, value: Any, times: int | None = None) -> Any:
     """A structure like `value`, a dict or a list, that differs in one place or in a few."""
     value = copy.deepcopy(value)
     for _ in range(times or chosen.choice((1, 1, 1, 2, 5))):
+        before = copy.deepcopy(value)
         places = _places(value)
         if not places:
             break
         container, key = chosen.choice(places)
         _change(chosen, container, key, places)
-        if len(json.dumps(value)) > 4_000_000:
-            break
+        if not _can_be_written(value):
+            return before
     return value
+
+
+def _can_be_written(value: Any) -> bool:
+    """Whether it is neither too long nor too deep for JSON, and for another change."""
+    try:
+        return len(json.dumps(value)) < 4_000_000 and bool(_places([value]))
+    except RecursionError:
+        return False
 
 
 def _change(chosen: random.Random, container: Any, key: Any, places: list[tuple[Any, Any]]) -> None:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check fmt lock test-clients bench clean
+.PHONY: serve test check fmt lock test-clients fuzz bench clean
 
 serve: $(VENV)/serve.stamp
 	@$(BIN)/hubmirror demo
@@ -15,6 +15,11 @@ test: $(VENV)/dev.stamp
 # Every client in an environment of its own, below .venvs/: some GB, and some minutes.
 test-clients: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/clients tests/openllm -n 2 -m ""
+
+# Wrong bytes of every sort, in numbers: some ten minutes. `make test` tries fewer of them.
+FUZZ ?= 20
+fuzz: $(VENV)/dev.stamp
+	HUBMIRROR_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/fuzz -n 2 --timeout 1800
 
 # The mirror beside nginx (Debian: nginx-light), and a mirror of many repositories: a quarter of an hour.
 bench: $(VENV)/dev.stamp

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import ipaddress
 import logging
 import os
+import shutil
 import socket
 import ssl
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +29,7 @@ from mirror.sources.bento import BentoStore
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.state import State
-from mirror.supervisor import Supervisor
+from mirror.supervisor import ParentWatch, Supervisor
 from mirror.web.access import Signer
 from mirror.web.app import Reach, create_app
 from mirror.web.observe import METRICS_FOLDER, AccessLog, JsonFormatter
@@ -51,11 +53,19 @@ _SWITCH = 0.0005  # so that a thread at work does not keep the event loop waitin
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the server reads, and where it keeps what it derives."""
+    """Where the server reads, and where it keeps what it derives. `scratch` is the state folder
+    where that is a temporary one."""
 
     sources: FirstFound
     state: State
     digests: Digests
+    scratch: Path | None = None
+
+    def close(self) -> None:
+        """Stop what computes digests, and remove the temporary folder."""
+        self.digests.close()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +80,8 @@ class Tls:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """All that a worker process needs to build its application; a process that is started gets it
-    by pickle, the listener too."""
+    by pickle, the listener too. `temporary` are the folders that all workers share, and that do not
+    outlive the server."""
 
     data: Path
     state: Path | None
@@ -81,6 +92,7 @@ class Plan:
     xet_min_size: int = 0
     tls: Tls | None = None
     workers: int = 1
+    temporary: tuple[Path, ...] = ()
 
     def open(self) -> Place:
         """The sources, which wait for digests for a moment only: the web layer waits longer."""
@@ -115,9 +127,12 @@ def open_place(
                 f"The source {spec} is not there, or is no folder. Check its path, and that its "
                 "disk is mounted."
             )
-    kept = State(_state_folder(data, state), data if data.is_dir() else None)
+    folder, scratch = _state_folder(data, state), None
+    if folder is None:
+        folder = scratch = _temporary_state()
+    kept = State(folder, data if data.is_dir() else None)
     digests = Digests(kept, patience=patience)
-    return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests)
+    return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests, scratch)
 
 
 def _open(spec: SourceSpec, digests: Digests) -> Source:
@@ -128,8 +143,8 @@ def _open(spec: SourceSpec, digests: Digests) -> Source:
     return HfCache(spec.path, digests, managed=spec.kind == "managed", label=str(spec))
 
 
-def _state_folder(data: Path, chosen: Path | None) -> Path:
-    """The folder for derived facts; a temporary one where data is read-only and none is chosen."""
+def _state_folder(data: Path, chosen: Path | None) -> Path | None:
+    """The folder for derived facts; None where data is read-only and none is chosen."""
     folder = chosen or data / ".hubmirror"
     try:
         folder.mkdir(parents=chosen is not None, exist_ok=True)
@@ -140,11 +155,18 @@ def _state_folder(data: Path, chosen: Path | None) -> Path:
             raise ConfigError(f"The state folder {folder} cannot be made: {exc.strerror}.") from exc
     if chosen:
         raise ConfigError(f"The state folder {folder} cannot be written.")
+    return None
+
+
+def _temporary_state() -> Path:
+    """A folder for derived facts that is removed when this process ends."""
     log.warning(
         "The data folder is read-only: derived facts go to a temporary folder, and are computed "
         "again after a restart. Name a folder with --state to keep them."
     )
-    return Path(tempfile.mkdtemp(prefix="hubmirror-"))
+    folder = Path(tempfile.mkdtemp(prefix="hubmirror-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
@@ -203,6 +225,13 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
     configure_log(plan.log_format)
     sys.setswitchinterval(_SWITCH)
     place = place or plan.open()
+    watch = ParentWatch(plan.temporary, _GRACE) if plan.workers > 1 else None
+
+    def stop() -> None:
+        place.close()
+        if watch is not None:
+            watch.close()
+
     app = create_app(
         place.sources,
         place.state,
@@ -210,7 +239,7 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
         xet_hashes=XetHashes(place.digests, plan.xet_min_size, plan.advertise_xet),
         shelf=Shelf(plan.data, place.digests),
         access_log=AccessLog(sys.stderr, plan.log_format),
-        on_stop=place.digests.close,
+        on_stop=stop,
     )
     if plan.tls is not None:
         _add_https(app, plan.tls, _grace(plan))
@@ -289,17 +318,22 @@ def _grace(plan: Plan) -> int | None:
 
 def run(plan: Plan, place: Place, listener: socket.socket) -> None:
     """Serve until a signal ends it, by one process or by several under a supervisor."""
-    config = uvicorn.Config(
-        partial(build_app, plan, place if plan.workers == 1 else None),
+    if plan.workers == 1:
+        uvicorn.Server(_config(plan, place)).run([listener])
+        return
+    with tempfile.TemporaryDirectory(prefix="hubmirror-metrics-") as metrics:
+        os.environ[METRICS_FOLDER] = metrics
+        scratch = [place.scratch] if place.scratch else []
+        plan = replace(plan, temporary=(Path(metrics), *scratch))
+        others = [plan.tls.listener] if plan.tls else []
+        Supervisor(_config(plan), listener, *others, grace=_GRACE).run()
+
+
+def _config(plan: Plan, place: Place | None = None) -> uvicorn.Config:
+    return uvicorn.Config(
+        partial(build_app, plan, place),
         factory=True,
         workers=plan.workers,
         timeout_graceful_shutdown=_grace(plan),
         **_options(),
     )
-    if plan.workers == 1:
-        uvicorn.Server(config).run([listener])
-        return
-    with tempfile.TemporaryDirectory(prefix="hubmirror-metrics-") as shared:
-        os.environ[METRICS_FOLDER] = shared
-        others = [plan.tls.listener] if plan.tls else []
-        Supervisor(config, listener, *others, grace=_GRACE).run()

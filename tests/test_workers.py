@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -18,6 +21,7 @@ from tests.servers import Command, run_command
 
 BODY = os.urandom(1 << 20) * 64
 PATH = "/Org/Model/resolve/main/model.bin"
+GRACE = 10
 
 
 @pytest.fixture
@@ -93,3 +97,126 @@ def test_one_process_when_one_is_asked_for(tmp_path: Path) -> None:
     make_managed(tmp_path / "data" / "hub")
     with run_command(tmp_path, "--workers", "1") as command:
         assert _workers(command) == set()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that servers of the test use for what is temporary."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, temporary: Path) -> Sequence[str]:
+    """Makes the data folder read-only; the command under which a server cannot write to it, not
+    even as root."""
+    make_managed(tmp_path / "data" / "hub", Content({"model.bin": BODY}))
+    (tmp_path / "data").chmod(0o555)
+    if os.getuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("root writes to every folder, and setpriv (util-linux) is not installed")
+    return "setpriv", "--bounding-set", "-dac_override", "--inh-caps", "-dac_override"
+
+
+def _is_free(command: Command) -> bool:
+    """Whether another server could listen on the port."""
+    address = urlsplit(command.url)
+    with suppress(OSError), socket.create_server((address.hostname or "", address.port or 0)):
+        return True
+    return False
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended, even if nobody has asked for its exit status."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
+def _until_nothing_is_left(command: Command, workers: set[int], temporary: Path) -> None:
+    started = time.monotonic()
+    _until(lambda: all(map(_is_gone, workers)))
+    _until(lambda: _is_free(command))
+    assert list(temporary.iterdir()) == []
+    assert time.monotonic() - started < GRACE / 2
+
+
+def test_workers_stop_when_the_supervisor_is_killed(temporary: Path, command: Command) -> None:
+    workers = _workers(command)
+    assert [path.name[:18] for path in temporary.iterdir()] == ["hubmirror-metrics-"]
+    command.process.kill()
+    command.process.wait(10)
+    _until_nothing_is_left(command, workers, temporary)
+
+
+def test_workers_that_have_just_started_stop_when_the_supervisor_is_killed(
+    temporary: Path, command: Command
+) -> None:
+    before = _workers(command)
+    command.process.send_signal(signal.SIGHUP)
+    _until(lambda: bool(_workers(command) - before))
+    workers = _workers(command) | before
+    command.process.kill()
+    command.process.wait(10)
+    _until_nothing_is_left(command, workers, temporary)
+
+
+def test_a_download_is_finished_when_the_supervisor_is_killed(
+    temporary: Path, command: Command
+) -> None:
+    """No new connection is taken meanwhile."""
+    workers = _workers(command)
+    with httpx2.stream("GET", command.url + PATH) as answer:
+        body = bytearray()
+        for chunk in answer.iter_raw(1 << 20):
+            if not body:
+                command.process.kill()
+                command.process.wait(10)
+                _until(lambda: _is_free(command))
+            body += chunk
+    assert body == BODY
+    _until_nothing_is_left(command, workers, temporary)
+
+
+def test_a_download_that_stands_still_is_cut_when_the_supervisor_is_killed(
+    temporary: Path, command: Command
+) -> None:
+    workers = _workers(command)
+    with httpx2.stream("GET", command.url + PATH, timeout=30) as answer:
+        pieces = answer.iter_raw(1 << 10)
+        next(pieces)
+        command.process.kill()
+        command.process.wait(10)
+        killed = time.monotonic()
+        _until(lambda: all(map(_is_gone, workers)))
+        assert GRACE - 1 < time.monotonic() - killed < GRACE + 5
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, temporary: Path, read_only: Sequence[str], workers: str
+) -> None:
+    with run_command(tmp_path, "--workers", workers, under=read_only) as command:
+        assert httpx2.get(f"{command.url}/api/models/Org/Model").status_code == 200
+        assert len(list(temporary.iterdir())) == int(workers)
+        command.process.terminate()
+        command.process.wait(10)
+        assert list(temporary.iterdir()) == []
+
+
+def test_a_killed_supervisor_leaves_no_derived_facts(
+    tmp_path: Path, temporary: Path, read_only: Sequence[str]
+) -> None:
+    with run_command(tmp_path, "--workers", "2", under=read_only) as command:
+        workers = _workers(command)
+        assert httpx2.get(f"{command.url}/api/models/Org/Model").status_code == 200
+        assert len(list(temporary.iterdir())) == 2
+        command.process.kill()
+        command.process.wait(10)
+        _until_nothing_is_left(command, workers, temporary)

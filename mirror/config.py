@@ -140,7 +140,7 @@ class SourceSpec:
                 f"{text!r} declares no source. Write hf-cache:PATH, bento:PATH or "
                 "folder:PATH=ORG/NAME."
             )
-        return cls(kind, Path(path).expanduser(), _repo(repo_id) if equals else None)
+        return cls(kind, _folder(path), _repo(repo_id) if equals else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class File:
             raise ConfigError(
                 f"The configuration file {path} cannot be read: {exc.strerror}."
             ) from exc
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
         _refuse_unknown(data, (*TABLES, "source", "repo"), f"in {path}")
         sources, repos = data.get("source", []), data.get("repo", [])
@@ -230,7 +230,7 @@ def _source(entry: Any, path: Path) -> SourceSpec:
     repo = None
     if "repo_id" in entry:
         repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
-    return SourceSpec(entry["kind"], Path(entry["path"]).expanduser(), repo)
+    return SourceSpec(entry["kind"], _folder(entry["path"]), repo)
 
 
 def _repo_spec(entry: Any, path: Path) -> RepoSpec:
@@ -249,6 +249,14 @@ def _repo_spec(entry: Any, path: Path) -> RepoSpec:
             "strings."
         )
     return RepoSpec(repo, revision, *map(tuple, patterns))
+
+
+def _folder(text: str) -> Path:
+    """A path in which `~` is a user's home. Raises ConfigError where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as exc:
+        raise ConfigError(f"{text!r} names the home of a user who is not known here.") from exc
 
 
 def _is_list_of_str(value: Any) -> bool:

@@ -68,7 +68,7 @@ def check_base(data: Path, cache: Cache, manifest: Manifest) -> None:
 def check_blobs(data: Path, manifest: Manifest, records: Sequence[Record]) -> None:
     """Whether the blobs of the bundle's own revisions that it does not carry are here: others may
     have been removed."""
-    carried = {item.name for item in manifest.items if item.offset is not None}
+    carried = {item.name: item.size for item in manifest.items if item.offset is not None}
     wanted = {
         f"hub/{record.repo.folder_name}/blobs/{file.etag}": file
         for record in records
@@ -77,6 +77,11 @@ def check_blobs(data: Path, manifest: Manifest, records: Sequence[Record]) -> No
     elsewhere = places(manifest)
     absent = []
     for name, file in wanted.items():
+        if carried.get(name, file.size) != file.size:
+            raise CarryError(
+                f"A record in the bundle lists {file.path} with {file.size} bytes, and the bundle "
+                f"carries {carried[name]} bytes. Nothing was changed; create the bundle again."
+            )
         names = (name, *elsewhere.get(file.etag, ()))
         if name not in carried and not any(has_size(data / one, file.size) for one in names):
             absent.append(name)

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _HEAD_TIMEOUT_S = 30.0
 _REST_TIMEOUT_S = 30.0
 """For how long the rest of a body is read whose request was answered already."""
 
+_FRAMING_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+_NO_UPGRADE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _HEAD_TOO_LONG = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -86,9 +89,29 @@ class Protocol(HttpToolsProtocol):
             self._framing += len(data)
         else:
             self._head += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if not (self._is_refused or self.transport.is_closing()):
             self._bound_request()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. An offer to upgrade is not taken (RFC 9110, section 7.8), so that what follows is
+        the next request; llhttp stops at it, and does not know where the body of such a one ends.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if any(name in _FRAMING_HEADERS for name, _ in self.headers):
+                    self._refuse(_NO_UPGRADE)
+                    return
+                data = data[offer.args[0] :]
+            except httptools.HttpParserError:
+                log.warning("A request that is not HTTP came from %s.", self.client)
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            else:
+                return
 
     def _bound_request(self) -> None:
         if self._head is None:
@@ -158,14 +181,17 @@ class Protocol(HttpToolsProtocol):
             )
 
     def _refuse(self, answer: bytes) -> None:
+        """Send a refusal, where no other answer is due, and close the connection."""
         self._is_refused = True
-        if self.cycle is not None and not self.cycle.response_complete:
+        is_answered = self.cycle is None or self.cycle.response_complete
+        if not is_answered:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            self.transport.abort()
-        else:
+        if is_answered or not (self.pipeline or self.cycle.response_started):
             self.transport.write(answer)
             self.transport.close()
+        else:
+            self.transport.abort()
 
     def _start_deadline(self, seconds: float) -> None:
         if self._deadline is None:

@@ -47,7 +47,8 @@ def open_regular(path: str | Path, *, follow: bool = True) -> int:
 def read_regular(path: str | Path, max_bytes: int, *, follow: bool = True) -> bytes:
     """The content of a regular file. Raises OSError, also where it is longer than `max_bytes`."""
     with open(open_regular(path, follow=follow), "rb") as file:
-        body = file.read(max_bytes + 1)
+        size = os.fstat(file.fileno()).st_size
+        body = file.read(min(size, max_bytes) + 1)  # all of which Python reserves before it reads
     if len(body) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
     return body

@@ -73,6 +73,28 @@ def folder_size(folder: Path) -> int:
     return size
 
 
+def special_file(folder: Path, max_depth: int = 100) -> str:
+    """The path of something below a folder that a program which opens all files would wait for, or
+    could not reach: a FIFO, a device, a socket, a link to one, a folder that is too deep. Empty
+    where there is none. Raises OSError."""
+    pending = [(str(folder), 0)]
+    while pending:
+        path, depth = pending.pop()
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if depth == max_depth:
+                        return entry.path
+                    pending.append((entry.path, depth + 1))
+                elif not (entry.is_file() or entry.is_dir() or _is_dangling(entry)):
+                    return entry.path
+    return ""
+
+
+def _is_dangling(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder and all that is below it, as far as that can be removed."""
     try:

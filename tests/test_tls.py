@@ -321,6 +321,16 @@ def test_https_is_beside_http(server: Server, client: httpx2.Client) -> None:
     assert [row["id"] for row in plain] == ["Org/Model"]
 
 
+def test_links_of_http_are_not_given_to_https(server: Server, client: httpx2.Client) -> None:
+    """Both may have the same Host header; an answer is remembered for a second."""
+    host = {"host": "hub.example"}
+    with httpx2.Client(base_url=f"http://127.0.0.1:{server.port}") as plain:
+        for _ in range(4):
+            for one, scheme in ((plain, "http"), (client, "https")):
+                link = one.head(LARGE, headers=host).headers["link"]
+                assert link.startswith(f"<{scheme}://hub.example/"), link
+
+
 @pytest.mark.parametrize("name", [*NAMES, "HUB.example"])
 def test_every_name_is_answered_to(server: Server, name: str) -> None:
     """By a strict client, with a chain that is whole."""

@@ -266,16 +266,23 @@ def test_a_file_that_vanishes_has_no_hash(tmp_path: Path, digests: Digests) -> N
 
 
 def test_who_shares_a_folder_takes_turns(tmp_path: Path, state: State, digests: Digests) -> None:
-    fifo, file = tmp_path / "fifo", tmp_path / "file"
-    os.mkfifo(fifo)
+    file = tmp_path / "file"
     file.write_bytes(BODY)
     with closing(Digests(State(state.folder))) as other:
-        digests.start(wanted(fifo, kind="sha256"))
-        with fifo.open("wb"):  # once the first reads it, which lasts until it is closed
-            waiting = other.start(wanted(file))
-            with pytest.raises(TimeoutError):
-                waiting.result(0.5)
+        digests.start(wanted(long_file(tmp_path), kind="sha256"))
+        until(lambda: state.is_locked(State.MAIN))
+        waiting = other.start(wanted(file))
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        digests.close()
         assert waiting.result(30) == true_hash(file)
+
+
+def long_file(folder: Path) -> Path:
+    """A file that takes a core some minutes, and the disk nothing."""
+    with (folder / "long").open("wb") as file:
+        file.truncate(300_000_000_000)
+    return folder / "long"
 
 
 def test_what_one_has_computed_all_know(tmp_path: Path, state: State, digests: Digests) -> None:
@@ -300,17 +307,17 @@ def test_what_another_computed_of_a_changed_file_is_known(
 
 def test_servers_that_share_the_data_alone_take_turns(tmp_path: Path) -> None:
     """Each has a state folder of its own, as replicas of read-only data may."""
-    data, fifo = tmp_path / "data", tmp_path / "fifo"
+    data = tmp_path / "data"
     data.mkdir()
-    os.mkfifo(fifo)
     (tmp_path / "file").write_bytes(BODY)
     states = [State(tmp_path / name, data) for name in ("one", "two")]
     with closing(Digests(states[0])) as digests, closing(Digests(states[1])) as other:
-        digests.start(wanted(fifo, kind="sha256"))
-        with fifo.open("wb"):
-            waiting = other.start(wanted(tmp_path / "file"))
-            with pytest.raises(TimeoutError):
-                waiting.result(0.5)
+        digests.start(wanted(long_file(tmp_path), kind="sha256"))
+        until(lambda: states[0].is_locked(State.MAIN))
+        waiting = other.start(wanted(tmp_path / "file"))
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        digests.close()
         assert waiting.result(30) == true_hash(tmp_path / "file")
 
 

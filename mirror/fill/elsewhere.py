@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import scan_cache_dir
 
-from mirror.files import folder_size
+from mirror.errors import ConfigError
+from mirror.files import folder_size, special_file
 from mirror.fill.remove import Waste, is_old, remove_entry
 from mirror.repos import find_commit
 from mirror.sources.bento import BentoStore
@@ -37,7 +38,13 @@ def remove_from(source: Source, repo: Repo, revision: str) -> int | None:
 
 
 def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
-    """As `hf cache rm` does, which knows the shared blobs of huggingface_hub 2."""
+    """As `hf cache rm` does, which knows the shared blobs of huggingface_hub 2. Raises ConfigError
+    where the cache holds what huggingface_hub would read without end."""
+    if odd := special_file(root):
+        raise ConfigError(
+            f"{odd} is neither a file, nor a folder, nor a link to one; or its folder is too deep. "
+            "No client of the hub made it. Remove it first."
+        )
     found = scan_cache_dir(root)
     for one in found.repos:
         if (one.repo_type, one.repo_id.lower()) != (repo.repo_type.value, repo.repo_id.lower()):

@@ -160,8 +160,7 @@ class Killed:
 
     @property
     def _staged(self) -> Path:
-        folder = REPO.folder_name
-        return self._filling.hub / ".hubmirror" / "staging" / folder / folder / "blobs"
+        return self._filling.hub / ".hubmirror" / "staging" / REPO.folder_name
 
     def _phase(self) -> str:
         folder, commit = self._filling.folder(), list(self.known)[-1]

@@ -203,6 +203,9 @@ QUICK: dict[str, Tell] = {
         FILE, x_xet_hash=64 * "a", link='<{other}/token>; rel="xet-auth"'
     ),
     "a wait that is no number": lambda lie: lie.hub.fail(INFO, refused(429, retry_after="\xb2"), 1),
+    "a wait of years": lambda lie: lie.hub.fail(
+        INFO, refused(429, retry_after="9" * 400, ratelimit='"api";r=0;t=999999999'), EVER
+    ),
 }
 SLOW: dict[str, Tell] = {
     "a file on another server": redirect(FILE),
@@ -265,9 +268,6 @@ SLOW: dict[str, Tell] = {
     "a status that is none": lambda lie: lie.hub.fail(INFO, refused(999), EVER),
     "too early": lambda lie: lie.hub.fail(TREE, refused(425), EVER),
     "no content": lambda lie: lie.hub.fail(TREE, refused(204), EVER),
-    "a wait of years": lambda lie: lie.hub.fail(
-        INFO, refused(429, retry_after="9" * 400, ratelimit='"api";r=0;t=999999999'), EVER
-    ),
     "an answer without end": endless(TREE, b" " * 4096),
     "a file without end": endless(r"/resolve/.*/model\.safetensors", b"x" * 4096),
 }

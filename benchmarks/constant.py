@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mirror.web.protocol import Protocol
+from mirror.server.uvicorn_protocol import Protocol
 
 ROWS = [{"type": "file", "oid": 40 * "a", "size": n, "path": f"file-{n}.json"} for n in range(50)]
 

@@ -28,10 +28,10 @@ from pathlib import Path
 from servers import Server, Table, free_port, until_200
 from xet import make_repo, mirror
 
-from mirror.manifests import Record
-from mirror.repos import Repo
-from mirror.sources.publish import publish
-from mirror.trees import RepoFile, git_id
+from mirror.core.record import Record
+from mirror.core.repo import Repo
+from mirror.core.tree import RepoFile, git_id
+from mirror.store.publish import publish
 
 MIB = 1 << 20
 GIB = 1 << 30

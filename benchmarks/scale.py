@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING
 import uvloop
 from load import Case, Load, print_table, request
 
-from mirror.manifests import Record, render_tree
-from mirror.repos import Repo
-from mirror.trees import RepoFile, git_id, lfs_file
+from mirror.core.record import Record, render_tree
+from mirror.core.repo import Repo
+from mirror.core.tree import RepoFile, git_id, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

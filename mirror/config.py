@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import ConfigError
-from mirror.repos import Repo, RepoType
+from mirror.core.errors import ConfigError
+from mirror.core.repo import Repo, RepoType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,13 +10,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
-from mirror.repos import Repo
-from mirror.source import Source
+from mirror.core.repo import Repo
+from mirror.core.source import Source
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from mirror.web.app import create_app
 from tests.servers import run_server
 

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mirror.manifests import Record, render_tree
-from mirror.repos import Repo
-from mirror.sources.publish import publish
-from mirror.trees import RepoFile, git_id, lfs_file
+from mirror.core.record import Record, render_tree
+from mirror.core.repo import Repo
+from mirror.core.tree import RepoFile, git_id, lfs_file
+from mirror.store.publish import publish
 
 COMMIT = "c0ffee" + 34 * "0"
 OLDER = "0dde5" + 35 * "0"

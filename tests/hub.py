@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mirror.web.protocol import Protocol
+from mirror.server.uvicorn_protocol import Protocol
 from tests.servers import run_server
 
 EVER = 1_000_000

@@ -18,7 +18,7 @@ import httpx2
 import uvicorn
 from starlette.types import ASGIApp
 
-from mirror.web.protocol import Protocol
+from mirror.server.uvicorn_protocol import Protocol
 
 
 @contextlib.contextmanager

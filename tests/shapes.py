@@ -26,10 +26,10 @@ from typing import Any
 
 import orjson
 
-from mirror.manifests import Record
-from mirror.repos import Repo
-from mirror.sources.publish import publish
-from mirror.trees import RepoFile, Tree, git_id, lfs_file
+from mirror.core.record import Record
+from mirror.core.repo import Repo
+from mirror.core.tree import RepoFile, Tree, git_id, lfs_file
+from mirror.store.publish import publish
 from tests.folders import link, repo_dir, write
 
 Tensors = dict[str, tuple[str, list[int]]]

@@ -26,12 +26,12 @@ import pytest
 from click.testing import CliRunner
 
 from mirror.cli import main
-from mirror.digests import Digests
-from mirror.facts import Facts
-from mirror.repos import Repo
+from mirror.core.repo import Repo
+from mirror.derived.digests import Digests
+from mirror.derived.facts import Facts
+from mirror.derived.state import State
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.folders import COMMIT, OLDER, Content

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from mirror.catalog import Catalog
 from mirror.cli import main
-from mirror.cli.environment import variables
-from mirror.layers import FirstFound
-from mirror.state import State
+from mirror.cli.openllm_env import variables
+from mirror.derived.catalog import Catalog
+from mirror.derived.state import State
+from mirror.sources.first_found import FirstFound
 from mirror.web.app import ANSWERS
 from mirror.web.observe import Metrics
 from tests.openllm.pages import commands

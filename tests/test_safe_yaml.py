@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.safe_yaml import BadYamlError, load
+from mirror.core.safe_yaml import BadYamlError, load
 
 MOST = 1024 * 1024
 
@@ -99,7 +99,7 @@ def test_limits_are_those_that_are_given() -> None:
 def test_no_depth_ends_the_process() -> None:
     """In a process of its own: libyaml's loader recurses in C."""
     program = (
-        "from mirror.safe_yaml import BadYamlError, load\n"
+        "from mirror.core.safe_yaml import BadYamlError, load\n"
         "for body in (b'[' * 900_000, b'{a: ' * 250_000):\n"
         "    try: load(body, max_bytes=1 << 20)\n"
         "    except BadYamlError as exc: print(exc)\n"

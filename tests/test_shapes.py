@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mirror.digests import Digests
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests import shapes
 from tests.conftest import serving
 from tests.servers import Command, run_command

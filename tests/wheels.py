@@ -23,10 +23,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
-from mirror.shelf import Shelf
-from mirror.state import State
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.openllm.shelf import Shelf
+from mirror.sources.first_found import FirstFound
 from mirror.web.access import Signer
 from mirror.web.app import Reach, create_app
 from tests.folders import COMMIT

@@ -11,23 +11,23 @@ from typing import Any
 import click
 
 from mirror import __version__
-from mirror.errors import HubmirrorError
+from mirror.core.errors import HubmirrorError
 
 # Each is imported when it is called for: serving needs no upstream, and pulling no server.
 _COMMANDS = {
     "serve": "serve:serve",
-    "ls": "look:ls",
+    "ls": "ls:ls",
     "demo": "serve:demo",
     "pull": "pull:pull",
-    "verify": "keep:verify",
-    "adopt": "keep:adopt",
-    "rm": "keep:rm",
-    "gc": "keep:gc",
-    "push": "carry:push",
-    "bundle": "carry:bundle",
+    "verify": "maintenance:verify",
+    "adopt": "maintenance:adopt",
+    "rm": "maintenance:rm",
+    "gc": "maintenance:gc",
+    "push": "transfer:push",
+    "bundle": "transfer:bundle",
     "bento": "bento:bento",
     "openllm": "openllm:openllm",
-    "ca": "tls:ca",
+    "ca": "ca:ca",
 }
 
 

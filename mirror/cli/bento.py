@@ -9,12 +9,12 @@ import click
 
 from mirror.cli.settings import PLACE, settings
 from mirror.config import RepoSpec, SourceSpec
-from mirror.errors import ConfigError
-from mirror.server import open_place
-from mirror.sizes import several
+from mirror.core.errors import ConfigError
+from mirror.core.units import several
+from mirror.server.run import open_place
 
 try:
-    from mirror.fill import bento as store
+    from mirror.openllm import bento_store as store
 except ImportError as exc:
     raise ConfigError("BentoML is not installed: pip install 'hubmirror[bentoml]'.") from exc
 

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mirror.cli.environment import FORMATS, constraint, line, variables
+from mirror.cli.openllm_env import FORMATS, constraint, line, variables
+from mirror.cli.progress import showing
 from mirror.cli.pull import open_upstream
 from mirror.cli.settings import PLACE, settings
-from mirror.cli.show import showing
 from mirror.config import SourceSpec
-from mirror.errors import ConfigError, HubmirrorError
-from mirror.fill import wheels as wheelhouse
-from mirror.fill.blobs import Cache
-from mirror.fill.closure import Closure, PinnedModel, check_sums
-from mirror.fill.events import FileAdvanced, FileBegan, FileDone, Noted, Planned, Report
-from mirror.fill.git import BRANCHES, DEFAULT, Address, ModelRepository
-from mirror.fill.openllm import Bento, find, tags
-from mirror.fill.pull import Plan, Pull
-from mirror.fill.wheels import Platform, WantedWheel
-from mirror.repos import Repo
-from mirror.server import Place, open_place, read_token
-from mirror.sizes import human, several
+from mirror.core.errors import ConfigError, HubmirrorError
+from mirror.core.repo import Repo
+from mirror.core.units import human, several
+from mirror.openllm import wheels as wheelhouse
+from mirror.openllm.bento import Bento, find, tags
+from mirror.openllm.closure import Closure, PinnedModel, check_sums
+from mirror.openllm.model_repository import BRANCHES, DEFAULT, Address, ModelRepository
+from mirror.openllm.wheels import Platform, WantedWheel
+from mirror.server.run import Place, open_place, read_token
+from mirror.store.cache import Cache
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned, Report
+from mirror.sync.pull import Plan, Pull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

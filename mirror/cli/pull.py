@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from mirror.cli.progress import showing
 from mirror.cli.settings import settings
-from mirror.cli.show import showing
 from mirror.config import File, RepoSpec
-from mirror.errors import ConfigError, HubmirrorError
-from mirror.fill.blobs import Cache
-from mirror.fill.events import Noted, Report
-from mirror.fill.held import holds, needed
-from mirror.fill.pull import Outcome, Plan, Pull
-from mirror.fill.remove import prunable, remove_repo, remove_revision
-from mirror.fill.upstream import Upstream
-from mirror.sizes import human, several
-from mirror.state import write_atomically
+from mirror.core.errors import ConfigError, HubmirrorError
+from mirror.core.units import human, several
+from mirror.derived.state import write_atomically
+from mirror.maintenance.garbage import prunable, remove_repo, remove_revision
+from mirror.store.cache import Cache
+from mirror.store.progress import Noted, Report
+from mirror.sync.completeness import holds, needed
+from mirror.sync.pull import Outcome, Plan, Pull
+from mirror.sync.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mirror.fill.needs import Need
-    from mirror.repos import Repo
+    from mirror.core.repo import Repo
+    from mirror.sync.dependencies import Need
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 _LAST_PULL = "last-pull.json"

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from mirror import __version__
-from mirror.cli.look import tell_unseen
+from mirror.cli.ls import tell_unseen
 from mirror.cli.settings import settings
 from mirror.config import SETTINGS, SourceSpec
-from mirror.demo import write_demo
-from mirror.errors import HubmirrorError
-from mirror.server import (
+from mirror.core.errors import HubmirrorError
+from mirror.core.source import unseen_text
+from mirror.core.units import several
+from mirror.server.run import (
     Place,
     Plan,
     Tls,
@@ -30,8 +31,7 @@ from mirror.server import (
     read_token,
     run,
 )
-from mirror.sizes import several
-from mirror.source import unseen_text
+from mirror.store.demo import write_demo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +89,7 @@ def demo(data: Path, **_: Any) -> None:
 
 def _open_tls(host: str, rest: dict[str, Any]) -> Tls:
     # It is imported when it is called for: cryptography takes time and memory.
-    issue = importlib.import_module("mirror.tls").issue
+    issue = importlib.import_module("mirror.server.certificates").issue
     certificate = issue(rest["ca"], rest["names"])
     return Tls(listen(host, rest["tls_port"], "--tls-port"), certificate, rest["names"])
 

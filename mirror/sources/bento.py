@@ -15,27 +15,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import (
+from mirror.core.errors import (
     RepositoryNotFoundError,
     RequestError,
     RevisionIncompleteError,
     RevisionNotFoundError,
     UnavailableError,
 )
-from mirror.files import read_regular
-from mirror.manifests import parse_files
-from mirror.repos import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
-from mirror.safe_yaml import BadYamlError, load
-from mirror.source import Snapshot, StoredFile
+from mirror.core.files import read_regular
+from mirror.core.record import parse_files
+from mirror.core.repo import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
+from mirror.core.safe_yaml import BadYamlError, load
+from mirror.core.source import Snapshot, StoredFile
 from mirror.sources.plain import PlainFiles
-from mirror.sources.recent import HOLD, RecentSnapshots
 from mirror.sources.scan import moment
+from mirror.sources.snapshot_cache import HOLD, RecentSnapshots
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from mirror.digests import Digests
-    from mirror.trees import RepoFile
+    from mirror.core.tree import RepoFile
+    from mirror.derived.digests import Digests
 
 ORIGIN = "hubmirror"
 """The key of an entry's metadata under which its true repository is kept."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.errors import RepositoryNotFoundError, RevisionNotFoundError, UnavailableError
-from mirror.repos import Repo, find_commit
-from mirror.source import Snapshot
+from mirror.core.errors import RepositoryNotFoundError, RevisionNotFoundError, UnavailableError
+from mirror.core.repo import Repo, find_commit
+from mirror.core.source import Snapshot
 from mirror.sources.plain import PlainFiles
-from mirror.sources.recent import HOLD, RecentSnapshots
+from mirror.sources.snapshot_cache import HOLD, RecentSnapshots
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from mirror.digests import Digests
+    from mirror.derived.digests import Digests
 
 
 class Folder:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mirror.digests import Wanted
-from mirror.errors import RequestError, RevisionNotFoundError, UnavailableError
-from mirror.repos import find_commit
-from mirror.source import Snapshot, StoredFile
-from mirror.sources.layout import Found, LinkError, RepoDir
+from mirror.core.errors import RequestError, RevisionNotFoundError, UnavailableError
+from mirror.core.repo import find_commit
+from mirror.core.source import Snapshot, StoredFile
+from mirror.core.tree import RepoFile, check_file_path, lfs_file
+from mirror.derived.digests import Wanted
 from mirror.sources.plain import by_rule, stored_file
+from mirror.sources.repo_dir import Found, LinkError, RepoDir
 from mirror.sources.scan import LfsRule, files_below, moment
-from mirror.trees import RepoFile, check_file_path, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mirror.digests import Digests
-    from mirror.sources.recent import RecentSnapshots
+    from mirror.derived.digests import Digests
+    from mirror.sources.snapshot_cache import RecentSnapshots
 
 _NOT_HERE = "Upstream has it, and this mirror's folder lacks it."
 

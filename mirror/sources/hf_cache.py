@@ -9,18 +9,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.errors import RepositoryNotFoundError, UnavailableError
-from mirror.repos import Repo
+from mirror.core.errors import RepositoryNotFoundError, UnavailableError
+from mirror.core.repo import Repo
 from mirror.sources.foreign import ForeignRevisions
-from mirror.sources.layout import RepoDir, identity
 from mirror.sources.managed import ManagedRevisions
-from mirror.sources.recent import HOLD, RecentSnapshots
+from mirror.sources.repo_dir import RepoDir, identity
+from mirror.sources.snapshot_cache import HOLD, RecentSnapshots
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
 
-    from mirror.digests import Digests
-    from mirror.source import Snapshot
+    from mirror.core.source import Snapshot
+    from mirror.derived.digests import Digests
 
 
 class HfCache:

@@ -10,19 +10,19 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror.errors import RevisionIncompleteError, RevisionNotFoundError, UnavailableError
-from mirror.manifests import ManifestError
-from mirror.repos import COMMIT_HASH, find_commit, short_ref
-from mirror.sizes import human
-from mirror.source import Snapshot, StoredFile
-from mirror.sources.layout import WORKSHOP, LinkError, RepoDir
+from mirror.core.errors import RevisionIncompleteError, RevisionNotFoundError, UnavailableError
+from mirror.core.record import ManifestError
+from mirror.core.repo import COMMIT_HASH, find_commit, short_ref
+from mirror.core.source import Snapshot, StoredFile
+from mirror.core.units import human
+from mirror.sources.repo_dir import WORKSHOP, LinkError, RepoDir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mirror.manifests import Record
-    from mirror.sources.recent import RecentSnapshots
-    from mirror.trees import RepoFile
+    from mirror.core.record import Record
+    from mirror.core.tree import RepoFile
+    from mirror.sources.snapshot_cache import RecentSnapshots
 
 _LEFT_OUT = "Upstream has it, and the pull of this revision left it out."
 

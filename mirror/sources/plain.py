@@ -9,19 +9,19 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mirror.digests import Wanted
-from mirror.errors import BlobUnreadableError, RequestError
-from mirror.files import read_regular
-from mirror.source import StoredFile
+from mirror.core.errors import BlobUnreadableError, RequestError
+from mirror.core.files import read_regular
+from mirror.core.source import StoredFile
+from mirror.core.tree import Tree, check_file_path, lfs_file
+from mirror.derived.digests import Wanted
 from mirror.sources.scan import LfsRule, digested, files_below, moment
-from mirror.trees import Tree, check_file_path, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import datetime
     from pathlib import Path
 
-    from mirror.digests import Digests
+    from mirror.derived.digests import Digests
 
 _SKIPPED = frozenset({".cache/huggingface", ".hubmirror"})
 _POINTER = re.compile(

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mirror.files import is_outage, open_regular, read_regular
-from mirror.trees import MAX_DEPTH, RepoFile, lfs_file
+from mirror.core.files import is_outage, open_regular, read_regular
+from mirror.core.tree import MAX_DEPTH, RepoFile, lfs_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from mirror.digests import Kind, Wanted
+    from mirror.derived.digests import Kind, Wanted
 
 _MAX_ATTRIBUTES = 1024 * 1024
 _MAX_RULES = 1000

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote_to_bytes
 
 from starlette.datastructures import Headers
 
-from mirror.errors import ForbiddenError, UnauthorizedError
+from mirror.core.errors import ForbiddenError, UnauthorizedError
 from mirror.web.errors import error_response
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ from urllib.parse import parse_qsl, quote
 import orjson
 from starlette.responses import Response
 
-from mirror import wire
-from mirror.errors import EntryNotFoundError, NotOfferedError, RequestError
-from mirror.trees import RepoFile, Tree, check_path
+from mirror.core.errors import EntryNotFoundError, NotOfferedError, RequestError
+from mirror.core.tree import RepoFile, Tree, check_path
+from mirror.derived import hub_json
 from mirror.web.paging import page_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirror.source import Snapshot
-    from mirror.trees import RepoFolder
-    from mirror.web.call import Call
+    from mirror.core.source import Snapshot
+    from mirror.core.tree import RepoFolder
+    from mirror.web.request import Call
 
 # llama.cpp never follows a Link, so a page holds what real repositories have.
 TREE_PAGE = 10_000
@@ -32,7 +32,9 @@ def info(call: Call) -> Response:
     """`/api/{type}s/{repo}[/revision/{revision}]` (`model_info`, `snapshot_download`)."""
     snapshot = call.revision_and_path()[0] if call.target.rest else call.snapshot()
     expand, blobs = call.several("expand"), call.flag("blobs")
-    return json_response(wire.info(call.facts(snapshot), call.files(snapshot), expand, blobs=blobs))
+    return json_response(
+        hub_json.info(call.facts(snapshot), call.files(snapshot), expand, blobs=blobs)
+    )
 
 
 def tree(call: Call) -> Response:
@@ -55,12 +57,14 @@ def paths_info(call: Call) -> Response:
     paths, expand = _asked_paths(call)
     listed = Tree(call.files(snapshot))
     entries = [listed.entry(path) for path in paths]
-    commit = wire.last_commit(snapshot) if expand else None
-    return json_response([wire.tree_row(entry, commit) for entry in entries if entry is not None])
+    commit = hub_json.last_commit(snapshot) if expand else None
+    return json_response(
+        [hub_json.tree_row(entry, commit) for entry in entries if entry is not None]
+    )
 
 
 def refs(call: Call) -> Response:
-    body = wire.refs(call.hub.source.refs(call.repo))
+    body = hub_json.refs(call.hub.source.refs(call.repo))
     if not call.flag("include_prs"):
         del body["pullRequests"]
     return json_response(body)
@@ -69,7 +73,7 @@ def refs(call: Call) -> Response:
 def commits(call: Call) -> Response:
     """The snapshot's own commit: a folder has no history."""
     snapshot, _ = call.revision_and_path()
-    page = wire.commits(snapshot) if call.query.get("p", "0") == "0" else []
+    page = hub_json.commits(snapshot) if call.query.get("p", "0") == "0" else []
     return json_response(page, {"x-total-count": "1"})
 
 
@@ -138,8 +142,8 @@ def not_offered(_: Call) -> Response:
 def _rows(
     call: Call, snapshot: Snapshot, entries: list[RepoFile | RepoFolder]
 ) -> list[dict[str, Any]]:
-    commit = wire.last_commit(snapshot) if call.flag("expand") else None
-    return [wire.tree_row(entry, commit) for entry in entries]
+    commit = hub_json.last_commit(snapshot) if call.flag("expand") else None
+    return [hub_json.tree_row(entry, commit) for entry in entries]
 
 
 def _asked_paths(call: Call) -> tuple[list[str], bool]:

@@ -17,34 +17,34 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from mirror.catalog import Catalog
-from mirror.digests import Digests
-from mirror.errors import (
+from mirror.core.errors import (
     DigestPendingError,
     HubmirrorError,
     ReadOnlyError,
     RequestError,
     UnavailableError,
 )
-from mirror.shelf import Shelf
-from mirror.web import api, git, registry, resolve, simple, xet
+from mirror.derived.catalog import Catalog
+from mirror.derived.digests import Digests
+from mirror.derived.xet_hashes import XetHashes
+from mirror.openllm.shelf import Shelf
+from mirror.web import api, git, ollama, package_index, resolve, xet
 from mirror.web.access import Gate, Signer
 from mirror.web.body import BodyReader
-from mirror.web.call import Call, Hub
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
 from mirror.web.observe import AccessLog, Metrics, Observe
-from mirror.web.recent import Recall, RecentAnswers
+from mirror.web.request import Call, Hub
+from mirror.web.response_cache import Recall, RecentAnswers
 from mirror.web.urls import Target, parse
-from mirror.xet_hashes import XetHashes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from starlette.types import Receive, Scope, Send
 
-    from mirror.source import Source
-    from mirror.state import State
+    from mirror.core.source import Source
+    from mirror.derived.state import State
 
 _THREADS = 16  # more fight each other for the interpreter
 # Seconds that an answer may wait for digests. Clients give up on a HEAD after ten; hf_xet waits for
@@ -111,13 +111,13 @@ ANSWERS: dict[str, Callable[[Call], Response]] = {
     **api.ANSWERS,
     **xet.ANSWERS,
     **git.ANSWERS,
-    **simple.ANSWERS,
+    **package_index.ANSWERS,
     "resolve": resolve.resolve,
     "raw": resolve.raw,
     "listing": listing,
-    "manifests": registry.manifest,
-    "blobs": registry.blob,
-    "registry": registry.registry,
+    "manifests": ollama.manifest,
+    "blobs": ollama.blob,
+    "registry": ollama.registry,
     "identity": lambda call: api.json_response({"caches": call.hub.source.identities()}),
     "welcome": lambda call: _welcome(call.base_url),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mirror.errors import BusyError, RequestError, SlowRequestError
+from mirror.core.errors import BusyError, RequestError, SlowRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

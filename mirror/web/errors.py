@@ -9,7 +9,7 @@ from __future__ import annotations
 import orjson
 from starlette.responses import Response
 
-from mirror import errors
+from mirror.core import errors
 
 _INTERNAL = "The mirror failed to answer. Its log, under this request's id, says why."
 

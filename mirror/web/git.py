@@ -23,15 +23,15 @@ from typing import IO, TYPE_CHECKING
 import anyio
 from starlette.responses import Response
 
-from mirror.errors import (
+from mirror.core.errors import (
     HubmirrorError,
     NotOfferedError,
     ReadOnlyError,
     RequestError,
     UnavailableError,
 )
-from mirror.web.blob import CHUNK, BlobResponse, Cut, until_disconnect
 from mirror.web.errors import error_response
+from mirror.web.file_response import CHUNK, BlobResponse, Cut, until_disconnect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from anyio.abc import Process
     from starlette.types import Receive, Scope, Send
 
-    from mirror.web.blob import Asked
-    from mirror.web.call import Call
+    from mirror.web.file_response import Asked
+    from mirror.web.request import Call
 
 log = logging.getLogger("hubmirror")
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from starlette.responses import Response
 
-from mirror import wire
-from mirror.errors import NotFoundError, UnavailableError
-from mirror.source import unseen_text
+from mirror.core.errors import NotFoundError, UnavailableError
+from mirror.core.source import unseen_text
+from mirror.derived import hub_json
 from mirror.web.paging import page_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirror.catalog import Entry
-    from mirror.web.call import Call
+    from mirror.derived.catalog import Entry
+    from mirror.web.request import Call
 
 _PAGE = 1000
 _SORTS = {
@@ -101,5 +101,5 @@ def _row(call: Call, entry: Entry) -> bytes:
         snapshot = call.hub.source.snapshot(entry.repo, "HEAD")
     except (NotFoundError, UnavailableError):
         return b""
-    extra = wire.info(call.facts(snapshot), call.files(snapshot), [*expand, *more])
+    extra = hub_json.info(call.facts(snapshot), call.files(snapshot), [*expand, *more])
     return orjson.dumps(extra if expand else orjson.loads(entry.row) | extra)

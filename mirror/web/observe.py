@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from mirror.errors import UnavailableError
+from mirror.core.errors import UnavailableError
 from mirror.web.errors import error_response
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from mirror.catalog import Catalog
+    from mirror.derived.catalog import Catalog
 
 log = logging.getLogger("hubmirror")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 if TYPE_CHECKING:
-    from mirror.web.call import Call
+    from mirror.web.request import Call
 
 
 def page_link(call: Call, cursor: int) -> dict[str, str]:

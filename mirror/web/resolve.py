@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from mirror.trees import check_path, lfs_pointer
-from mirror.web.blob import blob_response
+from mirror.core.tree import check_path, lfs_pointer
+from mirror.web.file_response import blob_response
 from mirror.web.xet import hints
 
 if TYPE_CHECKING:
-    from mirror.trees import RepoFile
-    from mirror.web.call import Call
+    from mirror.core.tree import RepoFile
+    from mirror.web.request import Call
 
 # Shown as text by a browser; all else is bytes. Nothing is ever served as HTML.
 _TEXT = "text/plain; charset=utf-8"

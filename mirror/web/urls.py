@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from mirror.errors import NotOfferedError, RequestError
-from mirror.repos import COMMIT_HASH, PLURALS, RepoType
+from mirror.core.errors import NotOfferedError, RequestError
+from mirror.core.repo import COMMIT_HASH, PLURALS, RepoType
 
 # What follows a repo id, below /api/ and elsewhere: it also tells where a bare id (`gpt2`) ends.
 _API_WORDS = frozenset({

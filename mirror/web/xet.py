@@ -10,22 +10,22 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from mirror.errors import ForbiddenError, NotOfferedError, RequestError
-from mirror.trees import check_path
+from mirror.core.errors import ForbiddenError, NotOfferedError, RequestError
+from mirror.core.tree import check_path
 from mirror.web.api import json_response
-from mirror.web.blob import Span, parse_range, xorb_response
-from mirror.xet import CHUNK, Xorb, terms
+from mirror.web.file_response import Span, parse_range, xorb_response
+from mirror.web.xorb import CHUNK, Xorb, terms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.responses import Response
 
-    from mirror.repos import Repo
-    from mirror.source import Snapshot, StoredFile
-    from mirror.trees import RepoFile
-    from mirror.web.call import Call
-    from mirror.xet import Term
+    from mirror.core.repo import Repo
+    from mirror.core.source import Snapshot, StoredFile
+    from mirror.core.tree import RepoFile
+    from mirror.web.request import Call
+    from mirror.web.xorb import Term
 
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
 _RANGE_END = re.compile(r"bytes=[0-9]{1,18}-([0-9]{1,18})")

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.fill.carried import hubmirror, names_below, put_grown
+from tests.carried import hubmirror, names_below, put_grown
 from tests.folders import write
 
 Manifest = dict[str, Any]

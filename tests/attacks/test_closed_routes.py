@@ -16,20 +16,20 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from mirror.digests import Digests
-from mirror.errors import NotOfferedError
-from mirror.layers import FirstFound
-from mirror.repos import Repo
-from mirror.shelf import Shelf
+from mirror.core.errors import NotOfferedError
+from mirror.core.repo import Repo
+from mirror.core.tree import lfs_file
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.derived.xet_hashes import XetHashes
+from mirror.openllm.shelf import Shelf
+from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.sources.publish import publish
-from mirror.state import State
-from mirror.trees import lfs_file
+from mirror.store.publish import publish
 from mirror.web import urls
 from mirror.web.access import Signer
 from mirror.web.app import ANSWERS, Reach, create_app
 from mirror.web.xet import cas_path
-from mirror.xet_hashes import XetHashes
 from tests.folders import COMMIT, MODEL, OLDER, Content, make_managed, make_record, write
 from tests.servers import run_server
 from tests.wheels import make_wheel

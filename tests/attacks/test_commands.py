@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from mirror.cli import main
-from mirror.files import remove_tree
-from mirror.repos import Repo
+from mirror.core.files import remove_tree
+from mirror.core.repo import Repo
+from mirror.derived.state import State
 from mirror.sources.folder import Folder
-from mirror.state import State
 from tests.attacks.test_side_files import endless, fifo
 from tests.conftest import Serve
 from tests.folders import (

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from mirror.web.app import Reach, create_app
 from tests.attacks.raw import Said, exchange
 from tests.folders import Content, make_classic

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mirror.headers import HeaderError, gguf_facts, safetensors_parameters
+from mirror.derived.state import State
+from mirror.derived.weight_headers import HeaderError, gguf_facts, safetensors_parameters
 from mirror.sources.folder import Folder
-from mirror.state import State
 from tests.conftest import Serve
 from tests.folders import write
 

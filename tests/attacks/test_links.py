@@ -9,13 +9,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.repos import Repo
-from mirror.source import Source
+from mirror.core.repo import Repo
+from mirror.core.source import Source
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.bento import BentoStore
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests.conftest import serving
 from tests.folders import COMMIT, Content, make_classic, make_managed, make_plain, write
 

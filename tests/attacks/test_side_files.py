@@ -12,15 +12,15 @@ from typing import Any
 import orjson
 import pytest
 
-from mirror.digests import Digests
-from mirror.files import folder_size, open_regular, read_regular, remove_tree
-from mirror.manifests import ManifestError, Record
-from mirror.repos import Repo, check_ref
-from mirror.source import Source
+from mirror.core.files import folder_size, open_regular, read_regular, remove_tree
+from mirror.core.record import ManifestError, Record
+from mirror.core.repo import Repo, check_ref
+from mirror.core.source import Source
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.bento import BentoStore
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests.conftest import Serve
 from tests.folders import (
     COMMIT,

@@ -15,12 +15,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.server import uvicorn_protocol as protocol
+from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from mirror.web import body as body_module
-from mirror.web import protocol
 from mirror.web.app import create_app
 from tests.folders import FILES, Content, make_classic, make_managed
 from tests.servers import run_command, run_server

@@ -16,16 +16,16 @@ from random import Random
 import httpx2
 import pytest
 
-from mirror.demo import write_demo
-from mirror.digests import Digests
-from mirror.repos import Repo
-from mirror.source import Source
+from mirror.core.repo import Repo
+from mirror.core.source import Source
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
+from mirror.store.demo import write_demo
 from mirror.web.access import Signer
 from mirror.web.app import Reach
 from mirror.web.observe import AccessLog
-from mirror.xet_hashes import XetHashes
 from tests import folders
 from tests.clients.clients import Cell, Run
 from tests.clients.proxies import Trap, run_trap

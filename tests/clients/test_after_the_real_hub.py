@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from mirror.repos import Repo
-from mirror.state import State
+from mirror.core.repo import Repo
+from mirror.derived.state import State
 from mirror.web.access import Signer
 from tests import folders
 from tests.clients.clients import HUBS_WITH_XET, Run, each

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.repos import Repo
+from mirror.core.repo import Repo
 from tests import folders
 from tests.clients.clients import (
     ARIA2,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror.repos import Repo
-from mirror.sizes import human
-from mirror.sources.publish import publish
-from mirror.state import State
-from mirror.trees import lfs_file
+from mirror.core.repo import Repo
+from mirror.core.tree import lfs_file
+from mirror.core.units import human
+from mirror.derived.state import State
+from mirror.store.publish import publish
 from tests import folders
 from tests.clients.clients import HUBS, Run
 from tests.clients.conftest import Mirror, offering

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mirror.digests import Digests
-from mirror.repos import Repo
+from mirror.core.repo import Repo
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.folder import Folder
-from mirror.state import State
 from tests.clients.clients import SENTENCE_TRANSFORMERS, TRANSFORMERS, Run, each
 from tests.clients.conftest import url_of
 from tests.clients.venvs import environment

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from mirror.digests import Digests
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests import shapes
 from tests.clients.clients import TRANSFORMERS, Client
 from tests.clients.conftest import url_of

@@ -16,11 +16,11 @@ import hf_xet
 import httpx2
 import pytest
 
-from mirror.repos import Repo
-from mirror.sources.publish import publish
-from mirror.state import State
+from mirror.core.repo import Repo
+from mirror.derived.state import State
+from mirror.store.publish import publish
 from mirror.web.access import Signer
-from mirror.xet import BLOCK, CHUNK
+from mirror.web.xorb import BLOCK, CHUNK
 from tests import folders
 from tests.clients.clients import HUBS_WITH_XET, Run, each
 from tests.clients.conftest import TOKEN, WHOLE, Mirror, offering

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.source import Source
+from mirror.core.source import Source
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests import folders
 from tests.conftest import serving
 

@@ -13,11 +13,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.repos import Repo
+from mirror.core.repo import Repo
+from mirror.core.tree import lfs_pointer
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
-from mirror.trees import lfs_pointer
 from mirror.web.app import Reach, create_app
 from tests import folders
 from tests.conftest import Serve, serving

@@ -11,10 +11,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.repos import Repo
+from mirror.core.repo import Repo
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.contract.conftest import Served

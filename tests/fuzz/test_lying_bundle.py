@@ -16,11 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from mirror.cli import main
-from mirror.fill.bundle import Item, Manifest, Volume
-from mirror.repos import Repo
-from mirror.trees import blob_hash
+from mirror.core.repo import Repo
+from mirror.core.tree import blob_hash
+from mirror.transfer.bundle_manifest import Item, Manifest, Volume
 from tests.attacks.test_bundles import seal
-from tests.fill.carried import put_grown
+from tests.carried import put_grown
 from tests.folders import Content, entry, make_record, repo_dir, write
 from tests.fuzz.mutation import FACTOR, ODD_STRINGS, count, mutate
 from tests.fuzz.verified import harm

@@ -22,31 +22,31 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirror.config import File
-from mirror.digests import Digests
-from mirror.errors import (
+from mirror.core.errors import (
     CarryError,
     ConfigError,
     NotOfferedError,
     RequestError,
     UnavailableError,
 )
-from mirror.facts import Facts
-from mirror.fill.bundle import Manifest
-from mirror.headers import HeaderError, gguf_facts, safetensors_parameters
-from mirror.manifests import ManifestError, Record, parse_tree, render_tree
-from mirror.repos import COMMIT_HASH, Repo
-from mirror.source import Snapshot, StoredFile
+from mirror.core.record import ManifestError, Record, parse_tree, render_tree
+from mirror.core.repo import COMMIT_HASH, Repo
+from mirror.core.source import Snapshot, StoredFile
+from mirror.core.tree import Tree, lfs_pointer
+from mirror.derived.digests import Digests
+from mirror.derived.facts import Facts
+from mirror.derived.state import State
+from mirror.derived.weight_headers import HeaderError, gguf_facts, safetensors_parameters
 from mirror.sources.bento import BentoStore
 from mirror.sources.bento import entries as bento_entries
-from mirror.sources.layout import RepoDir
 from mirror.sources.plain import PlainFiles
+from mirror.sources.repo_dir import RepoDir
 from mirror.sources.scan import LfsRule
-from mirror.state import State
-from mirror.trees import Tree, lfs_pointer
-from mirror.web.blob import parse_range
+from mirror.transfer.bundle_manifest import Manifest
+from mirror.web.file_response import parse_range
 from mirror.web.urls import Target, parse
 from tests.attacks.test_bundles import seal
-from tests.fill.carried import hubmirror, put_grown
+from tests.carried import hubmirror, put_grown
 from tests.folders import COMMIT, MODEL, Content, entry, make_record, make_safetensors, write
 from tests.fuzz.mutation import FACTOR, ODD_STRINGS, count, mutate, mutate_bytes
 

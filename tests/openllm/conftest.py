@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.filling import alone, filling, later, simulator
 from tests.openllm.closed import Closed, closed_network
 from tests.openllm.sites import Site, fill
+
+__all__ = ["alone", "filling", "later", "simulator"]
 
 Close = Callable[..., Closed]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.demo import write_demo
-from mirror.manifests import Record
+from mirror.core.record import Record
+from mirror.store.demo import write_demo
 from tests.openllm.closed import ROOT
 from tests.openllm.model_repository import make
 from tests.openllm.pages import documented

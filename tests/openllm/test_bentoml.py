@@ -14,7 +14,7 @@ pytest.importorskip("bentoml", reason="BentoML is not installed beside hubmirror
 
 import yaml
 
-from mirror.manifests import Record
+from mirror.core.record import Record
 from tests.openllm.closed import MIRROR_URL, SCRIPTS, Closed, Server, basics
 from tests.openllm.conftest import Close
 from tests.openllm.environments import environment

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mirror.digests import Digests
-from mirror.errors import (
+from mirror.core.errors import (
     BlobUnreadableError,
     EntryNotFoundError,
     RepositoryNotFoundError,
@@ -23,17 +22,18 @@ from mirror.errors import (
     RevisionNotFoundError,
     UnavailableError,
 )
-from mirror.layers import FirstFound
-from mirror.manifests import render_files
-from mirror.repos import Repo, RepoType
-from mirror.server import open_place
-from mirror.source import open_blob
+from mirror.core.record import render_files
+from mirror.core.repo import Repo, RepoType
+from mirror.core.source import open_blob
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.server.run import open_place
 from mirror.sources.bento import BentoStore, repo_id_of
+from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
+from tests.carried import hubmirror
 from tests.conftest import Serve
-from tests.fill.carried import hubmirror
 from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, make_managed, write
 
 DERIVED = Repo.parse("org/model")

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from mirror.digests import Digests
-from mirror.errors import (
+from mirror.core.errors import (
     DigestPendingError,
     EntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     UnavailableError,
 )
-from mirror.repos import Repo
+from mirror.core.repo import Repo
+from mirror.core.tree import lfs_pointer
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
 from mirror.sources.folder import Folder
-from mirror.state import State
-from mirror.trees import lfs_pointer
 from tests.folders import FILES, MODEL, Content, make_plain, write
 
 

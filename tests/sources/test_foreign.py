@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import (
+from mirror.core.errors import (
     BlobUnreadableError,
     EntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     UnavailableError,
 )
-from mirror.repos import Repo
-from mirror.source import check_blob, open_blob
+from mirror.core.repo import Repo
+from mirror.core.source import check_blob, open_blob
 from mirror.sources.hf_cache import HfCache
 from tests.folders import (
     COMMIT,

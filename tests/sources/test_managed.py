@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import (
+from mirror.core.errors import (
     EntryNotFoundError,
     RevisionIncompleteError,
     RevisionNotFoundError,
 )
+from mirror.core.tree import lfs_file
 from mirror.sources.hf_cache import HfCache
-from mirror.sources.layout import RepoDir
-from mirror.trees import lfs_file
+from mirror.sources.repo_dir import RepoDir
 from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, make_classic, make_managed, write
 
 WEIGHTS = "model.safetensors"

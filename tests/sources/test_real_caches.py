@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import EntryNotFoundError
-from mirror.repos import Repo
+from mirror.core.errors import EntryNotFoundError
+from mirror.core.repo import Repo
 from mirror.sources.hf_cache import HfCache
 from tests.hub import HubSimulator
 from tests.servers import run_server

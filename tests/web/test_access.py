@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
-from mirror.shelf import Shelf
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.openllm.shelf import Shelf
+from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.state import State
 from mirror.web.access import Signer
 from mirror.web.app import Reach, create_app
 from tests.conftest import Serve

@@ -18,10 +18,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
-from mirror.shelf import Shelf
-from mirror.state import State
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.openllm.shelf import Shelf
+from mirror.sources.first_found import FirstFound
 from mirror.web.app import create_app
 from tests.servers import run_server
 from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_shelf
@@ -339,7 +339,7 @@ def test_a_view_that_was_changed_is_made_anew(own: Mirror, tmp_path: Path) -> No
 def test_a_view_that_many_processes_make_at_once(own: Mirror) -> None:
     """As the workers of a server do after its start."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom mirror.git_view import kept\n"
+        "import sys\nfrom pathlib import Path\nfrom mirror.openllm.git_view import kept\n"
         "folder, root, views = map(Path, sys.argv[1:])\n"
         "print({kept(folder, root, views / str(n)).name for n in range(200)})\n"
     )

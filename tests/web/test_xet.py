@@ -18,22 +18,23 @@ from urllib.parse import quote
 import httpx2
 import pytest
 
-from mirror.digests import Digests
-from mirror.layers import FirstFound
-from mirror.repos import Repo
+from mirror.core.repo import Repo
+from mirror.core.tree import lfs_file
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.derived.xet_hashes import XetHashes
+from mirror.server import uvicorn_protocol as protocol
+from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.sources.publish import publish
-from mirror.state import State
-from mirror.trees import lfs_file
-from mirror.web import api, protocol
+from mirror.store.publish import publish
+from mirror.web import api
 from mirror.web.app import create_app
 from mirror.web.urls import parse
-from mirror.xet import BLOCK, CHUNK, HEAD
-from mirror.xet_hashes import XetHashes
+from mirror.web.xorb import BLOCK, CHUNK, HEAD
 from tests.conftest import Serve, serving
 from tests.folders import COMMIT, MODEL, Content, entry, make_record, repo_dir, write
 from tests.servers import run_server
-from tests.test_xet_layout import build
+from tests.web.test_xorb import build
 
 STORED = HEAD + CHUNK
 ODD = "odd \u00fc#%.bin"

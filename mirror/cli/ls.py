@@ -1,0 +1,84 @@
+"""`hubmirror ls`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mirror.cli.settings import PLACE, settings
+from mirror.config import SourceSpec
+from mirror.core.repo import short_ref
+from mirror.core.source import unseen_text
+from mirror.core.units import human
+from mirror.server.run import Place, open_place
+from mirror.sources.inventory import Row, inventory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+_WIDE = 1000  # for programs, which want a row on a line
+
+
+@click.command()
+@settings(*PLACE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: bool) -> None:
+    """List what the sources hold, revision by revision."""
+    place = open_place(data, state, [SourceSpec.parse(text) for text in sources])
+    rows = list(inventory(place.sources))
+    if as_json:
+        for row in rows:
+            click.echo(orjson.dumps(_plain(row)))
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    if rows:
+        console.print(_table(rows))
+    else:
+        console.print("Nothing is here yet.")
+    tell_unseen(console, place)
+
+
+def tell_unseen(console: Console, place: Place) -> None:
+    for source in place.sources.sources:
+        if repos := source.unseen():
+            folder = source.label.partition(":")[2]
+            console.print(escape(unseen_text(repos, folder)), style="yellow")
+
+
+def _table(rows: list[Row]) -> Table:
+    names = ["repository", "revision", "refs", "files", "size", "source", "status"]
+    if any(row.pulled_at for row in rows):
+        names.insert(5, "pulled")
+    table = Table(box=None, header_style="bold")
+    for name in names:
+        number = name in ("files", "size")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        cells = {
+            "repository": str(row.repo),
+            "revision": row.commit_hash[:8],
+            "refs": " ".join(map(short_ref, row.refs)),
+            "files": str(row.files),
+            "size": human(row.size),
+            "pulled": row.pulled_at.strftime("%Y-%m-%d") if row.pulled_at else "",
+            "source": escape(row.source),
+            "status": escape(f"{row.status}: {row.note}" if row.note else row.status),
+        }
+        table.add_row(*(cells[name] for name in names))
+    return table
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        "repo_type": row.repo.repo_type, "repo_id": row.repo.repo_id,
+        "commit_hash": row.commit_hash, "refs": row.refs, "source": row.source,
+        "status": row.status, "files": row.files, "size": row.size, "note": row.note,
+        "pulled_at": row.pulled_at,
+    }  # fmt: skip

@@ -1,0 +1,167 @@
+"""Showing what happens: bars on a terminal, lines elsewhere, JSON for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from mirror.core.units import human, several
+from mirror.store.progress import (
+    Event,
+    FileAdvanced,
+    FileBegan,
+    FileDone,
+    Noted,
+    Planned,
+    Report,
+    RevisionDone,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SMALL = 32 * 1024 * 1024  # files below have no bar of their own
+_EVERY = 10.0  # seconds between two lines about the whole
+_STYLES = {"warning": "yellow", "error": "red"}
+
+
+@contextlib.contextmanager
+def showing(*, as_json: bool) -> Iterator[Report]:
+    """A report that shows events in the way that fits where they go."""
+    if as_json:
+        yield _json
+    elif sys.stderr.isatty():
+        with _Bars() as bars:
+            yield bars
+    else:
+        yield _Lines()
+
+
+def _json(event: Event) -> None:
+    if isinstance(event, FileAdvanced):
+        return
+    fields: dict[str, Any] = {
+        field.name: getattr(event, field.name) for field in dataclasses.fields(event)
+    }
+    fields = {name: str(value) if name == "repo" else value for name, value in fields.items()}
+    click.echo(orjson.dumps({"event": type(event).__name__, **fields}))
+
+
+def _done(event: RevisionDone) -> str:
+    return (
+        f"{event.repo} at {event.commit_hash[:12]}: {event.outcome} "
+        f"({several(event.files, 'file')}, {human(event.size)})"
+    )
+
+
+class _Lines:
+    """A line for each revision and note, and now and then one for the whole."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._size = self._came = 0
+        self._began = self._told = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            match event:
+                case Planned():
+                    self._size, self._came = event.size, 0
+                    self._began = self._told = time.monotonic()
+                    click.echo(f"{several(event.files, 'file')}, {human(event.size)}", err=True)
+                case RevisionDone():
+                    click.echo(_done(event), err=True)
+                case Noted():
+                    start = "" if event.level == "info" else f"{event.level}: "
+                    click.echo(f"{start}{event.text}", err=True)
+                case FileAdvanced():
+                    self._came += event.count
+                    if time.monotonic() - self._told > _EVERY:
+                        self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        rate = self._came / (self._told - self._began)
+        left = (self._size - self._came) / rate if rate > 0 else 0
+        click.echo(
+            f"{human(self._came)} of {human(self._size)}, {human(rate)}/s, {left:.0f} s left",
+            err=True,
+        )
+
+
+class _Bars:
+    """A bar for the whole, and one for each large file under way."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._all: TaskID | None = None
+        self._files: dict[tuple[str, str], TaskID] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            match event:
+                case Planned():
+                    self._plan(event)
+                case FileBegan() if event.size > _SMALL:
+                    name = f"  {event.path[-40:]}"
+                    task = self._bars.add_task(name, total=event.size)
+                    self._files[str(event.repo), event.path] = task
+                case FileAdvanced():
+                    self._advance(event)
+                case FileDone():
+                    self._end(str(event.repo), event.path)
+                case RevisionDone():
+                    self._console.print(_done(event), markup=False)
+                case Noted():
+                    self._console.print(event.text, style=_STYLES.get(event.level), markup=False)
+
+    def _plan(self, event: Planned) -> None:
+        if self._all is not None:
+            self._bars.remove_task(self._all)
+        self._all = self._bars.add_task(several(event.files, "file"), total=event.size)
+
+    def _end(self, repo: str, path: str) -> None:
+        task = self._files.pop((repo, path), None)
+        if task is not None:
+            self._bars.remove_task(task)
+
+    def _advance(self, event: FileAdvanced) -> None:
+        if self._all is not None:
+            self._bars.advance(self._all, event.count)
+        task = self._files.get((str(event.repo), event.path))
+        if task is not None:
+            self._bars.advance(task, event.count)

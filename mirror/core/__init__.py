@@ -1,0 +1,1 @@
+"""What every room speaks of: repositories, trees, records, the interface of a source, errors."""

@@ -1,0 +1,177 @@
+"""The files of a commit: entries, safe paths, and the ids that git gives to files and folders."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+MAX_PATH = 1024
+"""Characters of a path inside a repository."""
+
+MAX_DEPTH = 64
+"""Folders of a path inside a repository, its file counted."""
+
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RepoFile:
+    """One file of a tree. `size` in bytes; ids in hex.
+
+    `blob_id` is git's: for an LFS file that of its pointer. `xet_hash` is known only where the
+    real hub told it.
+    """
+
+    path: str
+    size: int
+    blob_id: str
+    lfs_sha256: str | None = None
+    xet_hash: str | None = None
+
+    @property
+    def etag(self) -> str:
+        """The digest that names the blob (huggingface_hub: the blob's file name in its cache)."""
+        return self.lfs_sha256 or self.blob_id
+
+
+@dataclass(frozen=True, slots=True)
+class RepoFolder:
+    """One folder of a tree, with git's tree id (huggingface_hub `RepoFolder` requires an oid)."""
+
+    path: str
+    tree_id: str
+
+
+class Tree:
+    """The files of a commit, by path, and the folders that they imply."""
+
+    def __init__(self, files: Mapping[str, RepoFile]) -> None:
+        self.files = files
+        self._children: dict[str, dict[str, RepoFile | str]] = {"": {}}
+        for path in sorted(files):
+            self._place(path, files[path])
+        self._tree_ids: dict[str, str] = {}
+
+    def _place(self, path: str, file: RepoFile) -> None:
+        parent, _, name = path.rpartition("/")
+        self._folder(parent)[name] = file
+
+    def _folder(self, path: str) -> dict[str, RepoFile | str]:
+        if path not in self._children:
+            parent, _, name = path.rpartition("/")
+            self._children[path] = {}
+            self._folder(parent)[name] = path
+        return self._children[path]
+
+    def __contains__(self, folder: str) -> bool:
+        return folder in self._children
+
+    def entry(self, path: str) -> RepoFile | RepoFolder | None:
+        """The file or folder at a path."""
+        if path in self.files:
+            return self.files[path]
+        return RepoFolder(path, self.tree_id(path)) if path and path in self else None
+
+    def entries(self, folder: str = "", *, recursive: bool = False) -> list[RepoFile | RepoFolder]:
+        """What lies in a folder, in the order of names; with `recursive` what lies below, too."""
+        found: list[RepoFile | RepoFolder] = []
+        for name in sorted(self._children[folder]):
+            child = self._children[folder][name]
+            if isinstance(child, RepoFile):
+                found.append(child)
+                continue
+            found.append(RepoFolder(child, self.tree_id(child)))
+            if recursive:
+                found.extend(self.entries(child, recursive=True))
+        return found
+
+    def tree_id(self, folder: str = "") -> str:
+        """Git's id of a folder, as if no file in it were executable."""
+        if folder not in self._tree_ids:
+            rows = []
+            for name, child in self._children[folder].items():
+                if isinstance(child, RepoFile):
+                    rows.append((name, b"100644", name, child.blob_id))
+                else:
+                    rows.append((f"{name}/", b"40000", name, self.tree_id(child)))
+            body = b"".join(
+                mode + b" " + name.encode() + b"\0" + bytes.fromhex(oid)
+                for _, mode, name, oid in sorted(rows)
+            )
+            self._tree_ids[folder] = git_id("tree", body)
+        return self._tree_ids[folder]
+
+
+def git_id(kind: str, body: bytes) -> str:
+    """Git's object id (sha1, hex) of a body that is in memory."""
+    whole = b"%s %d\0" % (kind.encode(), len(body)) + body
+    return hashlib.sha1(whole, usedforsecurity=False).hexdigest()
+
+
+def git_blob_hash(size: int) -> hashlib._Hash:
+    """What gives a blob's git id, before its first byte."""
+    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+
+
+def blob_hash(etag: str, size: int) -> hashlib._Hash:
+    """A hash of the kind that an etag is (sha256, or git's), before the blob's first byte."""
+    return hashlib.sha256() if len(etag) == 64 else git_blob_hash(size)
+
+
+def lfs_pointer(sha256: str, size: int) -> bytes:
+    """The text that git stores in place of an LFS file (git-lfs specification, version 1)."""
+    version = "version https://git-lfs.github.com/spec/v1"
+    return f"{version}\noid sha256:{sha256}\nsize {size}\n".encode()
+
+
+def lfs_file(path: str, size: int, sha256: str, xet_hash: str | None = None) -> RepoFile:
+    """An LFS file; its git blob id follows from its sha256 and size."""
+    return RepoFile(path, size, git_id("blob", lfs_pointer(sha256, size)), sha256, xet_hash)
+
+
+def check_path(path: str) -> str:
+    """The path, if it stays inside its repository; else RequestError."""
+    parts = path.split("/")
+    if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        raise RequestError(f"{path[:200]!r} is not a path inside a repository.")
+    return path
+
+
+def check_file_path(path: str) -> str:
+    """The path of a file that is to be served or written, if it stays inside its repository and
+    has a length and a depth that every disk takes; else RequestError."""
+    if len(check_path(path)) > MAX_PATH or path.count("/") >= MAX_DEPTH:
+        raise RequestError(
+            f"{path[:200]!r} is longer than {MAX_PATH} characters or deeper than {MAX_DEPTH} "
+            "folders, which this mirror does not serve."
+        )
+    return path
+
+
+def check_disjoint(paths: Iterable[str]) -> None:
+    """Raises RequestError where one path is a file, and a folder of another path as well."""
+    known = set(paths)
+    for path in known:
+        parent = path.rpartition("/")[0]
+        while parent:
+            if parent in known:
+                raise RequestError(f"{parent[:200]!r} is both a file and a folder.")
+            parent = parent.rpartition("/")[0]
+
+
+def is_etag(text: object) -> bool:
+    """Whether it is the digest that names a blob: git's sha1, or sha256, in small hex digits."""
+    return isinstance(text, str) and _ETAG.fullmatch(text) is not None
+
+
+def used_storage(files: Iterable[RepoFile]) -> int:
+    """Bytes of the distinct blobs of a tree."""
+    return sum({file.etag: file.size for file in files}.values())

@@ -1,0 +1,261 @@
+"""Digests of files that nobody has told: computed once, in the background, and kept.
+
+A digest is kept in the state folder under the file's path, and holds as long as the file's size
+and mtime do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import itertools
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mirror.core.errors import BlobUnreadableError, DigestPendingError
+from mirror.core.files import open_regular
+from mirror.core.tree import git_blob_hash, is_etag
+from mirror.derived.state import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger("hubmirror")
+
+_CHUNK = 1 << 20
+_STOPPING = "the mirror is stopping"
+_REST = 60.0  # seconds before what failed is tried again
+_STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
+# huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
+_MOST_BY_HTTP = 50_000_000_000
+_URGENT, _HUGE = 1, 2  # ranks of xet hashes
+_FIRST = "first"
+"""The lock of processes whose next file others wait for, or Xet alone can serve."""
+
+# It ends when the pipe to its parent does, and writes no log beside the user's cache.
+_XET_HASH = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+os.environ["HF_XET_LOG_DEST"] = os.devnull
+os.nice(10)
+import hf_xet
+print(hf_xet.hash_files(sys.argv[1:])[0].hash)
+"""
+_XET_FORM = re.compile(r"[0-9a-f]{64}")
+
+Kind = Literal["git-sha1", "sha256", "xet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A digest that somebody needs: of the file at `location`, which has `size` and `mtime_ns`."""
+
+    location: str
+    size: int
+    mtime_ns: int
+    kind: Kind
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}:{self.location}"
+
+    @property
+    def rank(self) -> int:
+        """What nothing can be served without comes first, then what somebody waits for, then what
+        Xet alone can serve."""
+        return 0 if self.kind != "xet" else _HUGE if self.size > _MOST_BY_HTTP else _HUGE + 1
+
+
+def _is_digest(fact: Any, kind: Kind) -> bool:
+    """Whether the state folder holds what `_compute_next` puts there."""
+    if not isinstance(fact, list) or len(fact) != 3:
+        return False
+    size, mtime_ns, digest = fact
+    length = 40 if kind == "git-sha1" else 64
+    return type(size) is int and type(mtime_ns) is int and is_etag(digest) and len(digest) == length
+
+
+def _outcome(future: Future[str]) -> str | BlobUnreadableError:
+    error = future.exception()
+    return error if isinstance(error, BlobUnreadableError) else future.result()
+
+
+class Digests:
+    """Computes digests one file at a time for all processes that share a state folder."""
+
+    def __init__(self, state: State, *, patience: float = 5.0) -> None:
+        """`patience` is how many seconds a caller of `of` waits at most."""
+        self._state = state
+        self._patience = patience
+        self._known: dict[str, tuple[int, int, str]] = {}
+        self._running: dict[Wanted, Future[str]] = {}
+        self._failed: dict[Wanted, tuple[float, Future[str] | None]] = {}
+        self._queue: list[tuple[int, int, Wanted]] = []
+        self._queued: set[tuple[int, Wanted]] = set()
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def of(self, name: str, wanted: Iterable[Wanted]) -> list[str]:
+        """The digests, in order, as hex.
+
+        Raises DigestPendingError, naming `name`, where they take longer than the patience; the
+        work goes on. Raises BlobUnreadableError where a file cannot be read.
+        """
+        digests = self.each(name, wanted)
+        for one in digests:
+            if isinstance(one, BlobUnreadableError):
+                raise one
+        return [str(one) for one in digests]
+
+    def each(self, name: str, wanted: Iterable[Wanted]) -> list[str | BlobUnreadableError]:
+        """The same, with the error of a file that cannot be read in the place of its digest."""
+        wanted = list(wanted)
+        digests = {one: self.known(one) for one in wanted}
+        unknown = [one for one, digest in digests.items() if digest is None]
+        futures = {one: self.start(one) for one in unknown}
+        wait(futures.values(), timeout=self._patience)
+        remaining = sum(one.size for one, future in futures.items() if not future.done())
+        if not all(future.done() for future in futures.values()):
+            raise DigestPendingError(name, remaining)
+        return [digests[one] or _outcome(futures[one]) for one in wanted]
+
+    def known(self, one: Wanted) -> str | None:
+        """The digest, where it was computed before."""
+        kept = self._known.get(one.key)
+        if kept is None or kept[:2] != (one.size, one.mtime_ns):
+            fact = self._state.get("digests", one.key)  # another process may have computed it
+            if fact is None or not _is_digest(fact, one.kind):
+                return None
+            kept = self._known[one.key] = (fact[0], fact[1], fact[2])
+        return kept[2] if kept[:2] == (one.size, one.mtime_ns) else None
+
+    def start(self, one: Wanted, *, urgent: bool = False) -> Future[str]:
+        """Have it computed; what is `urgent`, somebody waits for. What failed is not tried again
+        for some time."""
+        with self._changed:
+            until, failed = self._failed.get(one, (0.0, None))
+            if failed is not None and time.monotonic() < until:
+                return failed
+            future = self._running.get(one)
+            if future is None:
+                future = self._running[one] = Future()
+            elif not urgent:
+                return future
+            rank = min(one.rank, _URGENT) if urgent else one.rank
+            if (rank, one) not in self._queued:
+                self._queued.add((rank, one))
+                heapq.heappush(self._queue, (rank, next(self._numbers), one))
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._work, name="digests", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+            return future
+
+    def close(self) -> None:
+        """Stop the work under way; what was finished stays known."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+            self._take_turn()
+            if self._queue:
+                self._closed.wait(_STEP if self._queue[0][0] else 0)
+        for future in self._running.values():
+            future.set_exception(BlobUnreadableError("A file", _STOPPING))
+
+    def _take_turn(self) -> None:
+        """Compute one, unless another process has one that is wanted more."""
+        if self._queue and self._queue[0][0] <= _HUGE:
+            with (
+                self._state.lock(_FIRST, self._closed),
+                self._state.lock(State.MAIN, self._closed),
+            ):
+                self._compute_next()
+            return
+        with self._state.lock(State.MAIN, self._closed):
+            if not self._state.is_locked(_FIRST):
+                self._compute_next()
+
+    def _compute_next(self) -> None:
+        """The most wanted now, which may not be what was so before the lock was got."""
+        with self._changed:
+            if not self._queue or self._closed.is_set():
+                return
+            rank, _, one = heapq.heappop(self._queue)
+            self._queued.discard((rank, one))
+        future = self._running.get(one)
+        if future is None:
+            return
+        self._known.pop(one.key, None)
+        try:
+            digest = self.known(one) or self._compute(one)
+        except Exception as exc:
+            error = exc
+            if not isinstance(exc, BlobUnreadableError):
+                log.exception("A digest could not be computed.")
+                error = BlobUnreadableError(os.path.basename(one.location), "its digest failed")
+            future.set_exception(error)
+            self._failed[one] = (time.monotonic() + _REST, future)
+        else:
+            self._known[one.key] = (one.size, one.mtime_ns, digest)
+            self._state.put("digests", one.key, [one.size, one.mtime_ns, digest])
+            future.set_result(digest)
+        with self._changed:
+            del self._running[one]
+
+    def _compute(self, one: Wanted) -> str:
+        name = os.path.basename(one.location)
+        try:
+            digest = self._xet_hash(one) if one.kind == "xet" else self._digest(one)
+            now = os.stat(one.location)
+        except OSError as exc:
+            raise BlobUnreadableError(name, exc.strerror or "it cannot be read") from exc
+        if (now.st_size, now.st_mtime_ns) != (one.size, one.mtime_ns):
+            raise BlobUnreadableError(name, "it changed while it was read")
+        return digest
+
+    def _digest(self, one: Wanted) -> str:
+        running = hashlib.sha256() if one.kind == "sha256" else git_blob_hash(one.size)
+        with open(open_regular(one.location), "rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                running.update(chunk)
+                if self._closed.is_set():
+                    raise BlobUnreadableError(os.path.basename(one.location), _STOPPING)
+        return running.hexdigest()
+
+    def _xet_hash(self, one: Wanted) -> str:
+        """By hf_xet, in a process of its own: it takes all cores, and cannot be stopped."""
+        command = [sys.executable, "-I", "-c", _XET_HASH, one.location]
+        with subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_STEP)
+                if self._closed.is_set():
+                    process.kill()
+            digest = process.stdout.read().strip() if process.stdout else ""
+        if process.returncode or not _XET_FORM.fullmatch(digest):
+            raise BlobUnreadableError(os.path.basename(one.location), "its hash was not computed")
+        return digest

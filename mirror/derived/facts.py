@@ -1,0 +1,259 @@
+"""What a snapshot's own small files say about its repository: the card, the config, the headers.
+
+The real hub computes the same from the same files. Anything damaged is left out of the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import orjson
+
+from mirror.core.errors import BlobUnreadableError
+from mirror.core.repo import RepoType
+from mirror.core.safe_yaml import BadYamlError, load
+from mirror.core.source import open_blob
+from mirror.derived.weight_headers import READERS, HeaderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mirror.core.source import Snapshot
+    from mirror.derived.state import State
+
+_MAX_JSON = 8 * 1024 * 1024
+_MAX_CARD = 512 * 1024
+_MAX_SHARDS = 2000
+_MIN_KEPT = 16 * 1024
+"""Bytes of a file from which parsing it takes longer than reading what was kept of it."""
+
+_FRONT_MATTER = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
+)
+
+# transformers' Auto classes by the end of an architecture's name, and the task that each is for.
+_AUTO_CLASSES: tuple[tuple[str, str, str | None], ...] = (
+    ("ForCausalLM", "AutoModelForCausalLM", "text-generation"),
+    ("LMHeadModel", "AutoModelForCausalLM", "text-generation"),
+    ("ForSequenceClassification", "AutoModelForSequenceClassification", "text-classification"),
+    ("ForTokenClassification", "AutoModelForTokenClassification", "token-classification"),
+    ("ForQuestionAnswering", "AutoModelForQuestionAnswering", "question-answering"),
+    ("ForMaskedLM", "AutoModelForMaskedLM", "fill-mask"),
+    ("ForSpeechSeq2Seq", "AutoModelForSpeechSeq2Seq", "automatic-speech-recognition"),
+    ("ForCTC", "AutoModelForCTC", "automatic-speech-recognition"),
+    ("ForImageClassification", "AutoModelForImageClassification", "image-classification"),
+    ("ForConditionalGeneration", "AutoModelForSeq2SeqLM", None),
+)
+_VISION_CLASS = (
+    "ForConditionalGeneration",
+    "AutoModelForImageTextToText",
+    "image-text-to-text",
+)
+_LIBRARY_MARKS = (
+    ("modules.json", "sentence-transformers"),
+    ("model_index.json", "diffusers"),
+    ("adapter_config.json", "peft"),
+    ("config.json", "transformers"),
+)
+_CARD_TAGS = (
+    ("license", "license:"),
+    ("datasets", "dataset:"),
+    ("base_model", "base_model:"),
+    ("task_categories", "task_categories:"),
+    ("size_categories", "size_categories:"),
+)
+_FORMATS = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx", ".bin": "pytorch"}
+
+
+class Facts:
+    """Facts about one snapshot; each is computed when it is first asked for."""
+
+    def __init__(self, snapshot: Snapshot, state: State) -> None:
+        self.snapshot = snapshot
+        self._state = state
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The README's front matter, made safe for JSON."""
+        return self._derived("card", "README.md", _MAX_CARD, _parse_card)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the hub's API shows of `config.json` and `tokenizer_config.json`."""
+        special = self._derived(
+            "tokenizer", "tokenizer_config.json", _MAX_JSON, _parse_tokenizer_config
+        )
+        shown: dict[str, Any] = self._model_config["shown"]
+        return shown | ({"tokenizer_config": special} if special else {})
+
+    @cached_property
+    def _model_config(self) -> dict[str, Any]:
+        found = self._derived("config", "config.json", _MAX_JSON, _parse_config)
+        shown = found.get("shown")
+        return {
+            "shown": shown if isinstance(shown, dict) else {}, "vision": found.get("vision") is True
+        }  # fmt: skip
+
+    @cached_property
+    def transformers_info(self) -> dict[str, str]:
+        """`auto_model` and `pipeline_tag`, by the first architecture's name."""
+        architectures = self.config.get("architectures")
+        name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+        classes = _AUTO_CLASSES
+        if self._model_config["vision"]:
+            classes = (_VISION_CLASS, *classes)
+        for ending, auto_model, task in classes:
+            if name.endswith(ending):
+                return {"auto_model": auto_model} | ({"pipeline_tag": task} if task else {})
+        return {"auto_model": "AutoModel"} if name else {}
+
+    @cached_property
+    def library_name(self) -> str | None:
+        if isinstance(named := self.card.get("library_name"), str):
+            return named
+        files = self.snapshot.files
+        return next((library for mark, library in _LIBRARY_MARKS if mark in files), None)
+
+    @cached_property
+    def pipeline_tag(self) -> str | None:
+        if isinstance(named := self.card.get("pipeline_tag"), str):
+            return named
+        if self.library_name == "sentence-transformers":
+            return "sentence-similarity"
+        return self.transformers_info.get("pipeline_tag")
+
+    @cached_property
+    def tags(self) -> list[str]:
+        """In the hub's forms: `transformers`, `safetensors`, `en`, `license:mit`, …"""
+        tags: dict[str, None] = {}
+        if self.snapshot.repo.repo_type is RepoType.MODEL:
+            formats = {_FORMATS.get(path[path.rfind(".") :]) for path in self.snapshot.files}
+            tags |= dict.fromkeys(
+                tag for tag in (self.library_name, *sorted(filter(None, formats))) if tag
+            )
+            tags |= dict.fromkeys(_strings([self.config.get("model_type"), self.pipeline_tag]))
+            if "auto_map" in self.config:
+                tags["custom_code"] = None
+        tags |= dict.fromkeys(_strings(self.card.get("tags")))
+        tags |= dict.fromkeys(_strings(self.card.get("language")))
+        for key, start in _CARD_TAGS:
+            tags |= dict.fromkeys(f"{start}{value}" for value in _strings(self.card.get(key)))
+        return list(tags)
+
+    @cached_property
+    def safetensors(self) -> dict[str, Any] | None:
+        """Parameter counts of the weights at the root of the repository."""
+        names = [path for path in self.snapshot.files if path.endswith(".safetensors")]
+        counts: dict[str, int] = {}
+        for name in sorted(name for name in names if "/" not in name)[:_MAX_SHARDS]:
+            for dtype, count in (self._header("safetensors", name) or {}).items():
+                counts[dtype] = counts.get(dtype, 0) + count
+        return {"parameters": counts, "total": sum(counts.values())} if counts else None
+
+    @cached_property
+    def gguf(self) -> dict[str, Any] | None:
+        """The metadata of the first gguf file."""
+        names = sorted(path for path in self.snapshot.files if path.endswith(".gguf"))
+        return self.gguf_of(names[0]) if names else None
+
+    def gguf_of(self, path: str) -> dict[str, Any] | None:
+        return self._header("gguf", path)
+
+    def read(self, path: str, most: int) -> bytes:
+        """The first `most` bytes of a file; empty where it is absent or unreadable."""
+        stored = self.snapshot.files.get(path)
+        try:
+            if stored is None:
+                return b""
+            with open(open_blob(stored), "rb") as file:
+                return file.read(most)
+        except (OSError, BlobUnreadableError):
+            return b""
+
+    def _header(self, kind: str, path: str) -> dict[str, Any] | None:
+        """The facts of a weight file's header; None where it has none, or is damaged."""
+        stored = self.snapshot.files[path]
+        kept = self._state.get(f"headers/{kind}", stored.file.etag)
+        if _is_header(kind, kept):
+            return kept or None
+        try:
+            with open(open_blob(stored), "rb") as file:
+                facts = READERS[kind](file)
+        except HeaderError:
+            facts = {}
+        except (OSError, BlobUnreadableError):
+            return None
+        self._state.put(f"headers/{kind}", stored.file.etag, facts)
+        return facts or None
+
+    def _derived(
+        self, kind: str, path: str, max_bytes: int, parse: Callable[[bytes], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What a small file says; empty where it is absent or damaged. That of one which takes long
+        to parse is kept in the state folder by the file's digest."""
+        stored = self.snapshot.files.get(path)
+        if stored is None:
+            return {}
+        is_kept = stored.file.size >= _MIN_KEPT and not stored.problem
+        if is_kept and isinstance(kept := self._state.get(f"facts/{kind}", stored.file.etag), dict):
+            return kept
+        body = self.read(path, max_bytes)
+        found = parse(body)
+        if is_kept and body:
+            self._state.put(f"facts/{kind}", stored.file.etag, found)
+        return found
+
+
+def _is_header(kind: str, kept: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether the state folder holds what a reader of headers gave."""
+    if not isinstance(kept, dict):
+        return False
+    if kind == "safetensors":
+        return all(type(count) is int and count >= 0 for count in kept.values())
+    return type(kept.get("total", 0)) is int
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _parse_config(body: bytes) -> dict[str, Any]:
+    config = _json(body)
+    names = ("architectures", "model_type", "auto_map", "quantization_config")
+    shown = {name: config[name] for name in names if name in config}
+    return {"shown": _sendable(shown), "vision": "vision_config" in config}
+
+
+def _parse_tokenizer_config(body: bytes) -> dict[str, Any]:
+    tokenizer = _json(body)
+    names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+    return _sendable({name: tokenizer[name] for name in names if tokenizer.get(name) is not None})
+
+
+def _parse_card(body: bytes) -> dict[str, Any]:
+    match = _FRONT_MATTER.match(body)
+    try:
+        return _sendable(load(match[1], max_bytes=_MAX_CARD, aliases=False)) if match else {}
+    except BadYamlError:
+        return {}
+
+
+def _sendable(value: Any) -> dict[str, Any]:
+    """The value as JSON would bring it back; empty where JSON cannot, or where it is no object."""
+    try:
+        safe = orjson.loads(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+    except (orjson.JSONEncodeError, orjson.JSONDecodeError, RecursionError):
+        return {}
+    return safe if isinstance(safe, dict) else {}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """The strings in a card's field, which may be one, a list, or something else."""
+    values = value if isinstance(value, list) else [value]
+    yield from (one for one in values if isinstance(one, str))

@@ -1,0 +1,91 @@
+"""Which xet hash a file has: what upstream told, else what was computed here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mirror.core.errors import BlobUnreadableError, DigestPendingError, XetHashNotFoundError
+from mirror.derived.digests import Wanted
+
+if TYPE_CHECKING:
+    from mirror.core.source import Snapshot, StoredFile
+    from mirror.core.tree import RepoFile
+    from mirror.derived.digests import Digests
+
+
+@dataclass(frozen=True, slots=True)
+class XetHashes:
+    """Xet hashes of stored files. Files that git keeps whole have none, as on the real hub.
+
+    `min_size`, in bytes, and `advertise` say of which files clients are told; what they know
+    already from the real hub is answered in any case.
+    """
+
+    digests: Digests
+    min_size: int = 0
+    advertise: bool = True
+
+    def entry(self, stored: StoredFile) -> RepoFile:
+        """A file as clients see it: with its xet hash where that is known and to be told."""
+        file = stored.file
+        return replace(file, xet_hash=self._known(stored) if self._is_told(file) else None)
+
+    def want(self, stored: StoredFile) -> None:
+        """Have the hash of a file computed, if it is to be told and is not known."""
+        if self._is_told(stored.file) and not self._known(stored) and (wanted := _wanted(stored)):
+            self.digests.start(wanted)
+
+    def _is_told(self, file: RepoFile) -> bool:
+        has_hash = file.lfs_sha256 is not None and file.size > 0
+        return self.advertise and has_hash and file.size >= self.min_size
+
+    def find(self, snapshot: Snapshot, xet_hash: str, last: int) -> StoredFile:
+        """The file of a commit that has the hash; the client asks for bytes up to `last`.
+
+        Raises XetHashNotFoundError, DigestPendingError while hashes of files that it may mean are
+        computed, and BlobUnreadableError where they cannot be. One file that is the only possible
+        one, of which nobody told a hash, needs none.
+        """
+        untold: list[StoredFile] = []
+        for stored in snapshot.files.values():
+            if stored.file.lfs_sha256 is not None:
+                if self._known(stored) == xet_hash:
+                    return stored
+                if not stored.file.xet_hash and stored.file.size > last:
+                    untold.append(stored)
+        unknown = [stored for stored in untold if self._known(stored) is None]
+        if not unknown:
+            raise XetHashNotFoundError(snapshot.repo, snapshot.commit_hash, xet_hash)
+        is_started = self._start(sorted(unknown, key=lambda stored: stored.file.size != last + 1))
+        is_one = len({stored.file.etag for stored in untold}) == 1
+        if is_one and snapshot.whole and not snapshot.absent:
+            return unknown[0]
+        if not is_started:
+            raise BlobUnreadableError(unknown[0].file.path, "its xet hash cannot be computed")
+        raise DigestPendingError(str(snapshot.repo), sum(one.file.size for one in unknown))
+
+    def _start(self, files: list[StoredFile]) -> bool:
+        """Have hashes computed in this order; whether there is any that may come."""
+        wanted = [one for one in map(_wanted, files) if one]
+        running = [self.digests.start(one, urgent=True) for one in wanted]
+        return not all(future.done() and future.exception() for future in running)
+
+    def _known(self, stored: StoredFile) -> str | None:
+        if stored.file.xet_hash:
+            return stored.file.xet_hash
+        wanted = _wanted(stored)
+        return self.digests.known(wanted) if wanted else None
+
+
+def _wanted(stored: StoredFile) -> Wanted | None:
+    """The digest to ask for; None where the file is not there with its right size."""
+    try:
+        found = os.stat(stored.location, follow_symlinks=False)
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or found.st_size != stored.file.size:
+        return None
+    return Wanted(stored.location, found.st_size, found.st_mtime_ns, "xet")

@@ -1,1 +1,0 @@
-"""Filling a managed cache, looking after it, and carrying it elsewhere."""

@@ -1,0 +1,1 @@
+"""Looking after what is here: verify, adopt, remove."""

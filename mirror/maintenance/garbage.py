@@ -1,0 +1,260 @@
+"""Taking away: repositories, revisions, and what nothing needs any more."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from mirror.core.errors import RevisionNotFoundError
+from mirror.core.files import folder_size, remove_tree
+from mirror.core.record import ManifestError
+from mirror.core.repo import find_commit
+from mirror.derived.state import write_atomically
+from mirror.sources.bento import entries
+from mirror.store.cache import ARRIVING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from mirror.config import RepoSpec
+    from mirror.core.record import Record
+    from mirror.sources.bento import Entry
+    from mirror.sources.repo_dir import RepoDir
+    from mirror.store.cache import Cache
+
+
+_LONG_AGO = 24 * 3600.0
+"""Seconds after which what is under way is abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """Something that may go: what it is in words, and its bytes."""
+
+    text: str
+    size: int
+    path: Path
+    commit_hash: str = ""
+    folder: RepoDir | None = None
+
+
+def remove_repo(cache: Cache, folder: RepoDir, waiting: Callable[[], None]) -> int:
+    """Remove a repository at once, for readers; the bytes that it had. `waiting` is called where a
+    pull works on it."""
+    with cache.lock(folder.repo, waiting):
+        return _remove_folder(cache, folder)
+
+
+def remove_revision(
+    cache: Cache, folder: RepoDir, revision: str, waiting: Callable[[], None]
+) -> int:
+    """The same for one revision, its refs, and the blobs that no other one wants; bytes of those.
+
+    Raises RevisionNotFoundError.
+    """
+    with cache.lock(folder.repo, waiting):
+        refs = folder.refs()
+        commit = find_commit(revision, refs, folder.recorded_commits())
+        if commit is None:
+            raise RevisionNotFoundError(folder.repo, revision)
+        if folder.recorded_commits() == [commit]:
+            return _remove_folder(cache, folder)
+        return _forget(folder, commit)
+
+
+def _remove_folder(cache: Cache, folder: RepoDir) -> int:
+    size = folder_size(folder.path)
+    trash = cache.workshop / "trash" / uuid.uuid4().hex
+    trash.parent.mkdir(parents=True, exist_ok=True)
+    folder.path.rename(trash)
+    remove_tree(trash)
+    remove_tree(cache.staging(folder.repo))
+    return size
+
+
+def remove_entry(home: Path, entry: Entry) -> int:
+    """Take an entry away at once, and point `latest` to what is left; the bytes that it had."""
+    size = folder_size(entry.folder)
+    name = entry.tag.partition(":")[0]
+    trash = home / f".hubmirror-{uuid.uuid4().hex}"
+    entry.folder.rename(trash)
+    remove_tree(trash)
+    folder = entry.folder.parent
+    rest = [one for one in entries(home) if one.tag.startswith(f"{name}:")]
+    if not rest:
+        remove_tree(folder)
+    elif entry.is_latest:
+        newest = max(rest, key=attrgetter("created_at"))
+        write_atomically(folder / "latest", newest.folder.name.encode())
+    return size
+
+
+def _forget(folder: RepoDir, commit: str) -> int:
+    """Take a revision's refs, record, list and links away, in the order in which it vanishes
+    whole, and then its own blobs; the bytes of those."""
+    own = _own_blobs(folder, commit)
+    for name, target in folder.refs().items():
+        if target == commit:
+            folder.ref(name).unlink(missing_ok=True)
+    folder.record(commit).unlink(missing_ok=True)
+    folder.tree(commit).unlink(missing_ok=True)
+    remove_tree(folder.snapshot(commit))
+    for name in own:
+        (folder.blobs / name).unlink(missing_ok=True)
+    return sum(own.values())
+
+
+def _own_blobs(folder: RepoDir, commit: str) -> dict[str, int]:
+    """The blobs that a revision alone wants, and their sizes; none where another record is damaged,
+    which may want any of them."""
+    records = _records(folder)
+    if len(records) < len(folder.recorded_commits()):
+        return {}
+    kept = {
+        file.etag
+        for record in records
+        if record.commit_hash != commit
+        for file in record.files.values()
+    }
+    return {
+        file.etag: file.size
+        for record in records
+        if record.commit_hash == commit
+        for file in record.files.values()
+        if file.etag not in kept
+    }
+
+
+def waste(cache: Cache) -> list[Waste]:
+    """Revisions that their refs have left, blobs of no revision, and what was abandoned; nothing
+    while a bundle is being applied, whose blobs come before their records."""
+    with cache.try_lock(ARRIVING) as is_free:
+        if not is_free:
+            return []
+        found = [one for folder in cache.folders() for one in _waste_of(folder)]
+        return found + list(_abandoned(cache))
+
+
+def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:
+    """Repositories that are declared no more, and revisions of others; those with an empty
+    revision are whole repositories."""
+    wanted: dict[str, list[str]] = {}
+    for spec in declared:
+        wanted.setdefault(str(spec.repo).lower(), []).append(spec.revision)
+    for folder in cache.folders():
+        revisions = wanted.get(str(folder.repo).lower())
+        if revisions is None:
+            if folder.recorded_commits():  # else it is arriving
+                yield folder, ""
+            continue
+        refs, commits = folder.refs(), folder.recorded_commits()
+        kept = {find_commit(revision, refs, commits) for revision in revisions}
+        kept |= {record.commit_hash for record in old_revisions(folder)}
+        yield from ((folder, commit) for commit in commits if commit not in kept)
+
+
+def collect(cache: Cache, found: list[Waste]) -> int:
+    """Remove waste, but for that of repositories that a pull works on; the bytes freed."""
+    freed = 0
+    for one in found:
+        name = one.folder.repo.folder_name if one.folder else one.path.name
+        with cache.try_lock(name) as is_free:
+            freed += _collect(one) if is_free else 0
+    return freed
+
+
+def _collect(one: Waste) -> int:
+    """Remove it where it is waste still."""
+    if one.folder is None:
+        return discard(one)
+    if one.commit_hash:
+        if one.commit_hash not in {record.commit_hash for record in old_revisions(one.folder)}:
+            return 0
+        return _forget(one.folder, one.commit_hash)
+    if one.path.exists() and one.path.name not in _kept_blobs(one.folder):
+        return discard(one)
+    return 0
+
+
+def old_revisions(folder: RepoDir) -> list[Record]:
+    """Revisions that refs pointed to when they were pulled, and point to no more."""
+    commits = set(folder.recorded_commits())
+    old = []
+    for record in _records(folder):
+        targets = {folder.points_to(name) for name in record.refs}
+        if targets and targets <= commits - {record.commit_hash}:
+            old.append(record)
+    return old
+
+
+def _waste_of(folder: RepoDir) -> Iterator[Waste]:
+    for record in old_revisions(folder):
+        own = _own_blobs(folder, record.commit_hash)
+        text = f"{folder.repo} at {record.commit_hash[:12]}: no ref names it any more"
+        yield Waste(
+            text, sum(own.values()), folder.record(record.commit_hash), record.commit_hash, folder
+        )
+    yield from _stray_blobs(folder)
+
+
+def _stray_blobs(folder: RepoDir) -> Iterator[Waste]:
+    """Blobs of no revision, that came a day ago or more: those of one that is arriving come before
+    its record."""
+    if len(_records(folder)) < len(folder.recorded_commits()):
+        return  # a damaged record may want any of them
+    kept = _kept_blobs(folder)
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder.blobs):
+            path = folder.blobs / entry.name
+            if entry.name not in kept and is_old(path):
+                text = f"{folder.repo}: blob {entry.name[:12]} belongs to no revision"
+                yield Waste(text, entry.stat(follow_symlinks=False).st_size, path, folder=folder)
+
+
+def is_old(path: Path) -> bool:
+    """Whether it is as it is for a day or more. rsync keeps other times, but not this one."""
+    return time.time() - path.lstat().st_ctime > _LONG_AGO
+
+
+def _kept_blobs(folder: RepoDir) -> set[str]:
+    return {file.etag for record in _records(folder) for file in record.files.values()}
+
+
+def _abandoned(cache: Cache) -> Iterator[Waste]:
+    for kind, text in (
+        ("staging", "an unfinished pull of {}"),
+        ("corrupt", "corrupt files of {}"),
+        ("trash", "the rest of a removed repository"),
+    ):
+        folder = cache.workshop / kind
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if kind != "staging" or not _is_locked(cache, path.name):
+                yield Waste(text.format(path.name), folder_size(path), path)
+
+
+def _is_locked(cache: Cache, name: str) -> bool:
+    with cache.try_lock(name) as is_free:
+        return not is_free
+
+
+def _records(folder: RepoDir) -> list[Record]:
+    records = []
+    for commit in folder.recorded_commits():
+        with contextlib.suppress(ManifestError, OSError):
+            records.append(folder.read_record(commit))
+    return records
+
+
+def discard(one: Waste) -> int:
+    """Remove it; the bytes freed."""
+    if one.path.is_dir():
+        remove_tree(one.path)
+    else:
+        one.path.unlink(missing_ok=True)
+    return one.size

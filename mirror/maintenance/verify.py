@@ -1,0 +1,263 @@
+"""Reading everything again, and saying what is not as it should be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.core.errors import HubmirrorError, RevisionIncompleteError
+from mirror.core.record import ManifestError
+from mirror.sources.scan import files_below
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.store.verify_digest import digest
+from mirror.store.worker_pool import results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from mirror.core.record import Record
+    from mirror.core.repo import Repo
+    from mirror.core.source import Snapshot, Source
+    from mirror.core.tree import RepoFile
+    from mirror.sources.repo_dir import RepoDir
+    from mirror.store.cache import Cache
+    from mirror.store.progress import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is wrong. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray` or
+    `unreadable`; `stray` harms nobody. `revisions` are the commit hashes that it concerns."""
+
+    repo: Repo
+    path: str
+    kind: str
+    text: str
+    revisions: tuple[str, ...] = ()
+
+    @property
+    def harms(self) -> bool:
+        return self.kind != "stray"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A file to read, and what to do if its bytes are wrong."""
+
+    repo: Repo
+    file: RepoFile
+    location: Path
+    revisions: tuple[str, ...]
+    when_corrupt: Callable[[], None]
+
+
+class Verify:
+    """One run of `hubmirror verify`, with as many threads as cores."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._read: dict[tuple[int, int, int], tuple[threading.Lock, list[str]]] = {}
+        self._guard = threading.Lock()
+        self._stopped = threading.Event()
+
+    def cache(self, cache: Cache, folders: Iterable[RepoDir]) -> list[Problem]:
+        """Check a managed cache. What is corrupt is set aside, so that it is served no more."""
+        problems: list[Problem] = []
+        checks: list[Check] = []
+        for folder in folders:
+            records, damaged = _records(folder)
+            problems += damaged
+            wanted = _wanted(records)
+            checks += [
+                Check(
+                    folder.repo,
+                    file,
+                    folder.blobs / etag,
+                    revisions,
+                    partial(cache.set_aside, folder, etag),
+                )
+                for etag, (file, revisions) in wanted.items()
+            ]
+            problems += _links(folder, records)
+            problems += _pointers(folder, records)
+            if not damaged:
+                problems += _strays(folder, wanted)
+        return problems + self._run(checks)
+
+    def source(self, source: Source, repos: Sequence[Repo]) -> list[Problem]:
+        """Check repositories of a source that is served in place. Nothing in it is changed."""
+        problems: list[Problem] = []
+        checks: list[Check] = []
+        for repo in repos:
+            try:
+                for commit in source.commits(repo):
+                    snapshot = source.snapshot(repo, commit)
+                    problems += _known_problems(repo, snapshot)
+                    checks += [
+                        Check(repo, stored.file, Path(stored.location), (commit,), _leave)
+                        for stored in snapshot.files.values()
+                        if not stored.problem
+                    ]
+            except RevisionIncompleteError as exc:
+                for path, reason in exc.absent.items():
+                    problems.append(Problem(repo, path, "missing", f"{path} {reason}."))
+            except HubmirrorError as exc:
+                problems.append(Problem(repo, "", "unreadable", str(exc)))
+        return problems + self._run(checks)
+
+    def _run(self, checks: Sequence[Check]) -> list[Problem]:
+        self._report(Planned(len(checks), sum(check.file.size for check in checks)))
+        ordered = sorted(checks, key=lambda check: -check.file.size)
+        with ThreadPoolExecutor(os.cpu_count() or 1, "verify") as pool:
+            try:
+                return [problem for problem in results(pool, self._check, ordered) if problem]
+            except BaseException:
+                self._stopped.set()
+                raise
+
+    def _advance(self, event: FileAdvanced) -> None:
+        if self._stopped.is_set():
+            raise OSError(errno.EINTR, "interrupted")
+        self._report(event)
+
+    def _check(self, check: Check) -> Problem | None:
+        if self._stopped.is_set():
+            return None
+        repo, file = check.repo, check.file
+        self._report(FileBegan(repo, file.path, file.size))
+        problem = self._look(check)
+        if problem and problem.kind == "corrupt":
+            try:
+                check.when_corrupt()
+            except OSError as exc:
+                text = f"{problem.text} It cannot be set aside: {exc.strerror}."
+                problem = replace(problem, text=text)
+        if problem:
+            self._report(Noted("error", f"{repo}: {problem.text}"))
+        self._report(FileDone(repo, file.path, file.size))
+        return problem
+
+    def _look(self, check: Check) -> Problem | None:
+        file = check.file
+
+        def problem(kind: str, text: str) -> Problem:
+            return Problem(check.repo, file.path, kind, f"{file.path} {text}", check.revisions)
+
+        try:
+            found = check.location.lstat()
+            if not check.location.is_file() or check.location.is_symlink():
+                return problem("corrupt", "is no plain file.")
+            if found.st_size != file.size:
+                has = f"has {found.st_size} bytes of {file.size}."
+                return problem("truncated" if found.st_size < file.size else "corrupt", has)
+            bytes_are = self._digest(check, (found.st_dev, found.st_ino, found.st_mtime_ns))
+        except FileNotFoundError:
+            return problem("missing", "is missing.")
+        except OSError as exc:
+            return problem("unreadable", f"cannot be read: {exc.strerror}.")
+        if bytes_are != file.etag:
+            return problem("corrupt", "is corrupt: its bytes are not what its digest says.")
+        return None
+
+    def _digest(self, check: Check, inode: tuple[int, int, int]) -> str:
+        """Bytes that several repositories share are read once."""
+        with self._guard:
+            turn, known = self._read.setdefault(inode, (threading.Lock(), []))
+        with turn:
+            if not known:
+                advanced = partial(FileAdvanced, check.repo, check.file.path)
+                known.append(
+                    digest(
+                        check.location,
+                        check.file.etag,
+                        check.file.size,
+                        lambda count: self._advance(advanced(count)),
+                    )
+                )
+            return known[0]
+
+
+def _records(folder: RepoDir) -> tuple[list[Record], list[Problem]]:
+    records, problems = [], []
+    for commit in folder.recorded_commits():
+        try:
+            records.append(folder.read_record(commit))
+        except (OSError, ManifestError) as exc:
+            name = f"hubmirror/{commit}.json"
+            text = f"{name} is {exc}" if isinstance(exc, ManifestError) else f"{name} is unreadable"
+            problems.append(Problem(folder.repo, name, "corrupt", text, (commit,)))
+    return records, problems
+
+
+def _known_problems(repo: Repo, snapshot: Snapshot) -> Iterator[Problem]:
+    """What a snapshot says of its own files, before any of them is read."""
+    commit = snapshot.commit_hash
+    for path, reason in snapshot.absent.items():
+        yield Problem(repo, path, "missing", reason, (commit,))
+    for path, stored in snapshot.files.items():
+        if stored.problem:
+            text = f"{path} cannot be read: {stored.problem}."
+            yield Problem(repo, path, "unreadable", text, (commit,))
+
+
+def _wanted(records: Iterable[Record]) -> dict[str, tuple[RepoFile, tuple[str, ...]]]:
+    """Blobs by name, with the revisions that want them."""
+    wanted: dict[str, tuple[RepoFile, tuple[str, ...]]] = {}
+    for record in records:
+        for file in record.files.values():
+            revisions = wanted.get(file.etag, (file, ()))[1]
+            wanted[file.etag] = (file, (*revisions, record.commit_hash))
+    return wanted
+
+
+def _links(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:
+    """Links of the snapshots that lead nowhere, or are not there."""
+    for record in records:
+        commit = record.commit_hash
+        for path, file in record.files.items():
+            link = folder.snapshot(commit) / path
+            if link.is_symlink() and link.resolve() != (folder.blobs / file.etag).resolve():
+                text = f"The link of {path} at {commit[:12]} does not lead to its blob."
+                yield Problem(folder.repo, path, "dangling", text, (commit,))
+            elif not link.is_symlink() and not link.exists():
+                text = f"{path} at {commit[:12]} has no link to its blob."
+                yield Problem(folder.repo, path, "dangling", text, (commit,))
+
+
+def _pointers(folder: RepoDir, records: Sequence[Record]) -> Iterator[Problem]:
+    """What leads others to the revisions, and leads astray."""
+    if not folder.recorded_commits():
+        text = "has no record of a pull: it is arriving still, or its first pull was not finished."
+        yield Problem(folder.repo, "hubmirror", "missing", f"The repository {text}")
+        return
+    for record in records:
+        commit = record.commit_hash
+        if set(folder.read_tree(commit) or ()) != set(record.files):
+            text = f"trees/{commit}.json does not list the files of the revision."
+            yield Problem(folder.repo, f"trees/{commit}.json", "dangling", text, (commit,))
+    for name, target in folder.refs().items():
+        if target not in folder.recorded_commits():
+            text = f"{name} leads to no revision that is here. Pull it again."
+            yield Problem(folder.repo, name, "dangling", text)
+
+
+def _strays(folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]) -> list[Problem]:
+    try:
+        names = list(files_below(str(folder.blobs)))
+    except OSError:
+        return []
+    return [
+        Problem(folder.repo, f"blobs/{name}", "stray", f"blobs/{name} belongs to no revision.")
+        for name in names
+        if name not in wanted
+    ]
+
+
+def _leave() -> None:
+    """A foreign folder is not ours to change."""

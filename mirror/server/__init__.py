@@ -1,0 +1,1 @@
+"""From declared sources to running processes."""

@@ -1,0 +1,174 @@
+"""A private authority, and the certificate by which the mirror answers as other names."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mirror.core.errors import ConfigError
+from mirror.derived.state import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+AUTHORITY = "ca.pem"
+_KEY = "ca.key"
+_SERVER = "server.pem"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_YEARS = timedelta(days=3650)
+_SERVER_LIFE = timedelta(days=397)  # more is refused by some clients
+_RENEW_BEFORE = timedelta(days=30)
+
+
+def init(folder: Path) -> Path:
+    """Make an authority; where its certificate is. Raises ConfigError where there is one."""
+    certificate = folder / AUTHORITY
+    if certificate.exists() or (folder / _KEY).exists():
+        raise ConfigError(
+            f"{folder} holds an authority already. Every client that trusts it would have to trust "
+            "another: remove the folder if that is what you want."
+        )
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hubmirror private authority")])
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + _YEARS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write_secret(folder / _KEY, _pem(key))
+    write_atomically(certificate, built.public_bytes(serialization.Encoding.PEM))
+    return certificate
+
+
+def issue(folder: Path, names: Sequence[str]) -> Path:
+    """A certificate for the names with its key, as one file; the one that is there while it fits.
+
+    Raises ConfigError where there is no authority, or a name is none.
+    """
+    if not names:
+        raise ConfigError("TLS needs names: --names huggingface.co --names mirror.lan.")
+    try:
+        authority = x509.load_pem_x509_certificate((folder / AUTHORITY).read_bytes())
+        signer = serialization.load_pem_private_key((folder / _KEY).read_bytes(), None)
+    except (OSError, ValueError) as exc:
+        if (folder / AUTHORITY).exists() or (folder / _KEY).exists():
+            raise ConfigError(
+                f"The authority in {folder} is damaged, or a part of it is gone. Bring {AUTHORITY} "
+                f"and {_KEY} from a backup; or remove the folder, make another by `hubmirror ca "
+                f"init --ca {folder}`, and let every client trust that one."
+            ) from exc
+        raise ConfigError(
+            f"There is no authority in {folder}. Make one: hubmirror ca init --ca {folder}"
+        ) from exc
+    if signer.public_key() != authority.public_key():
+        raise ConfigError(
+            f"{folder / _KEY} is not the key of {AUTHORITY} beside it: no client would take what "
+            "it signs. Bring both from one backup, or remove the folder and make another authority."
+        )
+    alternatives = [_name(name) for name in names]
+    file = folder / _SERVER
+    if _fits(file, alternatives, authority):
+        return file
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])]))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(min(now + _SERVER_LIFE, authority.not_valid_after_utc))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(sign=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),  # type: ignore[arg-type]
+            critical=False,
+        )
+        .sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    )
+    _write_secret(file, _pem(key) + built.public_bytes(serialization.Encoding.PEM))
+    return file
+
+
+def _fits(file: Path, names: list[x509.GeneralName], authority: x509.Certificate) -> bool:
+    """Whether a certificate is for these names, by this authority, and for some time to come."""
+    try:
+        body = file.read_bytes()
+        found = x509.load_pem_x509_certificate(body)
+        key = serialization.load_pem_private_key(body, None)
+        found.verify_directly_issued_by(authority)
+        listed = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except Exception:  # noqa: BLE001  (whatever is wrong with it, it is made again)
+        return False
+    is_fresh = found.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE
+    is_whole = key.public_key() == found.public_key()
+    return is_fresh and is_whole and list(listed) == names
+
+
+def _name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        if not _HOST.fullmatch(text):
+            raise ConfigError(
+                f"{text!r} is no name that a client asks for: give --names a host name as it "
+                "stands in an URL, without scheme or port, or an IP address."
+            ) from None
+        return x509.DNSName(text.lower())
+
+
+def _usage(*, sign: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=sign,
+        crl_sign=sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write_secret(file: Path, body: bytes) -> None:
+    """Readable by its owner alone, from the first byte on."""
+    temporary = file.with_name(f".{file.name}")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as opened:
+        opened.write(body)
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.replace(file)

@@ -1,0 +1,110 @@
+"""What each source holds, revision by revision, for the operator's eyes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror.core.errors import (
+    HubmirrorError,
+    NotFoundError,
+    RevisionIncompleteError,
+    UnavailableError,
+)
+from mirror.core.tree import used_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from mirror.core.repo import Repo
+    from mirror.core.source import Snapshot, Source, StoredFile
+    from mirror.sources.first_found import FirstFound
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One revision. `size` in bytes. `status` is `complete` or `waiting` for what a pull recorded,
+    `corrupt` where it waits because files were set aside, `foreign` or `partial` for what is served
+    in place, and `shadowed` where another source answers; `note` says more."""
+
+    repo: Repo
+    commit_hash: str
+    refs: tuple[str, ...]
+    source: str
+    status: str
+    files: int = 0
+    size: int = 0
+    note: str = ""
+    pulled_at: datetime | None = None
+
+
+def inventory(sources: FirstFound) -> Iterator[Row]:
+    """Every revision of every source, in the order in which sources are asked."""
+    for source in sources.sources:
+        for repo in source.repos():
+            yield from _rows(sources, source, repo)
+
+
+def _rows(sources: FirstFound, source: Source, repo: Repo) -> Iterator[Row]:
+    shadow = _shadow(sources, source, repo)
+    try:
+        refs, commits = source.refs(repo), list(source.commits(repo))
+    except HubmirrorError as exc:
+        yield Row(repo, "", (), source.label, "waiting", note=str(exc))
+        return
+    if not commits:
+        yield Row(repo, "", (), source.label, "waiting", note="no pull has recorded it")
+    for commit in commits:
+        names = tuple(name for name, target in refs.items() if target == commit)
+        yield _row(source, repo, commit, names, shadow)
+
+
+def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow: str) -> Row:
+    try:
+        snapshot = source.snapshot(repo, commit)
+    except RevisionIncompleteError as exc:
+        status = "corrupt" if exc.corrupt else "waiting"
+        return Row(repo, commit, refs, source.label, status, note=exc.brief)
+    except (NotFoundError, UnavailableError) as exc:
+        return Row(repo, commit, refs, source.label, "waiting", note=str(exc))
+    files = [stored.file for stored in snapshot.files.values()]
+    return Row(
+        snapshot.repo,
+        commit,
+        refs,
+        source.label,
+        "shadowed" if shadow else _status(snapshot),
+        len(files),
+        used_storage(files),
+        f"{shadow} answers for it" if shadow else _note(snapshot),
+        snapshot.pulled_at,
+    )
+
+
+def _problems(snapshot: Snapshot) -> list[StoredFile]:
+    return [stored for stored in snapshot.files.values() if stored.problem]
+
+
+def _status(snapshot: Snapshot) -> str:
+    if snapshot.pulled_at is not None:
+        return "complete"
+    is_part = snapshot.absent or not snapshot.whole or _problems(snapshot)
+    return "partial" if is_part else "foreign"
+
+
+def _note(snapshot: Snapshot) -> str:
+    problems = _problems(snapshot)
+    if not problems:
+        return snapshot.note
+    others = f", and {len(problems) - 1} others" if len(problems) > 1 else ""
+    return f"{problems[0].file.path} cannot be read: {problems[0].problem}{others}"
+
+
+def _shadow(sources: FirstFound, source: Source, repo: Repo) -> str:
+    """The label of the source that answers in this one's place, if any."""
+    try:
+        holder = sources.holder(repo)
+    except HubmirrorError:
+        return ""
+    return "" if holder is source else holder.label

@@ -1,0 +1,223 @@
+"""Where everything is in a repository's folder of an HF cache.
+
+models--org--name/
+  blobs/<etag>             content; or a link on into ../../blobs/<2 hex>/<xet hash> (2.x)
+  refs/<branch or tag>     a commit hash; refs/refs/pr/1 for full names
+  snapshots/<commit>/…     links into blobs/, or real files
+  trees/<commit>.json      huggingface_hub's list of all files of the commit
+  .no_exist/<commit>/…     huggingface_hub's markers of files known to be absent
+  hubmirror/<commit>.json  our record of a pulled revision
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mirror.core.files import read_regular
+from mirror.core.record import MAX_SIDE_FILE, ManifestError, Record, parse_tree
+from mirror.core.repo import COMMIT_HASH, Repo, check_ref, is_ref, ref_name, short_ref
+from mirror.core.tree import is_etag
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+    from pathlib import Path
+
+    from mirror.core.tree import RepoFile
+
+WORKSHOP = ".hubmirror"
+"""What those who fill a managed cache have under way in it; no reader looks there."""
+
+_MAX_REF_FILE = 1000
+_MAX_REFS = 100_000
+_SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
+
+
+def identity(root: Path) -> str:
+    """The name that a cache has given itself; empty where it has none, or the file is a copy of
+    another cache's, in which the inode is told."""
+    try:
+        file = root / WORKSHOP / "id"
+        name, _, inode = read_regular(file, _MAX_REF_FILE).decode().strip().partition(" ")
+        return name if inode == str(file.stat().st_ino) else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+class LinkError(Exception):
+    """A snapshot's link leads nowhere, or out of the cache; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file's bytes: where they are, the blob name that a link gave them, and their stat.
+
+    `xet_hash` where they lie in the cache's shared blobs/, which it names.
+    """
+
+    location: str
+    etag: str | None
+    stat: os.stat_result
+    xet_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepoDir:
+    """One repository's folder below the cache folder `root`, which is a real path."""
+
+    root: Path
+    repo: Repo
+    path: Path
+    _real: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @property
+    def blobs(self) -> Path:
+        return self.path / "blobs"
+
+    @property
+    def records(self) -> Path:
+        return self.path / "hubmirror"
+
+    def snapshot(self, commit_hash: str) -> Path:
+        return self.path / "snapshots" / commit_hash
+
+    def record(self, commit_hash: str) -> Path:
+        return self.records / f"{commit_hash}.json"
+
+    def tree(self, commit_hash: str) -> Path:
+        return self.path / "trees" / f"{commit_hash}.json"
+
+    def no_exist(self, commit_hash: str) -> Path:
+        return self.path / ".no_exist" / commit_hash
+
+    def ref(self, name: str) -> Path:
+        """The file of a full ref name: huggingface_hub names it as a client writes it.
+
+        Raises ValueError for what is not the name of a ref.
+        """
+        return self.path / "refs" / short_ref(check_ref(name))
+
+    def points_to(self, name: str) -> str:
+        """The commit hash that the file of a full ref name holds; empty where there is none."""
+        return _read_ref(str(self.ref(name)))
+
+    def refs(self) -> dict[str, str]:
+        """All refs, by full name; the empty string for one that cannot be read, or holds no hash.
+
+        The refs that huggingface_hub keeps for abbreviated hashes are left out, and files whose
+        names git does not take, which a copy left.
+        """
+        folder = f"{self.path}/refs/"
+        found = {}
+        for file in sorted(itertools.islice(_files_below(folder), _MAX_REFS)):
+            short = file.removeprefix(folder)
+            if not is_ref(ref_name(short)):
+                continue
+            commit = _read_ref(file)
+            if not (_SHORT_HASH.fullmatch(short) and commit.startswith(short)):
+                found[ref_name(short)] = commit
+        return found
+
+    def recorded(self) -> bool:
+        """Whether a pull keeps records here: then only they make revisions visible."""
+        return self.records.is_dir()
+
+    def recorded_commits(self) -> list[str]:
+        return _commits(self.records, ".json")
+
+    def snapshot_commits(self) -> list[str]:
+        """Oldest first, so that the last is the newest."""
+        folder = self.path / "snapshots"
+        return sorted(_commits(folder, ""), key=lambda commit: _mtime_ns(folder / commit))
+
+    def read_record(self, commit_hash: str) -> Record:
+        """Raises ManifestError, and OSError where it cannot be read."""
+        record = Record.parse(read_regular(self.record(commit_hash), MAX_SIDE_FILE))
+        if (record.repo, record.commit_hash) != (self.repo, commit_hash):
+            raise ManifestError(f"the record of {record.repo} at {record.commit_hash}")
+        return record
+
+    def read_tree(self, commit_hash: str) -> dict[str, RepoFile] | None:
+        """huggingface_hub's tree file; None where it is absent or damaged, as the client does."""
+        try:
+            return parse_tree(read_regular(self.tree(commit_hash), MAX_SIDE_FILE))
+        except (OSError, ManifestError):
+            return None
+
+    def find(self, path: str) -> Found:
+        """The bytes behind `path`, which is absolute, inside this cache, and may be a link.
+
+        Follows what huggingface_hub writes and nothing else: a link into the repository's own
+        blobs/, and from there one into the shared blobs/ of the cache. Raises LinkError, and
+        OSError where there is nothing.
+        """
+        found = os.lstat(path)
+        names: list[str] = []
+        for allowed in (f"{self.path}/blobs", f"{self.root}/blobs"):
+            if not stat.S_ISLNK(found.st_mode):
+                break
+            path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+            if not path.startswith(f"{allowed}{os.sep}"):
+                raise LinkError("it is a link that leaves the cache, which is not followed")
+            names.append(os.path.basename(path))
+            found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise LinkError("it is a link to something that is not a regular file")
+        if not self.is_real(os.path.dirname(path)):
+            raise LinkError("its folder is a link, which is not followed")
+        etag, xet_hash = [name if is_etag(name) else None for name in [*names, "", ""][:2]]
+        return Found(path, etag, found, xet_hash)
+
+    def is_real(self, folder: str) -> bool:
+        """Whether no part of a folder's path below the cache is a link."""
+        if folder not in self._real and os.path.realpath(folder) == folder:
+            self._real.add(folder)
+        return folder in self._real
+
+    def stamp(self) -> Hashable:
+        folders = ("refs", "snapshots", "hubmirror", "blobs", "trees")
+        main = _mtime_ns(f"{self.path}/refs/main")
+        return (main, *(_mtime_ns(f"{self.path}/{folder}") for folder in folders))
+
+
+def _read_ref(file: str) -> str:
+    try:
+        text = read_regular(file, _MAX_REF_FILE).decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    return text if COMMIT_HASH.fullmatch(text) else ""
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    pending = [folder]
+    while pending:
+        parent = pending.pop()
+        try:
+            entries = list(os.scandir(parent))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(f"{entry.path}/")
+            else:
+                yield entry.path
+
+
+def _commits(folder: Path, suffix: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    stems = (name.removesuffix(suffix) for name in sorted(names) if name.endswith(suffix))
+    return [stem for stem in stems if COMMIT_HASH.fullmatch(stem)]
+
+
+def _mtime_ns(path: str | Path) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,86 @@
+"""A memory of what was just read from disk.
+
+The directory is the database, and nothing tells us when it changes; so what was read is trusted
+for a moment only: a second, or longer where reading it took long. It holds a bounded number of
+files, however many repositories a folder has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+    from mirror.core.source import Snapshot
+
+HOLD = 1.0
+_COST_FACTOR = 20
+_LONGEST = 10.0
+_MOST_FILES = 50_000
+
+
+class RecentSnapshots:
+    """Snapshots by key, each read again when it is older than `hold` seconds."""
+
+    def __init__(self, hold: float = HOLD) -> None:
+        self._hold = hold
+        self._kept: OrderedDict[Hashable, tuple[float, Snapshot]] = OrderedDict()
+        self._files = 0
+        self._lock = threading.Lock()
+        self._turns: dict[Hashable, tuple[threading.Lock, int]] = {}
+
+    def get(self, key: Hashable, read: Callable[[], Snapshot]) -> Snapshot:
+        """The snapshot under the key, from memory or by `read`, whose errors are not kept.
+
+        Of those who ask at once, one reads for all.
+        """
+        if found := self._fresh(key):
+            return found
+        with self._turn(key):
+            found = self._fresh(key)
+            if found is None:
+                started = time.monotonic()
+                found = read()
+                self._put(key, time.monotonic() - started, found)
+            return found
+
+    def _fresh(self, key: Hashable) -> Snapshot | None:
+        kept = self._kept.get(key)
+        return kept[1] if kept is not None and time.monotonic() < kept[0] else None
+
+    @contextlib.contextmanager
+    def _turn(self, key: Hashable) -> Iterator[None]:
+        """Be the only one with this key."""
+        with self._lock:
+            turn, waiting = self._turns.get(key, (threading.Lock(), 0))
+            self._turns[key] = (turn, waiting + 1)
+        try:
+            with turn:
+                yield
+        finally:
+            with self._lock:
+                waiting = self._turns[key][1] - 1
+                if waiting:
+                    self._turns[key] = (turn, waiting)
+                else:
+                    del self._turns[key]
+
+    def _put(self, key: Hashable, cost: float, snapshot: Snapshot) -> None:
+        if not self._hold:
+            return
+        hold = max(self._hold, min(_LONGEST, _COST_FACTOR * cost))
+        with self._lock:
+            self._drop(key)
+            self._kept[key] = (time.monotonic() + hold, snapshot)
+            self._files += len(snapshot.files)
+            while self._files > _MOST_FILES and len(self._kept) > 1:
+                self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: Hashable) -> None:
+        if key in self._kept:
+            self._files -= len(self._kept.pop(key)[1].files)

@@ -1,0 +1,1 @@
+"""Bringing revisions from a hub into the managed cache."""

@@ -1,0 +1,92 @@
+"""What a managed cache holds of the revisions that its records want."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mirror.core.files import read_regular
+from mirror.core.record import ManifestError, Record
+from mirror.sync.dependencies import needs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from mirror.core.repo import Repo
+    from mirror.core.tree import RepoFile
+    from mirror.sources.repo_dir import RepoDir
+    from mirror.store.cache import Cache
+
+_MAX_CONFIG = 8 * 1024 * 1024
+
+
+def read_record(folder: RepoDir, commit_hash: str) -> Record | None:
+    """The record of a revision; None where it is absent or damaged."""
+    try:
+        return folder.read_record(commit_hash)
+    except (OSError, ManifestError):
+        return None
+
+
+def wanted_files(cache: Cache, repo: Repo, commit_hash: str) -> set[str]:
+    """The files that a recorded revision wants, though its record may be damaged; empty for all."""
+    folder = cache.folder(repo)
+    record = read_record(folder, commit_hash)
+    return set(record.files if record else folder.read_tree(commit_hash) or ())
+
+
+def holds(cache: Cache, repo: Repo) -> bool:
+    """Whether a revision of the repository is here as a whole."""
+    folder = cache.folder(repo)
+    records = (read_record(folder, commit) for commit in folder.recorded_commits())
+    return any(record and not files_missing(cache, folder, record) for record in records)
+
+
+def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
+    """The repositories, and all that their files name, at any remove; as `str(repo).lower()`."""
+    found: set[str] = set()
+    pending = list(repos)
+    while pending:
+        repo = pending.pop()
+        if str(repo).lower() in found:
+            continue
+        found.add(str(repo).lower())
+        folder = cache.folder(repo)
+        for commit in folder.recorded_commits():
+            if record := read_record(folder, commit):
+                pending += [need.repo for need in needs(repo, partial(read_file, folder, record))]
+    return found
+
+
+def files_missing(cache: Cache, folder: RepoDir, record: Record) -> tuple[RepoFile, ...]:
+    """The wanted files whose blobs are not in place."""
+    return tuple(file for file in record.files.values() if not cache.has(folder, file))
+
+
+def is_linked(folder: RepoDir, record: Record) -> bool:
+    """Whether the refs, and the links of the snapshot, are in place as well."""
+    snapshot = folder.snapshot(record.commit_hash)
+    return (
+        all(folder.points_to(name) == record.commit_hash for name in record.refs)
+        and set(folder.read_tree(record.commit_hash) or ()) == set(record.files)
+        and all(
+            _leads_to_blob(folder, snapshot / path, file) for path, file in record.files.items()
+        )
+    )
+
+
+def _leads_to_blob(folder: RepoDir, link: Path, file: RepoFile) -> bool:
+    if not link.is_symlink():
+        return link.exists()  # on a disk without links
+    return os.path.realpath(link) == os.path.realpath(folder.blobs / file.etag)
+
+
+def read_file(folder: RepoDir, record: Record, path: str) -> bytes:
+    """A small file of a revision; empty where it is absent, or large."""
+    file = record.files.get(path)
+    try:
+        return read_regular(folder.blobs / file.etag, _MAX_CONFIG) if file else b""
+    except OSError:
+        return b""

@@ -1,0 +1,1 @@
+"""Carrying a data folder elsewhere: rsync and bundles."""

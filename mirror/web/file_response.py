@@ -1,0 +1,275 @@
+"""A file, or one range of it, as an answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import aiofiles
+import anyio
+from starlette.responses import Response
+
+from mirror.core.errors import BlobChangedError
+from mirror.core.source import check_blob, open_blob
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from starlette.types import Message, Receive, Scope, Send
+
+    from mirror.core.source import StoredFile
+    from mirror.web.xorb import Part, Xorb
+
+ZERO_COPY = "http.response.zerocopysend"
+"""The ASGI extension, and its message, by which a server sends parts of an open file itself."""
+
+HALF_CLOSED = "half_closed"
+"""The key of a request's state that says that its client sends no more, and may have gone."""
+
+CHUNK = 256 * 1024
+_WINDOW = 1024 * 1024
+_MOST_DIGITS = 20
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`count` bytes of a file from `offset`."""
+
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is sent of a file: parts, which follow each other in it from `offset`."""
+
+    offset: int
+    parts: Sequence[Part]
+
+
+def parse_range(header: str, size: int) -> Span | None:
+    """The part that a Range header asks for, or None to send the whole file.
+
+    Only one range of bytes is honoured: RFC 9110 lets a server ignore any other, and no hub client
+    sends one. An end past the file is clamped (hf_transfer asks for one byte too many), and so is
+    `bytes=0-0` of an empty file. Raises ValueError where the range starts past the end.
+    """
+    match = _RANGE.fullmatch(header)
+    if match is None or size == 0 or match[1] == match[2] == "":
+        return None
+    if match[1] == "":
+        count = min(_number(match[2]), size)
+        if count == 0:
+            raise ValueError("an empty suffix")
+        return Span(size - count, count)
+    first = _number(match[1])
+    last = _number(match[2]) if match[2] else size - 1
+    if last < first and match[2]:
+        return None
+    if first >= size:
+        raise ValueError("a range past the end")
+    return Span(first, min(last, size - 1) - first + 1)
+
+
+def _number(digits: str) -> int:
+    """Python refuses to read thousands of digits; no file is that long."""
+    return int(digits) if len(digits) < _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a file was asked for: the Range and If-Range headers, HEAD, whether a proxy in front
+    sends files that it is told to send, and whether the answer is made on the event loop, where
+    nothing is to be read."""
+
+    range: str | None = None
+    if_range: str | None = None
+    head: bool = False
+    accel: bool = False
+    on_loop: bool = False
+
+
+def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) -> Response:
+    """The answer for a file: whole, a range, or 416. Blocks on the disk.
+
+    Raises BlobUnreadableError where the file is not there with its right size.
+    """
+    size = stored.file.size
+    again = partial(blob_response, stored, headers)
+    if asked.accel and not asked.head and size > CHUNK:
+        check_blob(stored)
+        told = {"accept-ranges": "bytes", "x-accel-redirect": accel_path(stored.location)}
+        return Response(headers={**headers, **told})
+    plan = _plan(size, headers, asked)
+    return _send(stored, plan, lambda span: Cut(span.offset, [(b"", span.count)]), again, asked)
+
+
+def xorb_response(stored: StoredFile, xorb: Xorb, asked: Asked) -> Response:
+    """The same for a virtual xorb of a file, which is small heads and parts of it in turn."""
+    headers = {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
+    plan = _plan(xorb.stored_size, headers, asked)
+    return _send(
+        stored,
+        plan,
+        lambda span: Cut(*xorb.cut(span.offset, span.count)),
+        partial(xorb_response, stored, xorb),
+        asked,
+    )
+
+
+def _send(
+    stored: StoredFile,
+    plan: tuple[int, Span, dict[str, str]],
+    cut: Callable[[Span], Cut],
+    again: Callable[[Asked], Response],
+    asked: Asked,
+) -> Response:
+    status, span, headers = plan
+    if asked.head or status == 416:
+        check_blob(stored)
+        return Response(status_code=status, headers=headers)
+    descriptor = open_blob(stored)
+    if span.count <= CHUNK and not asked.on_loop:
+        return Response(_read(descriptor, cut(span)), status, headers)
+    return BlobResponse(descriptor, cut(span), status, headers, again)
+
+
+def body_response(body: bytes, headers: Mapping[str, str], asked: Asked) -> Response:
+    """The same for a file that lies nowhere, but is made here."""
+    status, span, full = _plan(len(body), headers, asked)
+    return Response(body[span.offset : span.offset + span.count], status, full)
+
+
+def _plan(size: int, headers: Mapping[str, str], asked: Asked) -> tuple[int, Span, dict[str, str]]:
+    """The status, the part to send and the headers, for what was asked of a file."""
+    full = {"accept-ranges": "bytes", **headers}
+    is_same = asked.if_range in (None, headers.get("etag"))
+    range_header = asked.range if is_same else None
+    try:
+        span = parse_range(range_header, size) if range_header else None
+    except ValueError:
+        return 416, Span(0, 0), {**full, "content-range": f"bytes */{size}"}
+    if range_header and size == 0:
+        full["content-range"] = "bytes */0"
+    if span is None:
+        return 200, Span(0, size), {**full, "content-length": str(size)}
+    last = span.offset + span.count - 1
+    full["content-range"] = f"bytes {span.offset}-{last}/{size}"
+    return 206, span, {**full, "content-length": str(span.count)}
+
+
+def accel_path(location: str) -> str:
+    """What nginx is told to send, and to apply the range to (deploy/nginx/hubmirror.conf)."""
+    return quote(f"/-/files{location}")
+
+
+def _read(descriptor: int, cut: Cut) -> bytes:
+    """All of the cut; closes the descriptor."""
+    body, offset = b"", cut.offset
+    try:
+        for head, count in cut.parts:
+            read = os.pread(descriptor, count, offset)
+            if len(read) != count:
+                raise BlobChangedError
+            body += head + read
+            offset += count
+    finally:
+        os.close(descriptor)
+    return body
+
+
+class BlobResponse(Response):
+    """Sends a cut of an open file, which it closes, and stops when the client has gone."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        cut: Cut,
+        status: int,
+        headers: Mapping[str, str],
+        again: Callable[[Asked], Response],
+    ) -> None:
+        """`again` makes the answer to another request for the same file."""
+        super().__init__(status_code=status, headers=headers)
+        self._descriptor = descriptor
+        self._cut = cut
+        self.again = again
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        with os.fdopen(self._descriptor, "rb", buffering=0) as file:
+            await send({**start, "headers": self.raw_headers})
+            if ZERO_COPY in scope.get("extensions", {}):
+                cut = {"offset": self._cut.offset, "parts": self._cut.parts}
+                await send({"type": ZERO_COPY, "file": file, **cut})
+            else:
+                await self._copy(receive, send)
+
+    async def _copy(self, receive: Receive, send: Send) -> None:
+        """For servers without zero copy: read in a thread, a window at a time."""
+        is_short = False
+        async with (
+            aiofiles.open(self._descriptor, "rb", buffering=0, closefd=False) as file,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
+            await file.seek(self._cut.offset)
+            for parts in _windows(self._cut.parts):
+                count = sum(length for _, length in parts)
+                read = await file.read(count)
+                if len(read) < count:
+                    is_short = True
+                    break
+                await send(_body(_joined(parts, read)))
+            tasks.cancel_scope.cancel()
+        if is_short:
+            raise BlobChangedError
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _windows(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """The parts in groups of at most a MiB of the file; longer ones are divided."""
+    group: list[Part] = []
+    room = _WINDOW
+    for head, length in parts:
+        left = length
+        while left or head:
+            taken = min(left, room)
+            group.append((head, taken))
+            head, left, room = b"", left - taken, room - taken
+            if not room:
+                yield group
+                group, room = [], _WINDOW
+    if group:
+        yield group
+
+
+def _joined(parts: Sequence[Part], read: bytes) -> bytes:
+    """What was read of the file, with the heads in it."""
+    if len(parts) == 1 and not parts[0][0]:
+        return read
+    view, at = memoryview(read), 0
+    pieces: list[bytes | memoryview] = []
+    for head, length in parts:
+        pieces += [head, view[at : at + length]]
+        at += length
+    return b"".join(pieces)
+
+
+def _body(body: bytes) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": True}
+
+
+async def until_disconnect(
+    receive: Receive, tasks: anyio.CancelScope, state: Mapping[str, Any] | None = None
+) -> None:
+    """Cancel the tasks when the client has gone: uvicorn's `send` says nothing then. With the
+    `state` of the request, one that sends no more is taken for gone."""
+    while (await receive())["type"] != "http.disconnect" and not (state or {}).get(HALF_CLOSED):
+        pass
+    tasks.cancel()

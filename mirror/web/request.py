@@ -1,0 +1,120 @@
+"""One request, as the functions that answer it see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror.core.errors import RequestError, RevisionNotFoundError
+from mirror.core.repo import Repo, is_repo_id
+from mirror.derived.facts import Facts
+from mirror.web.file_response import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.datastructures import Headers, QueryParams
+
+    from mirror.core.source import Snapshot, Source
+    from mirror.core.tree import RepoFile
+    from mirror.derived.catalog import Catalog
+    from mirror.derived.state import State
+    from mirror.derived.xet_hashes import XetHashes
+    from mirror.openllm.shelf import Shelf
+    from mirror.web.access import Signer
+    from mirror.web.urls import Target
+
+_TRUE = frozenset({"true", "True", "1"})
+# A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
+_MOST_SEGMENTS = 4
+_MOST_DIGITS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """What every answer is made from."""
+
+    source: Source
+    catalog: Catalog
+    state: State
+    xet_hashes: XetHashes
+    shelf: Shelf
+    signer: Signer
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request for a `target`. `base_url` is how the client reaches this server, without a
+    slash at its end; `accel` whether a proxy in front of it sends files that it is told to send.
+    Everything in here may block: it runs in a thread."""
+
+    hub: Hub
+    target: Target
+    query: QueryParams
+    headers: Headers
+    base_url: str
+    path: str
+    body: bytes = b""
+    head: bool = False
+    accel: bool = False
+
+    @property
+    def repo(self) -> Repo:
+        """Raises RequestError for an id that no repository can have."""
+        repo_id = self.target.repo_id
+        if not is_repo_id(repo_id):
+            raise RequestError(f"{repo_id[:200]!r} is no repository id.")
+        return Repo(self.target.repo_type, repo_id)
+
+    @property
+    def asked(self) -> Asked:
+        """How a file is asked for."""
+        headers = self.headers
+        return Asked(headers.get("range"), headers.get("if-range"), self.head, self.accel)
+
+    def flag(self, name: str) -> bool:
+        """A boolean of the query: `True` in requests' time, `true` in httpx's."""
+        return self.query.get(name) in _TRUE
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A count of the query, at most `most`; the default where it is nonsense or zero."""
+        text = self.query.get(name, "")
+        if not text.isascii() or not text.isdigit():
+            return default
+        return min(int(text[:_MOST_DIGITS]), most) or default
+
+    def several(self, name: str) -> list[str]:
+        """A repeated parameter, in the forms `a=1&a=2`, `a[]=1&a[]=2` and `a=1,2`."""
+        values = self.query.getlist(name) + self.query.getlist(f"{name}[]")
+        return [one for value in values for one in value.split(",") if one]
+
+    def snapshot(self, revision: str = "HEAD") -> Snapshot:
+        return self.hub.source.snapshot(self.repo, revision)
+
+    def revision_and_path(self) -> tuple[Snapshot, str]:
+        """The snapshot that the segments after the action begin with, and the path they end in."""
+        segments = self.target.rest
+        if not segments:
+            raise RequestError("The revision is missing.")
+        try:
+            return self.snapshot(segments[0]), "/".join(segments[1:])
+        except RevisionNotFoundError as exc:
+            return self._longer_revision(segments, exc)
+
+    def files(self, snapshot: Snapshot) -> dict[str, RepoFile]:
+        """The entries of a snapshot as clients see them."""
+        entry = self.hub.xet_hashes.entry
+        return {path: entry(stored) for path, stored in snapshot.files.items()}
+
+    def facts(self, snapshot: Snapshot) -> Facts:
+        return Facts(snapshot, self.hub.state)
+
+    def _longer_revision(
+        self, segments: Sequence[str], first: RevisionNotFoundError
+    ) -> tuple[Snapshot, str]:
+        for end in range(2, min(_MOST_SEGMENTS, len(segments)) + 1):
+            try:
+                return self.snapshot("/".join(segments[:end])), "/".join(segments[end:])
+            except RevisionNotFoundError:
+                continue
+        raise first

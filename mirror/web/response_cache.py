@@ -1,0 +1,169 @@
+"""A memory of what was just answered, for about a second.
+
+A model's start asks for the same few things over and over, half of them absent (vLLM: eleven times
+the same HEAD), and large files are fetched in many ranges, or by many hosts at once. A repeated
+small answer costs no thread and no look at the disk; a large file asked for again is just opened;
+and of those who ask the same at once, one finds the answer for all. An answer is there for others
+before its first byte is sent, so that a client which does not read keeps nobody waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+
+from mirror.core.errors import BlobUnreadableError
+from mirror.web.file_response import Asked, BlobResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_MOST_WEIGHT = 64 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+_OVERHEAD = 1024
+_MOST_FILES = 256
+# The request headers that an answer may depend on.
+_VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
+_HOST = frozenset({b"host"})
+_FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
+_WAIT_S = 10.0
+"""For how long one waits for the answer that another is finding; then it looks for itself."""
+
+Key = tuple[object, ...]
+
+
+class RecentAnswers:
+    """Answers to GET and HEAD by what they depend on; `hold` in seconds, 0 for none."""
+
+    def __init__(self, hold: float) -> None:
+        self._hold = hold
+        self._kept: OrderedDict[Key, tuple[float, str, Response]] = OrderedDict()
+        self._bytes = 0
+        self._making: dict[Key, asyncio.Event] = {}
+        self._files: OrderedDict[Key, tuple[float, str, Callable[[Asked], Response]]]
+        self._files = OrderedDict()
+
+    def get(self, key: Key) -> tuple[str, Response] | None:
+        """The route and the answer, while they are fresh."""
+        kept = self._kept.get(key)
+        if kept is None or time.monotonic() > kept[0]:
+            return None
+        return kept[1], kept[2]
+
+    def find(self, scope: Scope) -> tuple[str, Response] | None:
+        """The route and the answer, where it was just given to somebody."""
+        return self.get(key_of(scope)) or self.again(scope)
+
+    async def share(self, scope: Scope, respond: Callable[[], Awaitable[Response]]) -> Response:
+        """The answer to a request that may be kept: by `respond`, which is asked once by all who
+        ask the same meanwhile. Its own errors are not kept."""
+        if not self._hold:
+            return await respond()
+        question = (scope["method"], scope["scheme"], scope["raw_path"])
+        if event := self._making.get(question):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_S):
+                    await event.wait()
+            if found := self.find(scope):
+                return found[1]
+        first = question not in self._making
+        if first:
+            self._making[question] = asyncio.Event()
+        try:
+            response = await respond()
+            self._keep(scope, response)
+            return response
+        finally:
+            if first:
+                self._making.pop(question).set()
+
+    def again(self, scope: Scope) -> tuple[str, Response] | None:
+        """The route and the answer for a large file that was just sent to somebody."""
+        kept = self._files.get(_file_key(scope))
+        if kept is None or time.monotonic() > kept[0] or scope["method"] != "GET":
+            return None
+        headers = Headers(raw=scope["headers"])
+        if "if-none-match" in headers:
+            return None
+        try:
+            asked = Asked(headers.get("range"), headers.get("if-range"), on_loop=True)
+            return kept[1], kept[2](asked)
+        except BlobUnreadableError:
+            return None
+
+    def _keep(self, scope: Scope, response: Response) -> None:
+        """Keep an answer that is small, and is not an accident; or the way to a large file."""
+        key, route = key_of(scope), scope["state"].get("route", "none")
+        if isinstance(response, BlobResponse) and self._hold:
+            file_key = _file_key(scope)
+            self._files[file_key] = (time.monotonic() + self._hold, route, response.again)
+            self._files.move_to_end(file_key)
+            if len(self._files) > _MOST_FILES:
+                self._files.popitem(last=False)
+        if type(response) is not Response or response.status_code >= 500 or not self._hold:
+            return
+        if "x-accel-redirect" in response.headers:  # for a trusted proxy alone
+            return
+        if _weight(key, response) > _MOST_WEIGHT:
+            return
+        self._drop(key)
+        self._kept[key] = (time.monotonic() + self._hold, route, response)
+        self._bytes += _weight(key, response)
+        while self._bytes > _MOST_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: Key) -> None:
+        if kept := self._kept.pop(key, None):
+            self._bytes -= _weight(key, kept[2])
+
+
+def key_of(scope: Scope) -> Key:
+    """What the answer to a request depends on."""
+    return (scope["method"], scope["query_string"], *_varied(scope, _VARY))
+
+
+def _file_key(scope: Scope) -> Key:
+    """What the headers of a file depend on, whatever part of it is asked for: links name the host.
+    A signature is in the query."""
+    return (scope["query_string"], *_varied(scope, _HOST))
+
+
+def _varied(scope: Scope, names: frozenset[bytes]) -> Iterator[object]:
+    yield from (scope["scheme"], scope["raw_path"])
+    for header in scope["headers"]:
+        if header[0] in names:
+            yield header
+        elif header[0] in _FORWARDED:
+            yield from (header, (scope.get("client") or ("",))[0])
+
+
+def _weight(key: Key, response: Response) -> int:
+    """Roughly the bytes that an answer takes in memory."""
+    return _OVERHEAD + len(response.body) + sum(len(str(part)) for part in key)
+
+
+class Recall:
+    """ASGI middleware: gives an answer that was just given."""
+
+    def __init__(self, app: ASGIApp, recent: RecentAnswers) -> None:
+        self._app = app
+        self._recent = recent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        kept = self._recent.find(scope)
+        if kept is None:
+            await self._app(scope, receive, send)
+            return
+        scope["state"]["route"], response = kept
+        await response(scope, receive, send)

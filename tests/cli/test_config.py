@@ -1,0 +1,145 @@
+"""Where a setting comes from, and what stops a start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mirror.config import SETTINGS, File, SourceSpec, refuse_unknown_variables
+from mirror.core.errors import ConfigError, RevisionNotFoundError
+from mirror.core.repo import Repo
+from mirror.server.run import open_place, parse_reach, read_token
+from tests.folders import MODEL, OLDER, Content, make_classic, make_managed, make_plain
+
+
+def _file(folder: Path, text: str) -> File:
+    path = folder / "hubmirror.toml"
+    path.write_text(text)
+    return File.read(path)
+
+
+def test_a_file_holds_settings_and_sources(tmp_path: Path) -> None:
+    file = _file(
+        tmp_path,
+        """
+        [serve]
+        port = 9000
+        [[source]]
+        kind = "hf-cache"
+        path = "~/.cache/huggingface/hub"
+        [[source]]
+        kind = "folder"
+        path = "/models/squad"
+        repo_id = "rajpurkar/squad"
+        repo_type = "dataset"
+        """,
+    )
+    assert file.settings == {"port": 9000}
+    assert file.sources == (
+        SourceSpec("hf-cache", Path("~/.cache/huggingface/hub").expanduser()),
+        SourceSpec("folder", Path("/models/squad"), Repo.parse("datasets/rajpurkar/squad")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[server]", "'server'"),
+        ("[serve]\nprot = 1", "'prot'"),
+        ("[[source]]\nkind = 'hf-cache'\npath = 'x'\nrepo = 'y'", "'repo'"),
+        ("[[source]]\nkind = 'hf-cache'", "path"),
+        ("[[source]]\nkind = 'cache'\npath = 'x'", "'cache'"),
+        ("[[source]]\nkind = 'folder'\npath = 'x'", "needs a repo id"),
+        ("[[source]]\nkind = 'folder'\npath = 'x'\nrepo_id = 'a--b'", "'a--b'"),
+        ("[[source]]\nkind = 'folder'\npath = 'x'\nrepo_id = 'a/b'\nrepo_type = 'c'", "'c'"),
+        ("[serve", "not TOML"),
+    ],
+)
+def test_what_a_file_may_not_hold_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        _file(tmp_path, text)
+
+
+@pytest.mark.parametrize("text", ["models", "hf-cache:", "folder:/models/qwen", "disk:/x", ":x"])
+def test_a_source_that_declares_nothing(text: str) -> None:
+    with pytest.raises(ConfigError):
+        SourceSpec.parse(text)
+
+
+@pytest.mark.parametrize("text", ["hf-cache:/a=b", "folder:/a=b/c=org/name", "managed:/x"])
+def test_a_source_in_one_line(text: str) -> None:
+    assert str(SourceSpec.parse(text)) == text
+
+
+def test_an_unknown_variable_is_named() -> None:
+    refuse_unknown_variables({"HUBMIRROR_PORT": "1", "HUBMIRROR_SOURCE": "x", "PATH": "y"})
+    with pytest.raises(ConfigError, match="HUBMIRROR_PROT"):
+        refuse_unknown_variables({"HUBMIRROR_PROT": "1"})
+
+
+def test_the_data_folder_is_asked_before_what_is_declared(tmp_path: Path) -> None:
+    make_managed(tmp_path / "data" / "hub")
+    make_plain(tmp_path / "plain")
+    spec = SourceSpec("folder", tmp_path / "plain", MODEL)
+    with_both = open_place(tmp_path / "data", None, [spec])
+    assert [source.label for source in with_both.sources.sources] == [
+        f"managed:{tmp_path}/data/hub",
+        str(spec),
+        f"bento:{tmp_path}/data/bentoml",
+    ]
+
+
+def test_a_declaration_of_the_hub_folder_takes_its_place(tmp_path: Path) -> None:
+    make_classic(tmp_path / "data" / "hub")
+    spec = SourceSpec("hf-cache", tmp_path / "data" / "hub")
+    place = open_place(tmp_path / "data", None, [spec])
+    assert [source.label for source in place.sources.sources][:-1] == [str(spec)]
+    assert place.sources.snapshot(MODEL, "main").files
+
+
+def test_the_first_source_answers_for_all_revisions(tmp_path: Path) -> None:
+    make_managed(tmp_path / "data" / "hub")
+    make_classic(tmp_path / "other", Content({"a": b"b"}, OLDER))
+    place = open_place(tmp_path / "data", None, [SourceSpec("hf-cache", tmp_path / "other")])
+    with pytest.raises(RevisionNotFoundError):
+        place.sources.snapshot(MODEL, OLDER)
+
+
+def test_a_source_that_only_waits_does_not_answer(tmp_path: Path) -> None:
+    make_classic(tmp_path / "data" / "hub")
+    make_classic(tmp_path / "other", Content({"a": b"b"}, OLDER))
+    place = open_place(tmp_path / "data", None, [SourceSpec("hf-cache", tmp_path / "other")])
+    assert place.sources.snapshot(MODEL, "main").commit_hash == OLDER
+
+
+def test_state_goes_into_the_data_folder(tmp_path: Path) -> None:
+    assert open_place(tmp_path, None, []).state.folder == tmp_path / ".hubmirror"
+    assert open_place(tmp_path, tmp_path / "a/b", []).state.folder == tmp_path / "a/b"
+
+
+@pytest.mark.parametrize("text", ["", "two tokens", "\n\n"])
+def test_a_token_file_must_hold_one_token(tmp_path: Path, text: str) -> None:
+    (tmp_path / "token").write_text(text)
+    with pytest.raises(ConfigError, match="one token"):
+        read_token(tmp_path / "token")
+
+
+def test_a_token_is_read_without_its_line_end(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("hf_abc\n")
+    assert read_token(tmp_path / "token") == "hf_abc"
+    assert read_token(None) == ""
+
+
+def test_a_public_url_needs_its_scheme() -> None:
+    with pytest.raises(ConfigError, match="http://"):
+        parse_reach("hub.lan", [])
+    with pytest.raises(ConfigError, match="trusted_proxies"):
+        parse_reach("", ["nowhere"])
+
+
+def test_every_setting_is_documented() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "configuration.md").read_text()
+    for setting in SETTINGS.values():
+        assert f"`{setting.key}`" in page
+        assert setting.help in page

@@ -1,0 +1,104 @@
+"""What else a model needs to start, as its own files name it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mirror.core.repo import Repo
+from mirror.sync.dependencies import Need, needs
+from tests import shapes
+
+MODEL = Repo.parse("Org/Model")
+OTHER = "Other/Thing-1.0"
+
+
+def _needs(files: dict[str, Any], repo: Repo = MODEL) -> list[Need]:
+    bodies = {name: json.dumps(body).encode() for name, body in files.items()}
+    return needs(repo, lambda name: bodies.get(name, b""))
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "why"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": f"{OTHER}--modeling.Model"}}, "its code"),
+        (
+            "tokenizer_config.json",
+            {"auto_map": {"AutoTokenizer": [f"{OTHER}--tokenization.Slow", None]}},
+            "its code",
+        ),
+        (
+            "preprocessor_config.json",
+            {"auto_map": {"AutoProcessor": f"{OTHER}--processing.Processor"}},
+            "its code",
+        ),
+        ("adapter_config.json", {"base_model_name_or_path": OTHER}, "its base model"),
+        ("config.json", {"speculative_config": {"model": OTHER}}, "its draft model"),
+        ("generation_config.json", {"assistant_model": OTHER}, "its draft model"),
+        (
+            "config.json",
+            {"speculators_config": {"verifier": {"name_or_path": OTHER, "architectures": []}}},
+            "the model that it drafts for",
+        ),
+        ("processor_config.json", {"tokenizer_name_or_path": OTHER}, "its tokenizer"),
+        ("config.json", {"vision": [{"processor_name_or_path": OTHER}]}, "its processor"),
+    ],
+)
+def test_what_a_file_names_is_needed(name: str, body: dict[str, Any], why: str) -> None:
+    assert _needs({name: body}) == [Need(Repo.parse(OTHER), why)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"auto_map": {"AutoModel": "modeling_own.Model"}},
+        {"auto_map": {"AutoModel": "org/MODEL--modeling.Model"}},
+        {"auto_map": None},
+        {"base_model_name_or_path": "/home/somebody/llama"},
+        {"base_model_name_or_path": "./llama"},
+        {"base_model_name_or_path": "../Org/Llama"},
+        {"base_model_name_or_path": "gpt2"},
+        {"base_model_name_or_path": None},
+        {"base_model_name_or_path": ""},
+        {"_name_or_path": OTHER},
+        {"draft_model": {"name": OTHER}},
+        {"speculative_config": {"model": None}},
+        {"speculative_config": {"method": "mtp"}},
+        {"speculative_config": []},
+        ["base_model_name_or_path", OTHER],
+        "text",
+        7,
+    ],
+)
+def test_what_is_no_other_repository_is_not_needed(body: Any) -> None:
+    assert _needs({"config.json": body}) == []
+
+
+def test_where_a_tokenizer_was_loaded_from_is_not_needed() -> None:
+    """transformers wrote it for years: 140 GB would come for nothing."""
+    body = {"name_or_path": "meta-llama/Llama-2-70b-hf", "tokenizer_class": "LlamaTokenizer"}
+    assert _needs({"tokenizer_config.json": body}) == []
+
+
+def test_each_repository_is_named_once() -> None:
+    code = {"AutoConfig": f"{OTHER}--a.A", "AutoModel": f"{OTHER.lower()}--b.B"}
+    files = {"config.json": {"auto_map": code}, "tokenizer_config.json": {"auto_map": code}}
+    assert _needs(files) == [Need(Repo.parse(OTHER), "its code")]
+
+
+@pytest.mark.parametrize("kind", ["datasets", "spaces"])
+def test_only_models_start(kind: str) -> None:
+    body = {"base_model_name_or_path": OTHER}
+    assert _needs({"adapter_config.json": body}, Repo.parse(f"{kind}/Org/Model")) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"a":' * 900 + b"1"])
+def test_a_damaged_file_names_nothing(body: bytes) -> None:
+    assert needs(MODEL, lambda _: body) == []
+
+
+def test_a_model_that_brings_its_code_needs_no_other() -> None:
+    shape = shapes.kimi_k2_thinking()
+    assert needs(shape.repo, lambda name: shape.small_files.get(name, b"")) == []

@@ -1,0 +1,494 @@
+"""`hubmirror pull`, as an operator types it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mirror.cli import main
+from mirror.core.repo import Repo
+from mirror.store.cache import Cache
+from mirror.sync.pull import Outcome, Pull
+from tests.conftest import Serve
+from tests.filling import FILES, MODEL, Filling
+from tests.folders import write
+from tests.hub import EVER, HubSimulator, refused, slow, stalled
+from tests.processes import until
+from tests.servers import run_command
+
+DECLARED = """
+[[repo]]
+repo_id = "org/model"
+exclude = ["*.safetensors"]
+
+[[repo]]
+repo_id = "org/data"
+repo_type = "dataset"
+revision = "v1"
+"""
+DATA = "datasets/org/data"
+
+
+@pytest.fixture
+def declared(simulator: HubSimulator, tmp_path: Path) -> Path:
+    """A configuration that declares two repositories, which are on the hub."""
+    simulator.repo(DATA).commit({"train.csv": b"a,b\n"}, "refs/tags/v1")
+    (tmp_path / "hubmirror.toml").write_text(DECLARED)
+    return tmp_path / "hubmirror.toml"
+
+
+def test_what_is_declared_is_pulled(declared: Path, filling: Filling) -> None:
+    said = filling.run("pull").output
+    assert "org/model at " in said
+    assert "datasets/org/data at " in said
+    assert filling.shown().keys() == {path for path in FILES if "safetensors" not in path}
+    assert filling.shown("v1", DATA) == {"train.csv": b"a,b\n"}
+
+
+def test_a_named_repository_is_pulled_alone(declared: Path, filling: Filling) -> None:
+    filling.run("pull", MODEL)
+    assert filling.shown() == FILES
+    assert [path.name for path in filling.hub.glob("*--*")] == ["models--org--model"]
+
+
+def test_what_is_declared_no_more_is_told_and_pruned(declared: Path, filling: Filling) -> None:
+    filling.run("pull")
+    declared.write_text(DECLARED.partition("\n\n")[0])
+    assert f"{DATA} is declared no more. --prune removes it." in filling.run("pull").output
+    assert filling.shown("v1", DATA)
+    assert f"{DATA} was removed." in filling.run("pull", "--prune").output
+    assert [path.name for path in filling.hub.glob("*--*")] == ["models--org--model"]
+    assert "declared" not in filling.run("pull").output
+
+
+def test_a_revision_that_is_declared_no_more_is_pruned(
+    declared: Path, simulator: HubSimulator, filling: Filling
+) -> None:
+    commit = simulator.repo(MODEL).commit({"a": b"b"}, "other")
+    declared.write_text(f'{DECLARED}[[repo]]\nrepo_id = "{MODEL}"\nrevision = "other"\n')
+    filling.run("pull")
+    declared.write_text(DECLARED)
+    assert f"{MODEL}@{commit} is declared no more" in filling.run("pull").output
+    filling.run("pull", "--prune")
+    assert filling.folder().recorded_commits() == [simulator.repo(MODEL).refs["main"]]
+    assert list(filling.folder().refs()) == ["refs/heads/main"]
+
+
+def test_what_failed_is_not_pruned(
+    declared: Path, simulator: HubSimulator, filling: Filling
+) -> None:
+    filling.run("pull")
+    del simulator.repos[DATA]
+    filling.run("pull", "--prune", status=1)
+    assert filling.shown("v1", DATA)
+
+
+def test_prune_goes_with_a_declaration(filling: Filling) -> None:
+    assert "name no repository" in filling.run("pull", MODEL, "--prune", status=1).output
+
+
+def test_nothing_to_pull_names_the_next_step(filling: Filling) -> None:
+    said = filling.run("pull", status=1).output
+    assert "hubmirror pull ORG/NAME" in said
+    assert "[[repo]]" in said
+
+
+def test_a_dry_run_shows_files_and_bytes(simulator: HubSimulator, filling: Filling) -> None:
+    filling.run("pull", MODEL, "--include", "*.json")
+    asked = simulator.count("/resolve/")
+    said = filling.run("pull", MODEL, "--exclude", "*.txt", "--dry-run").stdout
+    rows = [" ".join(line.split()) for line in said.splitlines()]
+    assert rows[0] == f"{MODEL} at {simulator.repo(MODEL).refs['main']}"
+    assert set(rows[1:-1]) == {
+        "It was served with fewer files: clients that listed it will not see the new.",
+        "+ 8 B README.md",
+        "23 B config.json",
+        "+ 300.0 kB model-00001.safetensors",
+        "+ 300.0 kB model-00002.safetensors",
+    }
+    assert rows[-1] == "To fetch: 3 files, 600.0 kB."
+    assert filling.shown().keys() == {"config.json"}
+    assert simulator.count("/resolve/") == asked
+
+
+def test_a_dry_run_as_json(simulator: HubSimulator, filling: Filling) -> None:
+    (row,) = filling.lines("pull", MODEL, "--include", "*.json", "--dry-run")
+    assert row == {
+        "repo": MODEL,
+        "commit_hash": simulator.repo(MODEL).refs["main"],
+        "files": [{"path": "config.json", "size": 23, "missing": True}],
+    }
+    assert not (filling.hub / ".hubmirror" / "last-pull.json").exists()
+
+
+def test_a_dry_run_of_what_is_not_there(filling: Filling) -> None:
+    said = filling.run("pull", "org/nope", MODEL, "--dry-run", status=1).output
+    assert "org/nope is not on" in said
+    assert "To fetch: 7 files" in said
+
+
+def test_events_are_lines_of_json(simulator: HubSimulator, filling: Filling) -> None:
+    events = filling.lines("pull", MODEL, "org/nope", status=1)
+    kinds = Counter(event["event"] for event in events)
+    assert kinds == {
+        "Noted": 1,
+        "Planned": 1,
+        "FileBegan": len(FILES),
+        "FileDone": len(FILES),
+        "RevisionDone": 1,
+    }
+    assert events[0]["level"] == "error"
+    assert events[1] == {
+        "event": "Planned",
+        "files": len(FILES),
+        "size": sum(map(len, FILES.values())),
+    }
+    done = {event["path"] for event in events if event["event"] == "FileDone"}
+    assert done == FILES.keys()
+    assert events[-1] == {
+        "event": "RevisionDone",
+        "repo": MODEL,
+        "commit_hash": simulator.repo(MODEL).refs["main"],
+        "outcome": "pulled",
+        "files": len(FILES),
+        "size": sum(map(len, FILES.values())),
+    }
+
+
+def test_the_last_run_is_kept(filling: Filling) -> None:
+    filling.run("pull", MODEL)
+    last = filling.last_pull()
+    assert (last["ok"], last["revisions"], last["errors"]) == (True, 1, [])
+    began, ended = (datetime.fromisoformat(last[key]) for key in ("started_at", "finished_at"))
+    assert began <= ended
+    filling.run("pull", MODEL, "org/nope", status=1)
+    last = filling.last_pull()
+    assert (last["ok"], last["revisions"]) == (False, 1)
+    assert "org/nope is not on" in last["errors"][0]
+
+
+def _claim_petabytes(simulator: HubSimulator) -> None:
+    simulator.repo(MODEL).claimed_sizes["model-00001.safetensors"] = 3 * 10**15
+
+
+def test_a_disk_that_is_too_small(simulator: HubSimulator, filling: Filling) -> None:
+    _claim_petabytes(simulator)
+    said = " ".join(filling.run("pull", MODEL, status=1).output.split())
+    assert "The disk is too small: 3000.0 TB are to be pulled" in said
+    assert "Make room for " in said
+    assert simulator.count("/resolve/") == 0
+    assert filling.run("pull", MODEL, "--exclude", "*00001*").exit_code == 0
+
+
+def test_a_disk_that_is_too_small_is_a_failed_run(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    filling.run("pull", MODEL)
+    simulator.repo(MODEL).commit({**FILES, "model-00001.safetensors": b"new"})
+    _claim_petabytes(simulator)
+    filling.run("pull", MODEL, status=1)
+    assert not filling.last_pull()["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["org/nope"], "org/nope is not on {url}, or is private: check the spelling"),
+        ([f"{MODEL}@nope"], "org/model has no revision nope on {url}."),
+        ([MODEL, "--include", "*.nope"], "No file of org/model passes the filters."),
+        (["https://x/org/model"], "is no repo id. Write ORG/NAME"),
+    ],
+)
+def test_what_cannot_be_pulled_is_told(filling: Filling, words: list[str], said: str) -> None:
+    told = " ".join(filling.run("pull", *words, status=1).output.split())
+    assert said.format(url=filling.url) in told
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_repository_is_told(simulator: HubSimulator, filling: Filling, status: int) -> None:
+    simulator.fail("org/model", refused(status, x_error_code="GatedRepo"), EVER)
+    simulator.repo("org/free").commit({"a": b"b"})
+    told = filling.run("pull", MODEL, "org/free", status=1).output
+    assert f"org/model is gated: ask for access at {filling.url}/org/model, then log in" in told
+    assert filling.shown(repo="org/free") == {"a": b"b"}
+
+
+def test_a_repository_whose_files_are_gated_is_told(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    simulator.fail("/resolve/", refused(403, x_error_code="GatedRepo"), EVER)
+    assert "org/model is gated" in filling.run("pull", MODEL, status=1).output
+    assert simulator.count("HEAD") <= len(FILES)
+
+
+def test_a_token_that_is_not_good_is_told(simulator: HubSimulator, filling: Filling) -> None:
+    wrong = refused(401, x_error_message="Invalid credentials in Authorization header")
+    simulator.fail("/api/", wrong, EVER)
+    assert "HF_TOKEN" in filling.run("pull", MODEL, status=1).output
+
+
+def test_a_mirror_does_not_pull_from_itself(serve: Serve, filling: Filling) -> None:
+    filling.run("pull", MODEL)
+    with filling.source() as source:
+        itself = Filling(filling.data, str(serve(source).base_url))
+        said = " ".join(itself.run("pull", MODEL, status=1).output.split())
+        assert f"{itself.url.rstrip('/')} is this mirror itself" in said
+        other = Filling(filling.data.with_name("other"), itself.url)
+        other.run("pull", MODEL)
+    assert other.shown() == FILES
+
+
+def test_a_hub_that_is_down_is_tried_again(tmp_path: Path) -> None:
+    words = ["pull", MODEL, "--upstream", "http://127.0.0.1:9"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "mirror", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+    assert line == "warning: org/model: [Errno 111] Connection refused. Trying again in 1 s.\n"
+
+
+CODE = b'{"auto_map": {"AutoModel": "org/code--modeling.Model"}}'
+
+
+def test_what_a_start_needs_is_told(simulator: HubSimulator, filling: Filling) -> None:
+    simulator.repo(MODEL).commit({"config.json": CODE})
+    said = filling.run("pull", MODEL).output
+    assert "A start will need org/code as well (its code). --with-needs brings it." in said
+
+
+def test_what_a_start_needs_is_brought_when_asked(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    simulator.repo(MODEL).commit({"config.json": CODE})
+    simulator.repo("org/code").commit({"modeling.py": b"pass"})
+    said = filling.run("pull", MODEL, "--with-needs").output
+    assert "A start will need org/code as well (its code).\n" in said
+    assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
+    assert filling.last_pull()["revisions"] == 2
+    simulator.repo("org/code").commit({"modeling.py": b"moved"})
+    assert "will need" not in filling.run("pull", MODEL, "--with-needs").output
+    assert filling.shown(repo="org/code") == {"modeling.py": b"moved"}
+
+
+def test_what_a_start_needs_and_nobody_has(simulator: HubSimulator, filling: Filling) -> None:
+    simulator.repo(MODEL).commit({"config.json": CODE})
+    assert "org/code is not on" in filling.run("pull", MODEL, "--with-needs", status=1).output
+    assert filling.shown() == {"config.json": CODE}
+
+
+def test_what_is_needed_by_what_is_needed_is_brought(
+    simulator: HubSimulator, filling: Filling
+) -> None:
+    simulator.repo("org/adapter").commit(
+        {"adapter_config.json": b'{"base_model_name_or_path": "org/model"}'}
+    )
+    simulator.repo(MODEL).commit({"config.json": CODE})
+    simulator.repo("org/code").commit({"modeling.py": b"pass"})
+    filling.run("pull", "org/adapter", "--with-needs")
+    assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
+
+
+def test_what_was_brought_since_it_is_needed_is_not_pruned(
+    declared: Path, simulator: HubSimulator, filling: Filling
+) -> None:
+    simulator.repo(MODEL).commit({"config.json": CODE})
+    simulator.repo("org/code").commit({"modeling.py": b"pass"})
+    assert "declared no more" not in filling.run("pull", "--with-needs").output
+    filling.run("pull", "--prune")
+    assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
+
+
+def test_a_mirror_with_a_token_asks_for_it(
+    filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filling.run("pull", MODEL)
+    (tmp_path / "token").write_text("hf_secret")
+    with run_command(
+        tmp_path, "--data", "data", "--workers", "1", "--token-file", "token"
+    ) as server:
+        further = Filling(tmp_path / "further", server.url)
+        assert "log in with" in further.run("pull", MODEL, status=1).output
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        further.run("pull", MODEL)
+    assert further.shown() == FILES
+
+
+OWN_DISK = ("unshare", "--map-root-user", "--mount", "sh", "-c")
+
+
+@pytest.mark.skipif(
+    bool(subprocess.run([*OWN_DISK, "true"], check=False, capture_output=True).returncode),
+    reason="unshare cannot give a process a disk of its own here",
+)
+def test_a_disk_that_gets_full_is_told(
+    simulator: HubSimulator, filling: Filling, tmp_path: Path
+) -> None:
+    simulator.repo(MODEL).commit({"large.bin": bytes(72_000_000)})
+    simulator.fail("GET .*/large.bin", stalled(4))
+    filling.data.mkdir()
+    pull = f"{sys.executable} -m mirror pull {MODEL} --data data --upstream {filling.url}"
+    began = "ls data/hub/.hubmirror/staging/*/*.incomplete"
+    other = f"for _ in $(seq 200); do {began} && break; sleep 0.1; done; cat /dev/zero > data/other"
+    said = subprocess.run(
+        [*OWN_DISK, f"mount -t tmpfs -o size=200m tmpfs data && {{ ({other}) & {pull}; }}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 1
+    assert "org/model could not be written: No space left on device." in said.stderr
+    assert "Traceback" not in said.stderr
+    assert simulator.count("GET .*/resolve/") == 1
+
+
+def test_filters_go_with_names(filling: Filling, tmp_path: Path) -> None:
+    (tmp_path / "hubmirror.toml").write_text(f'[[repo]]\nrepo_id = "{MODEL}"\n')
+    said = filling.run("pull", "--exclude", "*.bin", status=1).output
+    assert "--include and --exclude go with repositories that are named" in said
+
+
+def test_the_upstream_may_be_a_setting(
+    simulator: HubSimulator, filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*words: str) -> None:
+        result = CliRunner().invoke(main, ["pull", MODEL, "--data", str(filling.data), *words])
+        assert result.exit_code == 0, result.output
+
+    monkeypatch.setenv("HUBMIRROR_UPSTREAM", filling.url)
+    run()
+    monkeypatch.delenv("HUBMIRROR_UPSTREAM")
+    (tmp_path / "hubmirror.toml").write_text(f'[pull]\nupstream = "{filling.url}"\n')
+    run()
+    assert simulator.count("revision/main") == 2
+
+
+def test_a_name_that_changed_upstream_is_said_and_kept(
+    simulator: HubSimulator, filling: Filling, tmp_path: Path
+) -> None:
+    """An upstream that calls it by another name must not write into that one's folder."""
+    simulator.repo("org/old").commit(FILES)
+    simulator.repo("org/old").info = {"id": "org/new"}
+    simulator.repo("org/new").commit(FILES)
+    (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/old"\n')
+    said = filling.run("pull", "--prune").output
+    assert "org/old is called org/new upstream. It is kept under the name that was asked" in said
+    assert "declared no more" not in said
+    assert filling.shown(repo="org/old") == FILES
+    assert not (filling.hub / "models--org--new").exists()
+
+
+def test_nothing_is_pruned_where_a_pull_failed(filling: Filling, tmp_path: Path) -> None:
+    """The name may be mistyped."""
+    filling.run("pull", MODEL)
+    (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/modle"\n')
+    said = filling.run("pull", "--prune", status=1).output
+    assert f"{MODEL} is declared no more. It stays, since pulls failed." in said
+    assert filling.shown() == FILES
+
+
+def test_a_run_that_has_not_ended_has_not_gone_well(
+    filling: Filling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def run(self: Pull, plans: object) -> Outcome:
+        seen.append(filling.last_pull())
+        raise RuntimeError("unexpected")
+
+    monkeypatch.setattr(Pull, "run", run)
+    result = CliRunner().invoke(
+        main, ["pull", MODEL, "--data", str(filling.data), "--upstream", filling.url]
+    )
+    assert isinstance(result.exception, RuntimeError)
+    assert (seen[0]["ok"], seen[0]["finished_at"]) == (False, None)
+    last = filling.last_pull()
+    assert last["finished_at"] >= last["started_at"]
+    assert (last["ok"], last["errors"]) == (False, ["It failed: RuntimeError('unexpected')"])
+
+
+def test_a_mirror_that_is_asked_to_pull_from_itself_has_not_gone_well(
+    serve: Serve, filling: Filling
+) -> None:
+    filling.run("pull", MODEL)
+    assert filling.last_pull()["ok"]
+    with filling.source() as source:
+        itself = Filling(filling.data, str(serve(source).base_url))
+        itself.run("pull", MODEL, status=1)
+    assert "is this mirror itself" in filling.last_pull()["errors"][0]
+
+
+def test_an_interrupt_ends_a_pull_at_once(simulator: HubSimulator, filling: Filling) -> None:
+    body = bytes(range(256)) * 4096
+    files = {f"{number}.bin": body + bytes([number]) for number in range(40)}
+    simulator.repo("org/slow").commit(files)
+    simulator.fail("GET .*resolve", slow(20), EVER)
+    command = [sys.executable, "-m", "mirror", "pull", "org/slow", "--data", str(filling.data)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [*command, "--upstream", filling.url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment,
+    ) as process:  # fmt: skip
+        until(lambda: simulator.count("GET .*resolve") > 2)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said = process.communicate(timeout=20)[0].decode()
+    assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "Interrupted. The same command goes on where it was." in said
+    assert "Traceback" not in said
+    last = filling.last_pull()
+    assert (last["ok"], last["errors"]) == (False, ["It was interrupted."])
+    simulator.faults.clear()
+    filling.run("pull", "org/slow")
+    assert filling.shown(repo="org/slow") == files
+
+
+def test_what_a_killed_pull_left_takes_no_room(simulator: HubSimulator, filling: Filling) -> None:
+    commit = simulator.repo(MODEL).refs["main"]
+    half = Cache.of(filling.hub).staging(Repo.parse(MODEL)) / "x" / "y.incomplete"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    run, plans = filling.plan(f"{MODEL}@{commit}")
+    assert run.lack_of_space(plans) == ""
+    assert not half.exists()
+
+
+def test_room_is_asked_for_each_content_once(simulator: HubSimulator, filling: Filling) -> None:
+    simulator.repo("org/fork").commit(FILES)
+    run, plans = filling.plan(MODEL, "org/fork")
+    total = sum(len(body) for body in {*FILES.values()})
+    assert sum(run.to_fetch(plans).values()) == total
+    filling.run("pull", MODEL)
+    run, plans = filling.plan("org/fork")
+    assert len(plans[0].missing) == len(FILES)
+    assert run.to_fetch(plans) == {}
+    assert "To fetch: 0 files" in filling.run("pull", "org/fork", "--dry-run").stdout
+
+
+@pytest.mark.parametrize("verb", [["gc"], ["rm", MODEL], ["pull", MODEL], ["verify"]])
+def test_a_data_folder_that_is_a_file_is_one_line(
+    filling: Filling, tmp_path: Path, verb: list[str]
+) -> None:
+    write(tmp_path / "file", b"x")
+    result = CliRunner().invoke(main, [*verb, "--data", str(tmp_path / "file")])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.output.count("\n") == 1

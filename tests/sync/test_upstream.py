@@ -1,0 +1,214 @@
+"""What is asked of a hub, and what is made of its answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from starlette.responses import Response
+
+from mirror.core.errors import ConfigError, UpstreamError
+from mirror.core.repo import Repo
+from mirror.store.cache import Cache
+from mirror.sync.upstream import Head, Upstream
+from tests.conftest import Serve
+from tests.filling import FILES, FIRST_WAIT, MODEL, WEIGHTS, Filling
+from tests.folders import entry
+from tests.hub import EVER, HubSimulator, refused, run_hub
+
+REPO = Repo.parse(MODEL)
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """How long was waited before each new try."""
+    return []
+
+
+@pytest.fixture
+def upstream(simulator: HubSimulator, waits: list[float]) -> Iterator[Upstream]:
+    with run_hub(simulator) as url:
+        yield Upstream(url, first_wait=FIRST_WAIT, retrying=lambda _, wait: waits.append(wait))
+
+
+def test_the_head_of_a_branch(simulator: HubSimulator, upstream: Upstream) -> None:
+    simulator.repo(MODEL).info = {"tags": ["tiny"]}
+    head = upstream.head(Repo.parse("ORG/Model"), "main")
+    assert (head.repo, head.commit_hash) == (REPO, simulator.repo(MODEL).refs["main"])
+    assert head.info["tags"] == ["tiny"]
+    assert simulator.requests == ["GET /api/models/ORG/Model/revision/main"]
+
+
+def test_a_tree_has_sizes_and_digests(upstream: Upstream) -> None:
+    tree = upstream.tree(upstream.head(REPO, "main"))
+    assert tree == {path: entry(path, body) for path, body in FILES.items()}
+
+
+@pytest.mark.parametrize(
+    ("revision", "name"),
+    [
+        ("main", "refs/heads/main"),
+        ("feature/x", "refs/heads/feature/x"),
+        ("v1", "refs/tags/v1"),
+        ("refs/tags/v1", "refs/tags/v1"),
+        ("refs/pr/1", "refs/pr/1"),
+        ("0" * 40, None),
+        ("0" * 7, None),
+    ],
+)
+def test_the_name_of_a_ref(
+    simulator: HubSimulator, upstream: Upstream, revision: str, name: str | None
+) -> None:
+    commit = simulator.repo(MODEL).refs["main"]
+    simulator.repo(MODEL).refs |= dict.fromkeys(["feature/x", "refs/tags/v1", "refs/pr/1"], commit)
+    assert upstream.ref_name(Head(REPO, commit, {}), revision) == name
+
+
+def test_a_file_is_fetched_and_counted(upstream: Upstream, tmp_path: Path) -> None:
+    came: list[int] = []
+    head = upstream.head(REPO, "main")
+    body = FILES[WEIGHTS]
+    staged = upstream.fetch(head, entry(WEIGHTS, body), tmp_path / "staging", came.append)
+    assert staged.read_bytes() == body
+    assert sum(came) == len(body)
+
+
+def test_a_hub_has_no_identity(upstream: Upstream) -> None:
+    assert upstream.identities() == set()
+
+
+def test_a_mirror_has_an_identity(serve: Serve, filling: Filling) -> None:
+    filling.pull(MODEL)
+    with filling.source() as source:
+        upstream = Upstream(str(serve(source).base_url))
+        assert upstream.identities() == {Cache.of(filling.hub).identity()}
+
+
+def test_a_copy_of_a_mirror_is_another(serve: Serve, filling: Filling, tmp_path: Path) -> None:
+    """As a plain rsync makes it, which takes all along."""
+    filling.pull(MODEL)
+    shutil.copytree(filling.hub, tmp_path / "copy" / "hub", symlinks=True)
+    with filling.source() as source:
+        url = str(serve(source).base_url)
+        copy = Filling(tmp_path / "copy", url)
+        assert (
+            "is this mirror itself"
+            in Filling(filling.data, url).run("pull", MODEL, status=1).output
+        )
+        assert "up to date" in copy.run("pull", MODEL).output
+    assert Cache.of(copy.hub).identity() != Cache.of(filling.hub).identity()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8400", "ftp://hub", "http://"])
+def test_an_upstream_that_is_no_url(url: str) -> None:
+    with pytest.raises(ConfigError, match="does not begin with http"):
+        Upstream(url)
+
+
+def test_a_limit_of_requests_is_waited_for(simulator: HubSimulator, upstream: Upstream) -> None:
+    """As long as the real hub says, which counts for five minutes."""
+    waits: list[float] = []
+    limited = Upstream(upstream.endpoint, retrying=lambda _, wait: waits.append(wait))
+    headers = {"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"fixed window";"api";q=5;w=300'}
+    simulator.fail("revision", lambda *_: Response(status_code=429, headers=headers))
+    limited.head(REPO, "main")
+    assert len(waits) == 1
+    assert waits[0] >= 2
+
+
+def test_a_hub_that_is_down_is_told() -> None:
+    waits: list[float] = []
+    upstream = Upstream(
+        "http://127.0.0.1:9", first_wait=0.001, retrying=lambda _, wait: waits.append(wait)
+    )
+    with pytest.raises(UpstreamError) as failure:
+        upstream.head(REPO, "main")
+    assert str(failure.value) == (
+        "org/model at main cannot be pulled from http://127.0.0.1:9: "
+        "[Errno 111] Connection refused."
+    )
+    assert len(waits) == 5
+    assert all(1.1 * one < other for one, other in pairwise(waits))
+
+
+ANSWERS: list[tuple[str, Callable[[Upstream], object]]] = [
+    ("/revision/", lambda hub: hub.head(REPO, "main")),
+    ("/refs", lambda hub: hub.ref_name(Head(REPO, "0" * 40, {}), "main2")),
+]
+
+
+@pytest.mark.parametrize(("where", "ask"), ANSWERS)
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_hub_that_is_busy_is_asked_again(
+    simulator: HubSimulator,
+    upstream: Upstream,
+    waits: list[float],
+    where: str,
+    ask: Callable[[Upstream], object],
+    status: int,
+) -> None:
+    simulator.fail(where, refused(status), 3)
+    ask(upstream)
+    assert len(waits) == 3
+
+
+def test_a_hub_says_how_long_to_wait(
+    simulator: HubSimulator, upstream: Upstream, waits: list[float]
+) -> None:
+    simulator.fail("/revision/", refused(429, retry_after="1"))
+    upstream.head(REPO, "main")
+    assert waits == [1.0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_hub_that_refuses_is_not_asked_again(
+    simulator: HubSimulator, upstream: Upstream, status: int
+) -> None:
+    simulator.fail("/revision/", refused(status), EVER)
+    with pytest.raises(UpstreamError, match="org/model"):
+        upstream.head(REPO, "main")
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "info", [{"sha": "main"}, {"sha": None}, {"sha": 1}, {"id": 5}, {"id": "../x"}]
+)
+def test_what_is_no_hub_is_told(
+    simulator: HubSimulator, upstream: Upstream, info: dict[str, object]
+) -> None:
+    simulator.repo(MODEL).info = info
+    with pytest.raises(UpstreamError, match="does not answer as a hub does"):
+        upstream.head(REPO, "main")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b""])
+def test_a_page_of_a_proxy_is_told(
+    simulator: HubSimulator, upstream: Upstream, body: bytes
+) -> None:
+    simulator.fail("/revision/", lambda _, __: Response(body), EVER)
+    with pytest.raises(UpstreamError, match="org/model"):
+        upstream.head(REPO, "main")
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../../escaped", "a/../../../../../escaped", "a//escaped", "a\\escaped"]
+)
+def test_a_path_that_is_none_inside_a_repository_is_refused(
+    simulator: HubSimulator, filling: Filling, path: str
+) -> None:
+    simulator.repo(MODEL).commit({path: b"same", "innocent.txt": b"same"})
+    (failed,) = filling.pull(MODEL).failed
+    assert "escaped" in failed
+    assert not list(filling.data.rglob("*escaped"))
+
+
+def test_a_token_that_cannot_be_sent_is_named(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_\u00e9")
+    with pytest.raises(UpstreamError, match="HF_TOKEN holds a character that no token has"):
+        upstream.head(REPO, "main")

@@ -44,11 +44,11 @@ if TYPE_CHECKING:
 COMMIT = "c0ffee" + 34 * "0"
 CONNECTIONS = (1, 32)
 PAGE = 1000
-HOLD = 1.5  # seconds after which the server looks at its folders again
+TTL_S = 1.5  # seconds after which the server looks at its folders again
 LATER = "third listing, after a pause: the server looks at its folders again"
 _MEMORY = Path("/dev/shm")
 _ROOM = 4 * 1024**3
-_PATIENCE = 120.0
+_TIMEOUT_S = 120.0
 _FILE = "/{}/resolve/main/config.json"
 _NO_FILE = "/{}/resolve/main/nope.json"
 _INFO = "/api/models/{}"
@@ -74,7 +74,7 @@ def main() -> None:
             rows.append(measure("first listing", server, lambda: list_all(server, options.repos)))
             memory.append(f"{server.memory():.0f} after the first listing")
             rows.append(measure("second listing", server, lambda: list_all(server, options.repos)))
-            time.sleep(HOLD)
+            time.sleep(TTL_S)
             rows.append(measure(LATER, server, lambda: list_all(server, options.repos)))
             print_table(Row.columns, [one.cells for one in rows])
             print_table(
@@ -194,10 +194,10 @@ def _environment() -> dict[str, str]:
 
 
 def _wait(url: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_S
     while True:
         try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=_PATIENCE).close()
+            urllib.request.urlopen(f"{url}/readyz", timeout=_TIMEOUT_S).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -249,7 +249,7 @@ def list_all(server: Server, repos: int) -> None:
     listed = 0
     url = f"{server.url}/api/models?limit={PAGE}"
     while url:
-        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
             listed += len(json.load(answer))
             link = _NEXT.search(answer.headers.get("link", ""))
             url = link[1] if link else ""

@@ -166,7 +166,7 @@ def bulk(folder: Path, options: argparse.Namespace, workers: int) -> None:
 
 def _bulk_once(table: Table, server: Server, what: str, requests: list[bytes]) -> None:
     cpu, own, started = server.cpu(), time.process_time(), time.perf_counter()
-    received = discard(server.port, requests)
+    received = delete_garbage(server.port, requests)
     seconds = time.perf_counter() - started
     cpu, own = server.cpu() - cpu, time.process_time() - own
     gib = received / GIB
@@ -189,7 +189,7 @@ def _ranges(size: int) -> list[bytes]:
     return [_get(f"bytes={start}-{start + 16 * MIB - 1}") for start in starts]
 
 
-def discard(port: int, requests: Sequence[bytes]) -> int:
+def delete_garbage(port: int, requests: Sequence[bytes]) -> int:
     """Send each request on a connection of its own, and throw away what comes; its bytes."""
     received, left = 0, len(requests)
     buffer = bytearray(4 * MIB)
@@ -374,7 +374,7 @@ if __name__ == "__main__":
         port, clients = map(int, sys.argv[2:])
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            discard(port, [_get()] * clients)
+            delete_garbage(port, [_get()] * clients)
     elif shutil.which("nginx") is None:
         sys.exit("nginx is not installed: apt-get install nginx-light.")
     else:

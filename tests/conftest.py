@@ -45,19 +45,19 @@ def hub(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def foreign(hub: Path, digests: Digests) -> HfCache:
-    return HfCache(hub, digests, managed=False, hold=0)
+    return HfCache(hub, digests, managed=False, ttl_s=0)
 
 
 @pytest.fixture
 def managed(hub: Path, digests: Digests) -> HfCache:
-    return HfCache(hub, digests, managed=True, hold=0)
+    return HfCache(hub, digests, managed=True, ttl_s=0)
 
 
 @pytest.fixture
 def plain(tmp_path: Path, digests: Digests) -> Folder:
     """The folder `plain`, which a test fills, as Org/Model."""
     (tmp_path / "plain").mkdir()
-    return Folder(tmp_path / "plain", Repo.parse("Org/Model"), digests, hold=0)
+    return Folder(tmp_path / "plain", Repo.parse("Org/Model"), digests, ttl_s=0)
 
 
 @pytest.fixture
@@ -70,6 +70,6 @@ def serve(state: State) -> Iterator[Serve]:
 @contextmanager
 def serving(state: State, *sources: Source, **options: Any) -> Iterator[httpx2.Client]:
     """A client of a server of these sources; `options` are those of `create_app`."""
-    app = create_app(FirstFound(sources), state, hold=0, **options)
+    app = create_app(FirstFound(sources), state, ttl_s=0, **options)
     with run_server(app) as url, httpx2.Client(base_url=url, timeout=20) as client:
         yield client

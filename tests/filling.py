@@ -26,8 +26,8 @@ from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
 from mirror.sources.repo_dir import RepoDir
 from mirror.store.cache import Cache
-from mirror.store.progress import Event, Noted, RevisionDone
-from mirror.sync.pull import Outcome, Plan, Pull
+from mirror.store.progress import Event, Message, RevisionDone
+from mirror.sync.pull import Outcome, Pull, PullPlan
 from mirror.sync.upstream import Upstream
 from tests.hub import HubSimulator, run_hub
 
@@ -82,7 +82,7 @@ class Filling:
 
     @property
     def notes(self) -> str:
-        return "\n".join(event.text for event in self.events if isinstance(event, Noted))
+        return "\n".join(event.text for event in self.events if isinstance(event, Message))
 
     @property
     def outcomes(self) -> list[str]:
@@ -104,12 +104,12 @@ class Filling:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         first_wait: float = FIRST_WAIT,
-    ) -> tuple[Pull, list[Plan]]:
+    ) -> tuple[Pull, list[PullPlan]]:
         """What a pull would do, and the pull that would do it."""
         hub = Upstream(
             self.url,
             first_wait=first_wait,
-            retrying=lambda why, _: self.events.append(Noted("warning", why)),
+            retrying=lambda why, _: self.events.append(Message("warning", why)),
         )
         run = Pull(Cache.of(self.hub), hub, self.events.append)
         wanted = [
@@ -129,7 +129,7 @@ class Filling:
         """The folder as a server sees it."""
         digests = Digests(State(self.data / "state"))
         try:
-            yield HfCache(self.hub, digests, managed=True, hold=0)
+            yield HfCache(self.hub, digests, managed=True, ttl_s=0)
         finally:
             digests.close()
 

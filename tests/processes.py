@@ -73,8 +73,8 @@ def serving_at_once(hub: Path, log: Path) -> Iterator[str]:
 
 def _serve(hub: Path, log: Path) -> None:
     state = State(log.parent / "state")
-    source = HfCache(hub, Digests(state), managed=True, hold=0)
-    with run_server(create_app(FirstFound([source]), state, hold=0)) as url:
+    source = HfCache(hub, Digests(state), managed=True, ttl_s=0)
+    with run_server(create_app(FirstFound([source]), state, ttl_s=0)) as url:
         log.write_text(f"{url}\n")
         threading.Event().wait()
 

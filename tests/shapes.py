@@ -37,7 +37,7 @@ Tensors = dict[str, tuple[str, list[int]]]
 _LFS = (
     "*.ckpt", "*.model", "*.onnx", "*.png", "*.pt", "*.safetensors", "*.wav", "tokenizer.json",
 )  # fmt: skip
-_MOST_GIT = 10_000_000  # what the hub takes outside LFS
+_MAX_GIT = 10_000_000  # what the hub takes outside LFS
 _BYTES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4, "I64": 8}
 _INDEX = "model.safetensors.index.json"
 
@@ -92,7 +92,7 @@ class Shape:
             invented = hashlib.sha256(f"{self.repo_id}/{path}".encode()).hexdigest()
             return lfs_file(path, body.size, invented)
         name = path.rpartition("/")[2]
-        if len(body) > _MOST_GIT or any(fnmatch.fnmatch(name, pattern) for pattern in _LFS):
+        if len(body) > _MAX_GIT or any(fnmatch.fnmatch(name, pattern) for pattern in _LFS):
             return lfs_file(path, len(body), hashlib.sha256(body).hexdigest())
         return RepoFile(path, len(body), git_id("blob", body))
 

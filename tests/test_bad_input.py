@@ -69,8 +69,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folders.write(folder / "secret" / "key", b"root:secret")
     _make_big(folders.make_classic(foreign, Content({"a": b"a"}, COMMIT, Repo.parse("Org/Big"))))
     with closing(Digests(state)) as digests:
-        sources = [HfCache(managed, digests, managed=True, hold=0),
-                   HfCache(foreign, digests, managed=False, hold=0)]  # fmt: skip
+        sources = [HfCache(managed, digests, managed=True, ttl_s=0),
+                   HfCache(foreign, digests, managed=False, ttl_s=0)]  # fmt: skip
         with serving(state, *sources) as client:
             yield Place(client, managed, foreign)
 
@@ -299,7 +299,7 @@ def test_a_file_that_went_bad_after_it_was_listed_is_an_outage(
     hub: Path, digests: Digests, serve: Serve, harm: Callable[[Path], None], method: str
 ) -> None:
     folder = folders.make_classic(hub, Content({"config.json": b"{}"}))
-    client = serve(HfCache(hub, digests, managed=False, hold=60))
+    client = serve(HfCache(hub, digests, managed=False, ttl_s=60))
     assert client.get("/Org/Model/resolve/main/config.json").content == b"{}"
     with _never_blocking(_harmed(folder, harm)):
         answer = client.request(method, "/Org/Model/resolve/main/config.json", timeout=3)
@@ -360,9 +360,9 @@ def test_a_first_read_that_is_slow_holds_nobody_else_up(
     state.folder.mkdir()
     with (state.folder / "digests.lock").open("w") as lock, ExitStack() as stack:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        digests = stack.enter_context(closing(Digests(state, patience=0.05)))
+        digests = stack.enter_context(closing(Digests(state, timeout_s=0.05)))
         stack.callback(fcntl.flock, lock, fcntl.LOCK_UN)
-        client = serve(HfCache(hub, digests, managed=False, hold=0))
+        client = serve(HfCache(hub, digests, managed=False, ttl_s=0))
         for _ in range(45):
             connection = stack.enter_context(closing(_http(client)))
             connection.request("GET", "/Org/Model/resolve/main/config.json")

@@ -28,7 +28,7 @@ from mirror.derived.state import State
 from mirror.openllm.shelf import Shelf
 from mirror.sources.first_found import FirstFound
 from mirror.web.access import Signer
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from tests.folders import COMMIT
 from tests.servers import run_server
 
@@ -83,8 +83,8 @@ def serving_shelf(data: Path, token: str = "") -> Iterator[httpx2.Client]:
     gives again what it may. With a token it is locked."""
     state = State(data / "state")
     with contextlib.closing(Digests(state)) as digests:
-        reach, shelf = Reach(signer=Signer(token)), Shelf(data, digests)
-        app = create_app(FirstFound([]), state, reach=reach, shelf=shelf, hold=60)
+        proxy, shelf = ProxySettings(signer=Signer(token)), Shelf(data, digests)
+        app = create_app(FirstFound([]), state, proxy=proxy, shelf=shelf, ttl_s=60)
         with run_server(app) as url, httpx2.Client(base_url=url, timeout=20) as client:
             yield client
 

@@ -11,7 +11,7 @@ from mirror.cli.settings import PLACE, settings
 from mirror.config import RepoSpec, SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.units import several
-from mirror.server.run import open_place
+from mirror.server.run import open_sources
 
 try:
     from mirror.openllm import bento_store as store
@@ -47,7 +47,7 @@ def add(
 ) -> None:
     """Write an entry from what the mirror holds, by hard link where that can be."""
     spec = RepoSpec.parse(repo)
-    place = open_place(data, state, [SourceSpec.parse(text) for text in sources], patience=3600)
+    place = open_sources(data, state, [SourceSpec.parse(text) for text in sources], timeout_s=3600)
     snapshot = place.sources.snapshot(spec.repo, spec.revision)
     form = store.Form.of(
         options["generation"], snapshot.repo.repo_id, options["backend"], options["tag"]

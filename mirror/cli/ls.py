@@ -14,9 +14,9 @@ from rich.table import Table
 from mirror.cli.settings import PLACE, settings
 from mirror.config import SourceSpec
 from mirror.core.repo import short_ref
-from mirror.core.source import unseen_text
+from mirror.core.source import unrecorded_text
 from mirror.core.units import human
-from mirror.server.run import Place, open_place
+from mirror.server.run import OpenedSources, open_sources
 from mirror.sources.inventory import Row, inventory
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ _WIDE = 1000  # for programs, which want a row on a line
 @settings(*PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: bool) -> None:
-    """List what the sources hold, revision by revision."""
-    place = open_place(data, state, [SourceSpec.parse(text) for text in sources])
+    """List what the sources ttl_s, revision by revision."""
+    place = open_sources(data, state, [SourceSpec.parse(text) for text in sources])
     rows = list(inventory(place.sources))
     if as_json:
         for row in rows:
@@ -42,14 +42,14 @@ def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: boo
         console.print(_table(rows))
     else:
         console.print("Nothing is here yet.")
-    tell_unseen(console, place)
+    warn_unrecorded(console, place)
 
 
-def tell_unseen(console: Console, place: Place) -> None:
+def warn_unrecorded(console: Console, place: OpenedSources) -> None:
     for source in place.sources.sources:
-        if repos := source.unseen():
+        if repos := source.unrecorded():
             folder = source.label.partition(":")[2]
-            console.print(escape(unseen_text(repos, folder)), style="yellow")
+            console.print(escape(unrecorded_text(repos, folder)), style="yellow")
 
 
 def _table(rows: list[Row]) -> Table:

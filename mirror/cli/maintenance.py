@@ -19,20 +19,20 @@ from mirror.core.units import human, several
 from mirror.maintenance.adopt import Adopt
 from mirror.maintenance.foreign_sources import abandoned_in, remove_from
 from mirror.maintenance.garbage import (
-    Waste,
+    Garbage,
     collect,
-    discard,
+    delete_garbage,
     remove_entry,
     remove_repo,
     remove_revision,
     waste,
 )
 from mirror.maintenance.verify import Problem, Verify
-from mirror.server.run import Place, open_place
+from mirror.server.run import OpenedSources, open_sources
 from mirror.sources.bento import entries
 from mirror.sources.hf_cache import HfCache
 from mirror.store.cache import Cache
-from mirror.store.progress import Noted, Report
+from mirror.store.progress import Message, Report
 from mirror.sync.completeness import wanted_files
 from mirror.sync.pull import Pull
 
@@ -72,14 +72,14 @@ def verify(
                 found = run.source(source, chosen)
                 if options["repair"] and found:
                     text = f"{source.label} is served in place: --repair changes nothing in it."
-                    report(Noted("warning", text))
+                    report(Message("warning", text))
                 problems += found
     place.digests.close()
     _show_problems(problems, as_json=options["as_json"])
     sys.exit(1 if any(problem.harms for problem in problems) else 0)
 
 
-def _names(place: Place, repos: tuple[str, ...]) -> set[str]:
+def _names(place: OpenedSources, repos: tuple[str, ...]) -> set[str]:
     """The names of repositories, in small letters; none means all. Raises ConfigError for one that
     no source holds."""
     here = {str(repo).lower() for source in place.sources.sources for repo in source.repos()}
@@ -112,7 +112,7 @@ def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report:
         run = Pull(cache, open_upstream(upstream, report), report)
         run.run(run.plan(specs))
     except ConfigError as exc:
-        report(Noted("error", f"Nothing was repaired: {exc}"))
+        report(Message("error", f"Nothing was repaired: {exc}"))
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
@@ -154,7 +154,7 @@ def adopt(
     with showing(as_json=options["as_json"]) as report:
         others = [(source, _chosen(source, names)) for source in _others(place, cache)]
         if not any(chosen for _, chosen in others):
-            report(Noted("info", "The sources hold nothing to adopt."))
+            report(Message("info", "The sources hold nothing to adopt."))
         for source, chosen in others:
             if chosen:
                 adoption = Adopt(cache, report, as_whole=options["as_whole"])
@@ -168,7 +168,7 @@ def _chosen(source: Source, names: set[str]) -> list[Repo]:
     return [repo for repo in source.repos() if not names or str(repo).lower() in names]
 
 
-def _others(place: Place, cache: Cache) -> list[Any]:
+def _others(place: OpenedSources, cache: Cache) -> list[Any]:
     return [
         source
         for source in place.sources.sources
@@ -236,7 +236,7 @@ def gc(data: Path, state: Path | None, sources: tuple[str, ...], *, dry_run: boo
     """Remove what nothing needs: old revisions, blobs of none, and unfinished work. In sources that
     others fill, every revision stays, and what changed within a day."""
     cache = _cache(data)
-    found: list[Waste] = waste(cache)
+    found: list[Garbage] = waste(cache)
     others = _others(_open(data, state, sources), cache)
     abandoned = [one for source in others for one in abandoned_in(source)]
     for one in (*found, *abandoned):
@@ -244,8 +244,8 @@ def gc(data: Path, state: Path | None, sources: tuple[str, ...], *, dry_run: boo
     if dry_run:
         click.echo(f"{human(sum(one.size for one in (*found, *abandoned)))} could be freed.")
     else:
-        click.echo(f"{human(collect(cache, found) + sum(map(discard, abandoned)))} freed.")
+        click.echo(f"{human(collect(cache, found) + sum(map(delete_garbage, abandoned)))} freed.")
 
 
-def _open(data: Path, state: Path | None, sources: tuple[str, ...]) -> Place:
-    return open_place(data, state, [SourceSpec.parse(text) for text in sources], patience=3600)
+def _open(data: Path, state: Path | None, sources: tuple[str, ...]) -> OpenedSources:
+    return open_sources(data, state, [SourceSpec.parse(text) for text in sources], timeout_s=3600)

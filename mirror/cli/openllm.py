@@ -22,10 +22,10 @@ from mirror.openllm.bento import Bento, find, tags
 from mirror.openllm.closure import Closure, PinnedModel, check_sums
 from mirror.openllm.model_repository import BRANCHES, DEFAULT, Address, ModelRepository
 from mirror.openllm.wheels import Platform, WantedWheel
-from mirror.server.run import Place, open_place, read_token
+from mirror.server.run import OpenedSources, open_sources, read_token
 from mirror.store.cache import Cache
-from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned, Report
-from mirror.sync.pull import Plan, Pull
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, Report
+from mirror.sync.pull import Pull, PullPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,9 +68,9 @@ def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
     with showing(as_json=options["as_json"]) as report:
         for branch, copied in repository.pull(address.url, options["branches"]).items():
             count = f"HF_ENDPOINT is followed by {several(copied.changed, 'bento')}"
-            report(Noted("info", f"{repository.name} {branch}: {count}."))
+            report(Message("info", f"{repository.name} {branch}: {count}."))
             for text in copied.broken:
-                report(Noted("warning", f"{text} Until then it stays as it is."))
+                report(Message("warning", f"{text} Until then it stays as it is."))
         _forget_gone(data, repository)
         run = Pull(Cache.of(data / "hub"), open_upstream(options["upstream"], report), report)
         failed = False
@@ -80,7 +80,7 @@ def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
                 platform = Platform(bento.python, options["glibc"], options["machine"])
                 failed |= not _pull_model(run, repository, bento, platform, data, options, report)
             except HubmirrorError as exc:
-                report(Noted("error", f"{model}: {exc}"))
+                report(Message("error", f"{model}: {exc}"))
                 failed = True
     sys.exit(1 if failed else 0)
 
@@ -115,11 +115,11 @@ def _pull_model(
     models = _pinned(bento, plans)
     Closure(repository.name, bento.tag, bento.digest, platform, models, tuple(wheels)).write(data)
     brought = f"{several(len(plans), 'model')}, {several(len(wheels), 'wheel')}"
-    report(Noted("info", f"{bento.tag}: {brought} for {platform}."))
+    report(Message("info", f"{bento.tag}: {brought} for {platform}."))
     return not outcome.failed and len(plans) == len(specs)
 
 
-def _pinned(bento: Bento, plans: Sequence[Plan]) -> tuple[PinnedModel, ...]:
+def _pinned(bento: Bento, plans: Sequence[PullPlan]) -> tuple[PinnedModel, ...]:
     records = {plan.spec: plan.record for plan in plans}
     pinned = []
     for spec in bento.specs():
@@ -246,7 +246,7 @@ _ADVICE = "Where there is a network, run: hubmirror openllm pull {}"
 @settings(*PLACE)
 def check(model: str, data: Path, state: Path | None, sources: tuple[str, ...]) -> None:
     """Tell whether MODEL can start offline, or the first thing that is missing."""
-    place = open_place(data, state, [SourceSpec.parse(text) for text in sources])
+    place = open_sources(data, state, [SourceSpec.parse(text) for text in sources])
     bento, closures = _brought(data, model)
     for closure in closures:
         if problem := _first_problem(place, data, closure):
@@ -260,7 +260,7 @@ def check(model: str, data: Path, state: Path | None, sources: tuple[str, ...]) 
     place.digests.close()
 
 
-def _first_problem(place: Place, data: Path, closure: Closure) -> str:
+def _first_problem(place: OpenedSources, data: Path, closure: Closure) -> str:
     for model in closure.models:
         try:
             snapshot = place.sources.snapshot(model.repo, model.revision)

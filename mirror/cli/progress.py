@@ -28,7 +28,7 @@ from mirror.store.progress import (
     FileAdvanced,
     FileBegan,
     FileDone,
-    Noted,
+    Message,
     Planned,
     Report,
     RevisionDone,
@@ -88,7 +88,7 @@ class _Lines:
                     click.echo(f"{several(event.files, 'file')}, {human(event.size)}", err=True)
                 case RevisionDone():
                     click.echo(_done(event), err=True)
-                case Noted():
+                case Message():
                     start = "" if event.level == "info" else f"{event.level}: "
                     click.echo(f"{start}{event.text}", err=True)
                 case FileAdvanced():
@@ -146,7 +146,7 @@ class _Bars:
                     self._end(str(event.repo), event.path)
                 case RevisionDone():
                     self._console.print(_done(event), markup=False)
-                case Noted():
+                case Message():
                     self._console.print(event.text, style=_STYLES.get(event.level), markup=False)
 
     def _plan(self, event: Planned) -> None:

@@ -19,9 +19,9 @@ from mirror.core.units import human, several
 from mirror.derived.state import write_atomically
 from mirror.maintenance.garbage import prunable, remove_repo, remove_revision
 from mirror.store.cache import Cache
-from mirror.store.progress import Noted, Report
+from mirror.store.progress import Message, Report
 from mirror.sync.completeness import holds, needed
-from mirror.sync.pull import Outcome, Plan, Pull
+from mirror.sync.pull import Outcome, Pull, PullPlan
 from mirror.sync.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def open_upstream(url: str | None, report: Report) -> Upstream:
     """A hub whose new tries are told."""
 
     def retrying(text: str, pause: float) -> None:
-        report(Noted("warning", f"{text}. Trying again in {pause:.0f} s."))
+        report(Message("warning", f"{text}. Trying again in {pause:.0f} s."))
 
     return Upstream(url or "", retrying=retrying)
 
@@ -126,7 +126,7 @@ def _bring_needs(
         with showing(as_json=as_json) as report:
             for need in absent:
                 text = f"A start will need {need.repo} as well ({need.why}).{hint}"
-                report(Noted("warning", text))
+                report(Message("warning", text))
         if not with_needs and not (absent and not as_json and _agrees(absent)):
             return
         with _working(cache, upstream, as_json=as_json) as run:
@@ -159,7 +159,7 @@ def _show_plans(run: Pull, specs: Sequence[RepoSpec], *, as_json: bool) -> int:
     return 1 if problem or len(plans) < len(specs) else 0
 
 
-def _show_plan(plan: Plan, *, as_json: bool) -> None:
+def _show_plan(plan: PullPlan, *, as_json: bool) -> None:
     record, missing = plan.record, {file.path for file in plan.missing}
     if as_json:
         rows = [
@@ -188,21 +188,21 @@ def _prune(
             continue
         name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
         if not really:
-            report(Noted("warning", f"{name} is declared no more. --prune removes it."))
+            report(Message("warning", f"{name} is declared no more. --prune removes it."))
         elif outcome.failed:
-            report(Noted("warning", f"{name} is declared no more. It stays, since pulls failed."))
+            report(Message("warning", f"{name} is declared no more. It stays, since pulls failed."))
         else:
             waiting = waiting_for(folder.repo, report)
             if revision:
                 remove_revision(cache, folder, revision, waiting)
             else:
                 remove_repo(cache, folder, waiting)
-            report(Noted("info", f"{name} was removed."))
+            report(Message("info", f"{name} was removed."))
 
 
 def waiting_for(repo: Repo, report: Report) -> Callable[[], None]:
     """What says that somebody else works on a repository."""
-    return lambda: report(Noted("info", f"A pull works on {repo}; waiting for it."))
+    return lambda: report(Message("info", f"A pull works on {repo}; waiting for it."))
 
 
 @dataclass(slots=True)
@@ -223,8 +223,8 @@ class _LastPull:
             "errors": [error for error in errors if error],
         }
         text = orjson.dumps(body, option=orjson.OPT_INDENT_2)
-        cache.workshop.mkdir(exist_ok=True)
-        write_atomically(cache.workshop / _LAST_PULL, text)
+        cache.work_dir.mkdir(exist_ok=True)
+        write_atomically(cache.work_dir / _LAST_PULL, text)
 
 
 @contextlib.contextmanager

@@ -15,19 +15,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from mirror import __version__
-from mirror.cli.ls import tell_unseen
+from mirror.cli.ls import warn_unrecorded
 from mirror.cli.settings import settings
 from mirror.config import SETTINGS, SourceSpec
 from mirror.core.errors import HubmirrorError
-from mirror.core.source import unseen_text
+from mirror.core.source import unrecorded_text
 from mirror.core.units import several
 from mirror.server.run import (
-    Place,
-    Plan,
+    OpenedSources,
     Tls,
+    WorkerConfig,
     configure_log,
     listen,
-    parse_reach,
+    parse_proxy_settings,
     read_token,
     run,
 )
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hubmirror")
 
-_MOST_LOOKS = 20
+_MAX_LOOKS = 20
 _ANY_HOST = ("0.0.0.0", "::")
 
 
@@ -49,11 +49,11 @@ def serve(
 ) -> None:
     """Serve the data folder, and any other source, as a Hugging Face hub."""
     configure_log(rest["log_format"])
-    plan = Plan(
+    plan = WorkerConfig(
         data,
         state,
         tuple(SourceSpec.parse(text) for text in sources),
-        parse_reach(
+        parse_proxy_settings(
             rest["public_url"] or "",
             rest["trusted_proxies"],
             rest["accel"] or "",
@@ -94,16 +94,16 @@ def _open_tls(host: str, rest: dict[str, Any]) -> Tls:
     return Tls(listen(host, rest["tls_port"], "--tls-port"), certificate, rest["names"])
 
 
-def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
+def _greet(place: OpenedSources, listener: socket.socket, plan: WorkerConfig) -> None:
     console = Console(highlight=False)
     host, port = listener.getsockname()[:2]
     console.print(f"[bold]hubmirror {__version__}[/bold]")
     for source in place.sources.sources:
         repos = list(source.repos())
         console.print(f"  {escape(source.label)}  ({several(len(repos), 'repository')})")
-    tell_unseen(console, place)
+    warn_unrecorded(console, place)
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
-    url = plan.reach.public_url or f"http://{name}:{port}"
+    url = plan.proxy.public_url or f"http://{name}:{port}"
     console.print("On a client:\n")
     console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
     if plan.tls:
@@ -111,24 +111,24 @@ def _greet(place: Place, listener: socket.socket, plan: Plan) -> None:
         names = " ".join(f"https://{one}:{secure}" for one in plan.tls.names)
         console.print(f"  # or, with its certificate trusted: {escape(names)}", soft_wrap=True)
     console.print(f"  hf download {_an_example(place)}\n", soft_wrap=True)
-    if not plan.reach.signer.closed and not host.startswith("127.") and host != "::1":
+    if not plan.proxy.signer.closed and not host.startswith("127.") and host != "::1":
         console.print(
             "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
         )
 
 
-def _an_example(place: Place) -> str:
+def _an_example(place: OpenedSources) -> str:
     """A repository that can be downloaded, if one is found soon."""
     for source in place.sources.sources:
-        for repo in itertools.islice(source.repos(), _MOST_LOOKS):
+        for repo in itertools.islice(source.repos(), _MAX_LOOKS):
             with contextlib.suppress(HubmirrorError):
                 return str(source.snapshot(repo, "HEAD").repo)
     return "ORG/NAME"
 
 
-def _log_start(place: Place, listener: socket.socket) -> None:
+def _log_start(place: OpenedSources, listener: socket.socket) -> None:
     """What `_greet` shows a person, for a program that reads the log."""
     host, port = listener.getsockname()[:2]
     log.info("hubmirror %s listens on %s port %d", __version__, host, port)
-    if unseen := place.sources.unseen():
-        log.warning(unseen_text(unseen))
+    if unrecorded := place.sources.unrecorded():
+        log.warning(unrecorded_text(unrecorded))

@@ -111,12 +111,12 @@ class Source(Protocol):
     def identities(self) -> Sequence[str]:
         """The names of managed caches, which they have wherever they are served."""
 
-    def unseen(self) -> Sequence[Repo]:
+    def unrecorded(self) -> Sequence[Repo]:
         """Repositories that lie in the folder and can never be seen as it is declared."""
 
 
-def unseen_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
-    """What to tell of `Source.unseen`, and what to do about it."""
+def unrecorded_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
+    """What to tell of `Source.unrecorded`, and what to do about it."""
     return (
         f"{len(repos)} repositories (the first is {repos[0]}) lie in the managed cache without a "
         "record of a pull, and are not visible: they may be arriving still. To serve them as they "

@@ -48,12 +48,12 @@ class Entry:
 
 
 class Catalog:
-    """The entries of a source, read again when they are older than `hold` seconds."""
+    """The entries of a source, read again when they are older than `ttl_s` seconds."""
 
-    def __init__(self, source: Source, state: State, *, hold: float = 1.0) -> None:
+    def __init__(self, source: Source, state: State, *, ttl_s: float = 1.0) -> None:
         self._source = source
         self._state = state
-        self._hold = hold
+        self._ttl_s = ttl_s
         self._until = 0.0
         self._entries: dict[Repo, tuple[Hashable, Entry]] = {}
         self._lock = threading.Lock()
@@ -63,7 +63,7 @@ class Catalog:
         with self._lock:
             if time.monotonic() >= self._until:
                 self._entries = {repo: self._entry(repo) for repo in self._source.repos()}
-                self._until = time.monotonic() + self._hold
+                self._until = time.monotonic() + self._ttl_s
             entries = (entry for _, entry in self._entries.values())
             return [entry for entry in entries if entry.row or entry.waiting]
 

@@ -33,10 +33,10 @@ log = logging.getLogger("hubmirror")
 
 _CHUNK = 1 << 20
 _STOPPING = "the mirror is stopping"
-_REST = 60.0  # seconds before what failed is tried again
+_RETRY_AFTER_S = 60.0  # seconds before what failed is tried again
 _STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
 # huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
-_MOST_BY_HTTP = 50_000_000_000
+_MAX_HTTP_SIZE = 50_000_000_000
 _URGENT, _HUGE = 1, 2  # ranks of xet hashes
 _FIRST = "first"
 """The lock of processes whose next file others wait for, or Xet alone can serve."""
@@ -56,7 +56,7 @@ Kind = Literal["git-sha1", "sha256", "xet"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DigestJob:
     """A digest that somebody needs: of the file at `location`, which has `size` and `mtime_ns`."""
 
     location: str
@@ -72,7 +72,7 @@ class Wanted:
     def rank(self) -> int:
         """What nothing can be served without comes first, then what somebody waits for, then what
         Xet alone can serve."""
-        return 0 if self.kind != "xet" else _HUGE if self.size > _MOST_BY_HTTP else _HUGE + 1
+        return 0 if self.kind != "xet" else _HUGE if self.size > _MAX_HTTP_SIZE else _HUGE + 1
 
 
 def _is_digest(fact: Any, kind: Kind) -> bool:
@@ -92,24 +92,24 @@ def _outcome(future: Future[str]) -> str | BlobUnreadableError:
 class Digests:
     """Computes digests one file at a time for all processes that share a state folder."""
 
-    def __init__(self, state: State, *, patience: float = 5.0) -> None:
-        """`patience` is how many seconds a caller of `of` waits at most."""
+    def __init__(self, state: State, *, timeout_s: float = 5.0) -> None:
+        """`timeout_s` is how many seconds a caller of `of` waits at most."""
         self._state = state
-        self._patience = patience
+        self._timeout_s = timeout_s
         self._known: dict[str, tuple[int, int, str]] = {}
-        self._running: dict[Wanted, Future[str]] = {}
-        self._failed: dict[Wanted, tuple[float, Future[str] | None]] = {}
-        self._queue: list[tuple[int, int, Wanted]] = []
-        self._queued: set[tuple[int, Wanted]] = set()
+        self._running: dict[DigestJob, Future[str]] = {}
+        self._failed: dict[DigestJob, tuple[float, Future[str] | None]] = {}
+        self._queue: list[tuple[int, int, DigestJob]] = []
+        self._queued: set[tuple[int, DigestJob]] = set()
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def of(self, name: str, wanted: Iterable[Wanted]) -> list[str]:
+    def of(self, name: str, wanted: Iterable[DigestJob]) -> list[str]:
         """The digests, in order, as hex.
 
-        Raises DigestPendingError, naming `name`, where they take longer than the patience; the
+        Raises DigestPendingError, naming `name`, where they take longer than the time-out; the
         work goes on. Raises BlobUnreadableError where a file cannot be read.
         """
         digests = self.each(name, wanted)
@@ -118,19 +118,19 @@ class Digests:
                 raise one
         return [str(one) for one in digests]
 
-    def each(self, name: str, wanted: Iterable[Wanted]) -> list[str | BlobUnreadableError]:
+    def each(self, name: str, wanted: Iterable[DigestJob]) -> list[str | BlobUnreadableError]:
         """The same, with the error of a file that cannot be read in the place of its digest."""
         wanted = list(wanted)
         digests = {one: self.known(one) for one in wanted}
         unknown = [one for one, digest in digests.items() if digest is None]
         futures = {one: self.start(one) for one in unknown}
-        wait(futures.values(), timeout=self._patience)
+        wait(futures.values(), timeout=self._timeout_s)
         remaining = sum(one.size for one, future in futures.items() if not future.done())
         if not all(future.done() for future in futures.values()):
             raise DigestPendingError(name, remaining)
         return [digests[one] or _outcome(futures[one]) for one in wanted]
 
-    def known(self, one: Wanted) -> str | None:
+    def known(self, one: DigestJob) -> str | None:
         """The digest, where it was computed before."""
         kept = self._known.get(one.key)
         if kept is None or kept[:2] != (one.size, one.mtime_ns):
@@ -140,7 +140,7 @@ class Digests:
             kept = self._known[one.key] = (fact[0], fact[1], fact[2])
         return kept[2] if kept[:2] == (one.size, one.mtime_ns) else None
 
-    def start(self, one: Wanted, *, urgent: bool = False) -> Future[str]:
+    def start(self, one: DigestJob, *, urgent: bool = False) -> Future[str]:
         """Have it computed; what is `urgent`, somebody waits for. What failed is not tried again
         for some time."""
         with self._changed:
@@ -212,7 +212,7 @@ class Digests:
                 log.exception("A digest could not be computed.")
                 error = BlobUnreadableError(os.path.basename(one.location), "its digest failed")
             future.set_exception(error)
-            self._failed[one] = (time.monotonic() + _REST, future)
+            self._failed[one] = (time.monotonic() + _RETRY_AFTER_S, future)
         else:
             self._known[one.key] = (one.size, one.mtime_ns, digest)
             self._state.put("digests", one.key, [one.size, one.mtime_ns, digest])
@@ -220,7 +220,7 @@ class Digests:
         with self._changed:
             del self._running[one]
 
-    def _compute(self, one: Wanted) -> str:
+    def _compute(self, one: DigestJob) -> str:
         name = os.path.basename(one.location)
         try:
             digest = self._xet_hash(one) if one.kind == "xet" else self._digest(one)
@@ -231,7 +231,7 @@ class Digests:
             raise BlobUnreadableError(name, "it changed while it was read")
         return digest
 
-    def _digest(self, one: Wanted) -> str:
+    def _digest(self, one: DigestJob) -> str:
         running = hashlib.sha256() if one.kind == "sha256" else git_blob_hash(one.size)
         with open(open_regular(one.location), "rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
@@ -240,7 +240,7 @@ class Digests:
                     raise BlobUnreadableError(os.path.basename(one.location), _STOPPING)
         return running.hexdigest()
 
-    def _xet_hash(self, one: Wanted) -> str:
+    def _xet_hash(self, one: DigestJob) -> str:
         """By hf_xet, in a process of its own: it takes all cores, and cannot be stopped."""
         command = [sys.executable, "-I", "-c", _XET_HASH, one.location]
         with subprocess.Popen(  # noqa: S603

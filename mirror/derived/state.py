@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MAX_FACT = 64 * 1024 * 1024
-_LOCK_STEP = 0.1  # seconds between two tries
+_LOCK_POLL_S = 0.1  # seconds between two tries
 
 
 class State:
@@ -62,7 +62,7 @@ class State:
             for descriptor in self._lockable(name):
                 stack.callback(os.close, descriptor)
                 with contextlib.suppress(OSError):
-                    while not try_lock(descriptor) and not give_up.wait(_LOCK_STEP):
+                    while not try_lock(descriptor) and not give_up.wait(_LOCK_POLL_S):
                         pass
             yield
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import BlobUnreadableError, DigestPendingError, XetHashNotFoundError
-from mirror.derived.digests import Wanted
+from mirror.derived.digests import DigestJob
 
 if TYPE_CHECKING:
     from mirror.core.source import Snapshot, StoredFile
@@ -80,7 +80,7 @@ class XetHashes:
         return self.digests.known(wanted) if wanted else None
 
 
-def _wanted(stored: StoredFile) -> Wanted | None:
+def _wanted(stored: StoredFile) -> DigestJob | None:
     """The digest to ask for; None where the file is not there with its right size."""
     try:
         found = os.stat(stored.location, follow_symlinks=False)
@@ -88,4 +88,4 @@ def _wanted(stored: StoredFile) -> Wanted | None:
         return None
     if not stat.S_ISREG(found.st_mode) or found.st_size != stored.file.size:
         return None
-    return Wanted(stored.location, found.st_size, found.st_mtime_ns, "xet")
+    return DigestJob(stored.location, found.st_size, found.st_mtime_ns, "xet")

@@ -12,7 +12,7 @@ from mirror.core.errors import ConfigError, CorruptBlobError, HubmirrorError
 from mirror.core.record import Record
 from mirror.core.tree import used_storage
 from mirror.store.cache import share
-from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, RevisionDone
 from mirror.store.publish import publish
 from mirror.store.verify_digest import digest
 
@@ -52,7 +52,7 @@ class Adopt:
             except OSError as exc:
                 failed.append(f"{snapshot.repo} could not be written: {exc.strerror}.")
         for text in failed:
-            self._report(Noted("error", text))
+            self._report(Message("error", text))
         return failed
 
     def _adopt(self, source: Source, snapshot: Snapshot) -> None:

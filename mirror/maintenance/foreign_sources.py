@@ -10,7 +10,7 @@ from huggingface_hub import scan_cache_dir
 from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size, special_file
 from mirror.core.repo import find_commit
-from mirror.maintenance.garbage import Waste, is_old, remove_entry
+from mirror.maintenance.garbage import Garbage, is_old, remove_entry
 from mirror.sources.bento import BentoStore
 from mirror.sources.hf_cache import HfCache
 from mirror.sources.repo_dir import RepoDir
@@ -62,7 +62,7 @@ def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
     return None
 
 
-def abandoned_in(source: Source) -> Iterator[Waste]:
+def abandoned_in(source: Source) -> Iterator[Garbage]:
     """Downloads that were never finished, and blobs that no snapshot links to; entries that were
     never finished. What changed within a day is left alone."""
     if isinstance(source, HfCache):
@@ -71,10 +71,10 @@ def abandoned_in(source: Source) -> Iterator[Waste]:
     elif isinstance(source, BentoStore) and source.home.is_dir():
         for path in source.home.glob(".hubmirror-*"):
             if is_old(path):
-                yield Waste("an unfinished entry of the Bento store", folder_size(path), path)
+                yield Garbage("an unfinished entry of the Bento store", folder_size(path), path)
 
 
-def _stray(root: Path, repo: Repo) -> Iterator[Waste]:
+def _stray(root: Path, repo: Repo) -> Iterator[Garbage]:
     folder = RepoDir(root, repo, root / repo.folder_name)
     snapshots = folder.path / "snapshots"
     if folder.recorded() or not folder.blobs.is_dir() or not snapshots.is_dir():
@@ -84,4 +84,4 @@ def _stray(root: Path, repo: Repo) -> Iterator[Waste]:
     for path in sorted(folder.blobs.iterdir()):
         if path.name not in linked and is_old(path):
             text = f"{repo}: blob {path.name[:12]} belongs to no snapshot"
-            yield Waste(text, path.lstat().st_size, path)
+            yield Garbage(text, path.lstat().st_size, path)

@@ -16,7 +16,7 @@ from mirror.core.record import ManifestError
 from mirror.core.repo import find_commit
 from mirror.derived.state import write_atomically
 from mirror.sources.bento import entries
-from mirror.store.cache import ARRIVING
+from mirror.store.cache import BUNDLE_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from mirror.store.cache import Cache
 
 
-_LONG_AGO = 24 * 3600.0
+_ABANDONED_AFTER_S = 24 * 3600.0
 """Seconds after which what is under way is abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waste:
+class Garbage:
     """Something that may go: what it is in words, and its bytes."""
 
     text: str
@@ -70,7 +70,7 @@ def remove_revision(
 
 def _remove_folder(cache: Cache, folder: RepoDir) -> int:
     size = folder_size(folder.path)
-    trash = cache.workshop / "trash" / uuid.uuid4().hex
+    trash = cache.work_dir / "trash" / uuid.uuid4().hex
     trash.parent.mkdir(parents=True, exist_ok=True)
     folder.path.rename(trash)
     remove_tree(trash)
@@ -131,10 +131,10 @@ def _own_blobs(folder: RepoDir, commit: str) -> dict[str, int]:
     }
 
 
-def waste(cache: Cache) -> list[Waste]:
+def waste(cache: Cache) -> list[Garbage]:
     """Revisions that their refs have left, blobs of no revision, and what was abandoned; nothing
     while a bundle is being applied, whose blobs come before their records."""
-    with cache.try_lock(ARRIVING) as is_free:
+    with cache.try_lock(BUNDLE_LOCK) as is_free:
         if not is_free:
             return []
         found = [one for folder in cache.folders() for one in _waste_of(folder)]
@@ -159,7 +159,7 @@ def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoD
         yield from ((folder, commit) for commit in commits if commit not in kept)
 
 
-def collect(cache: Cache, found: list[Waste]) -> int:
+def collect(cache: Cache, found: list[Garbage]) -> int:
     """Remove waste, but for that of repositories that a pull works on; the bytes freed."""
     freed = 0
     for one in found:
@@ -169,16 +169,16 @@ def collect(cache: Cache, found: list[Waste]) -> int:
     return freed
 
 
-def _collect(one: Waste) -> int:
+def _collect(one: Garbage) -> int:
     """Remove it where it is waste still."""
     if one.folder is None:
-        return discard(one)
+        return delete_garbage(one)
     if one.commit_hash:
         if one.commit_hash not in {record.commit_hash for record in old_revisions(one.folder)}:
             return 0
         return _forget(one.folder, one.commit_hash)
     if one.path.exists() and one.path.name not in _kept_blobs(one.folder):
-        return discard(one)
+        return delete_garbage(one)
     return 0
 
 
@@ -193,17 +193,17 @@ def old_revisions(folder: RepoDir) -> list[Record]:
     return old
 
 
-def _waste_of(folder: RepoDir) -> Iterator[Waste]:
+def _waste_of(folder: RepoDir) -> Iterator[Garbage]:
     for record in old_revisions(folder):
         own = _own_blobs(folder, record.commit_hash)
         text = f"{folder.repo} at {record.commit_hash[:12]}: no ref names it any more"
-        yield Waste(
+        yield Garbage(
             text, sum(own.values()), folder.record(record.commit_hash), record.commit_hash, folder
         )
     yield from _stray_blobs(folder)
 
 
-def _stray_blobs(folder: RepoDir) -> Iterator[Waste]:
+def _stray_blobs(folder: RepoDir) -> Iterator[Garbage]:
     """Blobs of no revision, that came a day ago or more: those of one that is arriving come before
     its record."""
     if len(_records(folder)) < len(folder.recorded_commits()):
@@ -214,28 +214,28 @@ def _stray_blobs(folder: RepoDir) -> Iterator[Waste]:
             path = folder.blobs / entry.name
             if entry.name not in kept and is_old(path):
                 text = f"{folder.repo}: blob {entry.name[:12]} belongs to no revision"
-                yield Waste(text, entry.stat(follow_symlinks=False).st_size, path, folder=folder)
+                yield Garbage(text, entry.stat(follow_symlinks=False).st_size, path, folder=folder)
 
 
 def is_old(path: Path) -> bool:
     """Whether it is as it is for a day or more. rsync keeps other times, but not this one."""
-    return time.time() - path.lstat().st_ctime > _LONG_AGO
+    return time.time() - path.lstat().st_ctime > _ABANDONED_AFTER_S
 
 
 def _kept_blobs(folder: RepoDir) -> set[str]:
     return {file.etag for record in _records(folder) for file in record.files.values()}
 
 
-def _abandoned(cache: Cache) -> Iterator[Waste]:
+def _abandoned(cache: Cache) -> Iterator[Garbage]:
     for kind, text in (
         ("staging", "an unfinished pull of {}"),
         ("corrupt", "corrupt files of {}"),
         ("trash", "the rest of a removed repository"),
     ):
-        folder = cache.workshop / kind
+        folder = cache.work_dir / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if kind != "staging" or not _is_locked(cache, path.name):
-                yield Waste(text.format(path.name), folder_size(path), path)
+                yield Garbage(text.format(path.name), folder_size(path), path)
 
 
 def _is_locked(cache: Cache, name: str) -> bool:
@@ -251,7 +251,7 @@ def _records(folder: RepoDir) -> list[Record]:
     return records
 
 
-def discard(one: Waste) -> int:
+def delete_garbage(one: Garbage) -> int:
     """Remove it; the bytes freed."""
     if one.path.is_dir():
         remove_tree(one.path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import HubmirrorError, RevisionIncompleteError
 from mirror.core.record import ManifestError
 from mirror.sources.scan import files_below
-from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned
 from mirror.store.verify_digest import digest
 from mirror.store.worker_pool import results
 
@@ -139,7 +139,7 @@ class Verify:
                 text = f"{problem.text} It cannot be set aside: {exc.strerror}."
                 problem = replace(problem, text=text)
         if problem:
-            self._report(Noted("error", f"{repo}: {problem.text}"))
+            self._report(Message("error", f"{repo}: {problem.text}"))
         self._report(FileDone(repo, file.path, file.size))
         return problem
 

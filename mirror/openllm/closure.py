@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mirror.openllm.bento import Bento
 
 
-_MOST_BYTES = 64 * 1024 * 1024
+_MAX_BYTES = 64 * 1024 * 1024
 _REPOSITORY = re.compile(r"(?:(?!\.)[\w.-]{1,100}/){2}(?!\.)[\w.-]{1,100}")
 
 
@@ -128,7 +128,7 @@ def read_closures(data: Path) -> Iterator[Closure]:
         try:
             place = inside(file, folder)
             if place is not None:
-                yield Closure.parse(orjson.loads(read_regular(place, _MOST_BYTES, follow=False)))
+                yield Closure.parse(orjson.loads(read_regular(place, _MAX_BYTES, follow=False)))
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
                 ConfigError):  # fmt: skip
             continue

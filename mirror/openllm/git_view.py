@@ -35,9 +35,9 @@ _HEAD = re.compile(rb"(?:ref: refs/heads/" + _BRANCH + rb"|[0-9a-f]{40})\s*")
 _SHALLOW = re.compile(rb"(?:[0-9a-f]{40}\n)*")
 _LINKED = ("objects", "refs", "packed-refs")
 _ALTERNATES = ("alternates", "http-alternates")
-_MOST_HEAD = 1024
-_MOST_SHALLOW = 1024 * 1024
-_MOST_ENTRIES = 500_000
+_MAX_HEAD = 1024
+_MAX_SHALLOW = 1024 * 1024
+_MAX_ENTRIES = 500_000
 _TRIES = 3
 
 
@@ -141,7 +141,7 @@ def remove(path: Path) -> None:
 
 def _head(real: Path) -> bytes:
     try:
-        text = read_regular(real / "HEAD", _MOST_HEAD, follow=False)
+        text = read_regular(real / "HEAD", _MAX_HEAD, follow=False)
     except OSError as exc:
         raise UnsafeRepositoryError("its HEAD is no regular file that can be read") from exc
     if not _HEAD.fullmatch(text):
@@ -152,7 +152,7 @@ def _head(real: Path) -> bytes:
 def _shallow(real: Path) -> bytes:
     """The commits whose parents are left out, of a clone made with `--depth`."""
     try:
-        text = read_regular(real / "shallow", _MOST_SHALLOW, follow=False)
+        text = read_regular(real / "shallow", _MAX_SHALLOW, follow=False)
     except FileNotFoundError:
         return b""
     except OSError as exc:
@@ -186,5 +186,5 @@ def _check_tree(real: Path, top: str) -> None:
                     waiting.append(name)
                 elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
                     raise UnsafeRepositoryError(f"{name[:200]!r} is no regular file")
-                if count > _MOST_ENTRIES:
-                    raise UnsafeRepositoryError(f"{top} has more than {_MOST_ENTRIES} files")
+                if count > _MAX_ENTRIES:
+                    raise UnsafeRepositoryError(f"{top} has more than {_MAX_ENTRIES} files")

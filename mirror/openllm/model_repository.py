@@ -39,9 +39,9 @@ _PART = re.compile(r"(?!\.)[\w.-]{1,100}")
 _NO_GIT = "git is not installed here: apt-get install git."
 _BAD_YAML = "{} cannot be read: {}. Tell who made it."
 _WHO = "hubmirror <hubmirror@localhost>"
-MOST_YAML = 1024 * 1024
-_MOST_OUTPUT = 256 * 1024 * 1024
-_MOST_TOLD = 64 * 1024
+MAX_YAML = 1024 * 1024
+_MAX_OUTPUT = 256 * 1024 * 1024
+_MAX_TOLD = 64 * 1024
 _OF_A_FILE = frozenset({"100644", "100664", "100755"})
 # What git reads of a repository, and a repository that is pulled into does not have.
 _NOT_OURS = (
@@ -156,7 +156,7 @@ class ModelRepository:
         return [name[1:] for name in names if not name[1:].startswith("upstream-")]
 
     def files(self, branch: str, ending: str) -> dict[str, bytes]:
-        """The files of a branch whose path ends so, by path; none that is longer than MOST_YAML."""
+        """The files of a branch whose path ends so, by path; none that is longer than MAX_YAML."""
         listed = self._listed(f"refs/heads/{branch}", ending)
         return {file.path: body for file, body in self._bodies(listed)}
 
@@ -221,9 +221,9 @@ class ModelRepository:
         changes, broken = (
             [],
             [
-                f"{file.path} is longer than {human(MOST_YAML)}. Tell who made it."
+                f"{file.path} is longer than {human(MAX_YAML)}. Tell who made it."
                 for file in listed
-                if file.size > MOST_YAML
+                if file.size > MAX_YAML
             ],
         )
         for file, body in self._bodies(listed):
@@ -257,8 +257,8 @@ class ModelRepository:
         return found
 
     def _bodies(self, files: Sequence[_File]) -> Iterator[tuple[_File, bytes]]:
-        """The content of each that is no longer than MOST_YAML."""
-        files = [file for file in files if file.size <= MOST_YAML]
+        """The content of each that is no longer than MAX_YAML."""
+        files = [file for file in files if file.size <= MAX_YAML]
         wanted = "".join(f"{file.name}\n" for file in files)
         answer, at = self._git("cat-file", "--batch", stdin=wanted.encode()), 0
         for file in files:
@@ -289,15 +289,15 @@ def _run(command: Sequence[str], said: bytes) -> bytes:
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=_environment()
         ) as process:
             assert process.stdout is not None  # noqa: S101
-            body = process.stdout.read(_MOST_OUTPUT + 1)
-            if len(body) > _MOST_OUTPUT:
+            body = process.stdout.read(_MAX_OUTPUT + 1)
+            if len(body) > _MAX_OUTPUT:
                 process.kill()
         stderr.seek(0)
-        told = stderr.read(_MOST_TOLD)
-    if len(body) > _MOST_OUTPUT:
+        told = stderr.read(_MAX_TOLD)
+    if len(body) > _MAX_OUTPUT:
         raise ConfigError(
             f"The model repository is too large: git {command[3]} tells more than "
-            f"{human(_MOST_OUTPUT)}. Name another one with --repository."
+            f"{human(_MAX_OUTPUT)}. Name another one with --repository."
         )
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, body, told)
@@ -324,7 +324,7 @@ def parse(path: str, body: bytes) -> Any:
     """What a bento.yaml says. Raises ConfigError, naming its path."""
     try:
         body.decode()
-        return safe_yaml.load(body, max_bytes=MOST_YAML)
+        return safe_yaml.load(body, max_bytes=MAX_YAML)
     except BadYamlError as exc:
         raise ConfigError(_BAD_YAML.format(path, exc)) from exc
     except UnicodeDecodeError as exc:
@@ -333,7 +333,7 @@ def parse(path: str, body: bytes) -> Any:
 
 def _is_so(text: str, wanted: Any) -> bool:
     try:
-        return bool(safe_yaml.load(text.encode(), max_bytes=2 * MOST_YAML) == wanted)
+        return bool(safe_yaml.load(text.encode(), max_bytes=2 * MAX_YAML) == wanted)
     except BadYamlError:
         return False
 

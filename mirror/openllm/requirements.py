@@ -16,7 +16,7 @@ from mirror.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_MOST_LINES = 10_000
+_MAX_LINES = 10_000
 _LONGEST = 64 * 1024
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _CONTINUED = re.compile(r"\\\n")
@@ -39,9 +39,9 @@ def lines_of(tag: str, body: bytes) -> tuple[str, ...]:
     ConfigError where they are too many or too long."""
     lines = [line.strip() for line in body.decode(errors="replace").splitlines()]
     kept = tuple(line for line in lines if line and not line.startswith("#"))
-    if len(kept) > _MOST_LINES or max(map(len, kept), default=0) > _LONGEST:
+    if len(kept) > _MAX_LINES or max(map(len, kept), default=0) > _LONGEST:
         raise ConfigError(
-            f"The requirements of the bento {tag} have more than {_MOST_LINES} lines, or a line of "
+            f"The requirements of the bento {tag} have more than {_MAX_LINES} lines, or a line of "
             f"more than {_LONGEST} characters. Tell who made it."
         )
     return kept

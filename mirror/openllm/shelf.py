@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from mirror.core.errors import NotOfferedError, UnavailableError
 from mirror.core.files import inside, read_regular
-from mirror.derived.digests import Wanted
+from mirror.derived.digests import DigestJob
 from mirror.openllm import git_view
 from mirror.openllm.git_view import UnsafeRepositoryError
 from mirror.openllm.wheel_metadata import metadata, requires_python, wheel_project
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mirror.derived.digests import Digests
 
 _PART = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)
-_MOST_CONSTRAINTS = 16 * 1024 * 1024
+_MAX_CONSTRAINTS = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Shelf:
         found, places = [path for path, _ in located], [place for _, place in located]
         stats = [place.stat() for place in places]
         wanted = [
-            Wanted(str(place), stat.st_size, stat.st_mtime_ns, "sha256")
+            DigestJob(str(place), stat.st_size, stat.st_mtime_ns, "sha256")
             for place, stat in zip(places, stats, strict=True)
         ]
         digests = self.digests.of(name, wanted)
@@ -107,7 +107,7 @@ class Shelf:
         try:
             place = inside(self.data / "openllm" / name, self.data / "openllm") if is_name else None
             if place is not None:
-                return read_regular(place, _MOST_CONSTRAINTS, follow=False)
+                return read_regular(place, _MAX_CONSTRAINTS, follow=False)
         except (OSError, ValueError):
             pass
         raise NotOfferedError(f"This mirror has no constraints {name[:200]!r} that can be read.")

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-_MOST_METADATA = 4 * 1024 * 1024
-_MOST_ENTRIES = 100_000
-_MOST_DIRECTORY = 32 * 1000 * 1000
-_MOST_REQUIRES = 200
+_MAX_METADATA = 4 * 1024 * 1024
+_MAX_ENTRIES = 100_000
+_MAX_DIRECTORY = 32 * 1000 * 1000
+_MAX_REQUIRES = 200
 _WHEEL = re.compile(r"\w[\w.+!-]{1,240}\.whl", re.ASCII)
 _NAME = re.compile(rb"[^/]{1,250}\.dist-info/METADATA")
 
@@ -69,10 +69,10 @@ def requires_python(body: bytes) -> str:
     for line in body.splitlines():
         if not line.strip():
             return ""
-        key, _, value = line[: 4 * _MOST_REQUIRES].partition(b":")
+        key, _, value = line[: 4 * _MAX_REQUIRES].partition(b":")
         if key.lower() == b"requires-python":
             text = value.decode(errors="replace").strip()
-            return text if len(text) <= _MOST_REQUIRES and text.isprintable() else ""
+            return text if len(text) <= _MAX_REQUIRES and text.isprintable() else ""
     return ""
 
 
@@ -92,7 +92,7 @@ def _read(file: IO[bytes], size: int) -> bytes:
         return b""
     at = entry.offset + shift
     mark, name, extra = _LOCAL.unpack(_part(file, at, _LOCAL.size))
-    if mark != b"PK\3\4" or max(entry.size, entry.full_size) > _MOST_METADATA:
+    if mark != b"PK\3\4" or max(entry.size, entry.full_size) > _MAX_METADATA:
         raise _DamagedError
     body = _plain(entry, _part(file, at + _LOCAL.size + name + extra, entry.size))
     if len(body) != entry.full_size or zlib.crc32(body) != entry.crc:
@@ -112,7 +112,7 @@ def _directory(file: IO[bytes], size: int) -> tuple[int, int, int]:
         mark, _, entries, length, offset = _END_64.unpack(_part(file, end, _END_64.size))
         if mark != b"PK\6\6":
             raise _DamagedError
-    if entries > _MOST_ENTRIES or length > _MOST_DIRECTORY or end - length - offset < 0:
+    if entries > _MAX_ENTRIES or length > _MAX_DIRECTORY or end - length - offset < 0:
         raise _DamagedError
     return end - length, length, end - length - offset
 
@@ -123,7 +123,7 @@ def _find(directory: bytes) -> _Entry | None:
     while at < len(directory):
         mark, flags, method, crc, size, full, *lengths, offset = _ENTRY.unpack_from(directory, at)
         count += 1
-        if mark != b"PK\1\2" or count > _MOST_ENTRIES:
+        if mark != b"PK\1\2" or count > _MAX_ENTRIES:
             raise _DamagedError
         start = at + _ENTRY.size
         name_end, at = start + lengths[0], start + sum(lengths)
@@ -151,7 +151,7 @@ def _plain(entry: _Entry, packed: bytes) -> bytes:
         return packed
     if entry.method != _DEFLATED:
         raise _DamagedError
-    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _MOST_METADATA + 1)
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, _MAX_METADATA + 1)
 
 
 def _part(file: IO[bytes], offset: int, length: int) -> bytes:

@@ -33,7 +33,7 @@ from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from mirror.web.observe import METRICS_FOLDER, AccessLog, JsonFormatter
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ log = logging.getLogger("hubmirror")
 
 _KEEP_ALIVE = 75
 _GRACE = 10
-_MOMENT = 0.05
+_NO_WAIT_S = 0.05
 _SWITCH = 0.0005  # so that a thread at work does not keep the event loop waiting for long
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class OpenedSources:
     """Where the server reads, and where it keeps what it derives. `scratch` is the state folder
     where that is a temporary one."""
 
@@ -78,7 +78,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WorkerConfig:
     """All that a worker process needs to build its application; a process that is started gets it
     by pickle, the listener too. `temporary` are the folders that all workers share, and that do not
     outlive the server."""
@@ -86,7 +86,7 @@ class Plan:
     data: Path
     state: Path | None
     sources: tuple[SourceSpec, ...]
-    reach: Reach = field(default_factory=Reach)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
     log_format: str = "text"
     advertise_xet: bool = True
     xet_min_size: int = 0
@@ -94,14 +94,14 @@ class Plan:
     workers: int = 1
     temporary: tuple[Path, ...] = ()
 
-    def open(self) -> Place:
+    def open(self) -> OpenedSources:
         """The sources, which wait for digests for a moment only: the web layer waits longer."""
-        return open_place(self.data, self.state, self.sources, patience=_MOMENT)
+        return open_sources(self.data, self.state, self.sources, timeout_s=_NO_WAIT_S)
 
 
-def open_place(
-    data: Path, state: Path | None, declared: Sequence[SourceSpec], *, patience: float = 5.0
-) -> Place:
+def open_sources(
+    data: Path, state: Path | None, declared: Sequence[SourceSpec], *, timeout_s: float = 5.0
+) -> OpenedSources:
     """The sources in the order in which they are asked: the managed hub/ of `data`, those that
     were declared, and a Bento store in bentoml/ of `data`. One that is declared for the same folder
     takes its place. Those of `data` may come later.
@@ -131,8 +131,10 @@ def open_place(
     if folder is None:
         folder = scratch = _temporary_state()
     kept = State(folder, data if data.is_dir() else None)
-    digests = Digests(kept, patience=patience)
-    return Place(FirstFound([_open(spec, digests) for spec in specs]), kept, digests, scratch)
+    digests = Digests(kept, timeout_s=timeout_s)
+    return OpenedSources(
+        FirstFound([_open(spec, digests) for spec in specs]), kept, digests, scratch
+    )
 
 
 def _open(spec: SourceSpec, digests: Digests) -> Source:
@@ -196,16 +198,16 @@ def read_token(file: Path | None) -> str:
     return token
 
 
-def parse_reach(
+def parse_proxy_settings(
     public_url: str, trusted_proxies: Sequence[str], accel: str = "", token: str = ""
-) -> Reach:
+) -> ProxySettings:
     if public_url and not public_url.startswith(("http://", "https://")):
         raise ConfigError(f"public_url {public_url!r} must begin with http:// or https://.")
     try:
         networks = [ipaddress.ip_network(one) for one in trusted_proxies]
     except ValueError as exc:
         raise ConfigError(f"trusted_proxies: {exc}.") from exc
-    return Reach(public_url, networks, accel, Signer(token))
+    return ProxySettings(public_url, networks, accel, Signer(token))
 
 
 def configure_log(log_format: str) -> None:
@@ -220,7 +222,7 @@ def configure_log(log_format: str) -> None:
     logging.getLogger("hubmirror").setLevel(logging.INFO)
 
 
-def build_app(plan: Plan, place: Place | None = None) -> Starlette:
+def build_app(plan: WorkerConfig, place: OpenedSources | None = None) -> Starlette:
     """The application of one process, which opens the place itself unless it is given."""
     configure_log(plan.log_format)
     sys.setswitchinterval(_SWITCH)
@@ -235,7 +237,7 @@ def build_app(plan: Plan, place: Place | None = None) -> Starlette:
     app = create_app(
         place.sources,
         place.state,
-        reach=plan.reach,
+        proxy=plan.proxy,
         xet_hashes=XetHashes(place.digests, plan.xet_min_size, plan.advertise_xet),
         shelf=Shelf(plan.data, place.digests),
         access_log=AccessLog(sys.stderr, plan.log_format),
@@ -310,13 +312,13 @@ def _options(**more: Any) -> dict[str, Any]:
     }
 
 
-def _grace(plan: Plan) -> int | None:
+def _grace(plan: WorkerConfig) -> int | None:
     """For how many seconds a stop waits for downloads. A supervisor counts them itself, and a
     worker that it retires is not bounded."""
     return _GRACE if plan.workers == 1 else None
 
 
-def run(plan: Plan, place: Place, listener: socket.socket) -> None:
+def run(plan: WorkerConfig, place: OpenedSources, listener: socket.socket) -> None:
     """Serve until a signal ends it, by one process or by several under a supervisor."""
     if plan.workers == 1:
         uvicorn.Server(_config(plan, place)).run([listener])
@@ -329,7 +331,7 @@ def run(plan: Plan, place: Place, listener: socket.socket) -> None:
         Supervisor(_config(plan), listener, *others, grace=_GRACE).run()
 
 
-def _config(plan: Plan, place: Place | None = None) -> uvicorn.Config:
+def _config(plan: WorkerConfig, place: OpenedSources | None = None) -> uvicorn.Config:
     return uvicorn.Config(
         partial(build_app, plan, place),
         factory=True,

@@ -41,10 +41,10 @@ _HEAD_TOO_LONG = (
     b"content-length: 0\r\nconnection: close\r\n\r\n"
 )
 # Bytes that all downloads together may send in one turn of the loop, which small requests wait for.
-_TURN = 20 * 1024 * 1024
-_LEAST_STEP, _MOST_STEP = 128 * 1024, 2 * 1024 * 1024
+_BYTES_PER_TURN = 20 * 1024 * 1024
+_LEAST_STEP, _MAX_STEP = 128 * 1024, 2 * 1024 * 1024
 _COLD_STEP = 1024 * 1024
-_STALL = 300.0  # seconds without a byte of a file taken by the client
+_FILE_TIMEOUT_S = 300.0  # seconds without a byte of a file taken by the client
 _SEND_TIMEOUT_S = 60.0  # the same for other answers
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF})
 
@@ -302,7 +302,7 @@ class Sending:
         """Send all; the error that ended it early, if one did."""
         Sending._running += 1
         self._loop.add_writer(self._socket, self._step)
-        self._watch = self._loop.call_later(_STALL, self._check, self.sent)
+        self._watch = self._loop.call_later(_FILE_TIMEOUT_S, self._check, self.sent)
         try:
             return await self._done
         finally:
@@ -314,7 +314,7 @@ class Sending:
             self._socket.close()
 
     def _step(self) -> None:
-        most = min(_MOST_STEP, max(_LEAST_STEP, _TURN // Sending._running))
+        most = min(_MAX_STEP, max(_LEAST_STEP, _BYTES_PER_TURN // Sending._running))
         if not self._is_warm(most):
             self._send_cold()
             return
@@ -390,6 +390,6 @@ class Sending:
 
     def _check(self, before: int) -> None:
         """End a download whose client took nothing for a long time."""
-        self._watch = self._loop.call_later(_STALL, self._check, self.sent)
+        self._watch = self._loop.call_later(_FILE_TIMEOUT_S, self._check, self.sent)
         if self.sent == before:
             self._end(OSError(errno.ETIMEDOUT, "the client took nothing"))

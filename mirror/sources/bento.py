@@ -29,7 +29,7 @@ from mirror.core.safe_yaml import BadYamlError, load
 from mirror.core.source import Snapshot, StoredFile
 from mirror.sources.plain import PlainFiles
 from mirror.sources.scan import moment
-from mirror.sources.snapshot_cache import HOLD, RecentSnapshots
+from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -88,12 +88,12 @@ class BentoStore:
     """The entries below `models/` of a BENTOML_HOME."""
 
     def __init__(
-        self, home: Path, digests: Digests, *, label: str = "bento", hold: float = HOLD
+        self, home: Path, digests: Digests, *, label: str = "bento", ttl_s: float = TTL_S
     ) -> None:
         self.label = label
         self.home = Path(os.path.realpath(home))
         self._digests = digests
-        self._recent = RecentSnapshots(hold)
+        self._recent = SnapshotCache(ttl_s)
 
     def repos(self) -> list[Repo]:
         found: dict[tuple[str, str], Repo] = {}
@@ -132,7 +132,7 @@ class BentoStore:
     def identities(self) -> list[str]:
         return []
 
-    def unseen(self) -> list[Repo]:
+    def unrecorded(self) -> list[Repo]:
         return []
 
     def entries(self) -> list[Entry]:

@@ -55,8 +55,8 @@ class FirstFound:
     def identities(self) -> list[str]:
         return [name for source in self.sources for name in source.identities()]
 
-    def unseen(self) -> list[Repo]:
-        return [repo for source in self.sources for repo in source.unseen()]
+    def unrecorded(self) -> list[Repo]:
+        return [repo for source in self.sources for repo in source.unrecorded()]
 
     def holder(self, repo: Repo) -> Source:
         """The source that answers for a repository."""

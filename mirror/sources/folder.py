@@ -13,7 +13,7 @@ from mirror.core.errors import RepositoryNotFoundError, RevisionNotFoundError, U
 from mirror.core.repo import Repo, find_commit
 from mirror.core.source import Snapshot
 from mirror.sources.plain import PlainFiles
-from mirror.sources.snapshot_cache import HOLD, RecentSnapshots
+from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -25,13 +25,13 @@ class Folder:
     """One folder as one repository, with one revision: `main`."""
 
     def __init__(
-        self, root: Path, repo: Repo, digests: Digests, *, label: str = "", hold: float = HOLD
+        self, root: Path, repo: Repo, digests: Digests, *, label: str = "", ttl_s: float = TTL_S
     ) -> None:
         self.label = label or f"folder={repo}"
         self._root = Path(root).absolute()
         self._repo = repo
         self._digests = digests
-        self._recent = RecentSnapshots(hold)
+        self._recent = SnapshotCache(ttl_s)
 
     def repos(self) -> list[Repo]:
         if not self._root.is_dir():
@@ -63,7 +63,7 @@ class Folder:
     def identities(self) -> list[str]:
         return []
 
-    def unseen(self) -> list[Repo]:
+    def unrecorded(self) -> list[Repo]:
         return []
 
     def _check(self, repo: Repo) -> None:

@@ -9,7 +9,7 @@ from mirror.core.errors import RequestError, RevisionNotFoundError, UnavailableE
 from mirror.core.repo import find_commit
 from mirror.core.source import Snapshot, StoredFile
 from mirror.core.tree import RepoFile, check_file_path, lfs_file
-from mirror.derived.digests import Wanted
+from mirror.derived.digests import DigestJob
 from mirror.sources.plain import by_rule, stored_file
 from mirror.sources.repo_dir import Found, LinkError, RepoDir
 from mirror.sources.scan import LfsRule, files_below, moment
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mirror.derived.digests import Digests
-    from mirror.sources.snapshot_cache import RecentSnapshots
+    from mirror.sources.snapshot_cache import SnapshotCache
 
 _NOT_HERE = "Upstream has it, and this mirror's folder lacks it."
 
@@ -29,7 +29,7 @@ class ForeignRevisions:
 
     folder: RepoDir
     digests: Digests
-    recent: RecentSnapshots
+    recent: SnapshotCache
 
     def refs(self) -> dict[str, str]:
         here = set(self.commits())
@@ -95,7 +95,7 @@ class ForeignRevisions:
         files = {path: StoredFile(one, found[path].location) for path, one in named.items() if one}
         looked_at = {path: by_rule(path, _wanted(found[path]), rule) for path in unnamed}
         files |= {path: one for path, one in looked_at.items() if isinstance(one, StoredFile)}
-        wanted = {path: one for path, one in looked_at.items() if isinstance(one, Wanted)}
+        wanted = {path: one for path, one in looked_at.items() if isinstance(one, DigestJob)}
         digests = self.digests.each(str(self.folder.repo), wanted.values()) if wanted else []
         for (path, want), digest in zip(wanted.items(), digests, strict=True):
             files[path] = stored_file(path, want, digest)
@@ -114,5 +114,5 @@ def _named(path: str, found: Found, listed: RepoFile | None) -> RepoFile | None:
     return RepoFile(path, size, found.etag)
 
 
-def _wanted(found: Found) -> Wanted:
-    return Wanted(found.location, found.stat.st_size, found.stat.st_mtime_ns, "sha256")
+def _wanted(found: Found) -> DigestJob:
+    return DigestJob(found.location, found.stat.st_size, found.stat.st_mtime_ns, "sha256")

@@ -14,7 +14,7 @@ from mirror.core.repo import Repo
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
 from mirror.sources.repo_dir import RepoDir, identity
-from mirror.sources.snapshot_cache import HOLD, RecentSnapshots
+from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping
@@ -32,15 +32,15 @@ class HfCache:
     """
 
     def __init__(
-        self, root: Path, digests: Digests, *, managed: bool, label: str = "", hold: float = HOLD
+        self, root: Path, digests: Digests, *, managed: bool, label: str = "", ttl_s: float = TTL_S
     ) -> None:
         self._kind = "managed" if managed else "hf-cache"
         self.label = label or self._kind
         self.root = Path(os.path.realpath(root))
         self.managed = managed
         self._digests = digests
-        self._recent = RecentSnapshots(hold)
-        self._hold = hold
+        self._recent = SnapshotCache(ttl_s)
+        self._ttl_s = ttl_s
         self._folders: tuple[float, dict[str, tuple[Repo, str]]] = (0.0, {})
         self._lock = threading.Lock()
 
@@ -70,7 +70,7 @@ class HfCache:
         name = identity(self.root)
         return [name] if name else []
 
-    def unseen(self) -> list[Repo]:
+    def unrecorded(self) -> list[Repo]:
         if not self.managed:
             return []
         with _disk_errors(f"A source ({self._kind})"):
@@ -97,7 +97,7 @@ class HfCache:
         return RepoDir(self.root, true_repo, self.root / name)
 
     def _list(self) -> dict[str, tuple[Repo, str]]:
-        """Repos and their folders by `_folded`, in order, read at most once in `hold`."""
+        """Repos and their folders by `_folded`, in order, read at most once in `ttl_s`."""
         with self._lock:
             until, folders = self._folders
             if time.monotonic() >= until:
@@ -105,7 +105,7 @@ class HfCache:
                 for name in sorted(self._names()):
                     if repo := Repo.from_folder_name(name):
                         folders.setdefault(_folded(repo), (repo, name))
-                self._folders = (time.monotonic() + self._hold, folders)
+                self._folders = (time.monotonic() + self._ttl_s, folders)
             return folders
 
     def _names(self) -> list[str]:

@@ -15,14 +15,14 @@ from mirror.core.record import ManifestError
 from mirror.core.repo import COMMIT_HASH, find_commit, short_ref
 from mirror.core.source import Snapshot, StoredFile
 from mirror.core.units import human
-from mirror.sources.repo_dir import WORKSHOP, LinkError, RepoDir
+from mirror.sources.repo_dir import WORK_DIR, LinkError, RepoDir
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mirror.core.record import Record
     from mirror.core.tree import RepoFile
-    from mirror.sources.snapshot_cache import RecentSnapshots
+    from mirror.sources.snapshot_cache import SnapshotCache
 
 _LEFT_OUT = "Upstream has it, and the pull of this revision left it out."
 
@@ -37,7 +37,7 @@ class ManagedRevisions:
     """The revisions of a managed repository: those whose record and wanted files are all here."""
 
     folder: RepoDir
-    recent: RecentSnapshots
+    recent: SnapshotCache
 
     def refs(self) -> dict[str, str]:
         """Each ref with the commit that answers for it now."""
@@ -156,7 +156,7 @@ class ManagedRevisions:
 
     def _is_set_aside(self, file: RepoFile) -> bool:
         """Whether a check of the cache found the blob to be corrupt, and took it away."""
-        aside = self.folder.root / WORKSHOP / "corrupt" / self.folder.repo.folder_name
+        aside = self.folder.root / WORK_DIR / "corrupt" / self.folder.repo.folder_name
         missing = not os.path.lexists(self.folder.blobs / file.etag)
         return missing and os.path.lexists(aside / file.etag)
 

@@ -13,7 +13,7 @@ from mirror.core.errors import BlobUnreadableError, RequestError
 from mirror.core.files import read_regular
 from mirror.core.source import StoredFile
 from mirror.core.tree import Tree, check_file_path, lfs_file
-from mirror.derived.digests import Wanted
+from mirror.derived.digests import DigestJob
 from mirror.sources.scan import LfsRule, digested, files_below, moment
 
 if TYPE_CHECKING:
@@ -52,14 +52,14 @@ class PlainFiles:
         root = os.path.realpath(folder, strict=True)
         rule = LfsRule.of(root)
         absent: dict[str, str] = {}
-        found: dict[str, Wanted | StoredFile] = {}
+        found: dict[str, DigestJob | StoredFile] = {}
         newest = 0
         for path in files_below(root, _SKIPPED.union(skip)):
             try:
                 check_file_path(path)
                 location, size, mtime_ns = _follow(root, path)
                 found[path] = _pointed_at(root, path, location, size) or by_rule(
-                    path, Wanted(location, size, mtime_ns, "sha256"), rule
+                    path, DigestJob(location, size, mtime_ns, "sha256"), rule
                 )
                 newest = max(newest, mtime_ns)
             except (_NotServed, RequestError) as exc:
@@ -69,9 +69,9 @@ class PlainFiles:
 
 
 def _digested(
-    found: Mapping[str, Wanted | StoredFile], name: str, digests: Digests
+    found: Mapping[str, DigestJob | StoredFile], name: str, digests: Digests
 ) -> dict[str, StoredFile]:
-    wanted = {path: one for path, one in found.items() if isinstance(one, Wanted)}
+    wanted = {path: one for path, one in found.items() if isinstance(one, DigestJob)}
     files = {path: one for path, one in found.items() if isinstance(one, StoredFile)}
     found_digests = digests.each(name, wanted.values())
     for (path, want), digest in zip(wanted.items(), found_digests, strict=True):
@@ -79,14 +79,14 @@ def _digested(
     return files
 
 
-def stored_file(path: str, want: Wanted, digest: str | BlobUnreadableError) -> StoredFile:
+def stored_file(path: str, want: DigestJob, digest: str | BlobUnreadableError) -> StoredFile:
     """A file whose digest was asked for, and may be unknown since it cannot be read."""
     if isinstance(digest, BlobUnreadableError):
         return StoredFile.unreadable(path, want.location, want.size, digest.cause)
     return StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
 
 
-def by_rule(path: str, want: Wanted, rule: LfsRule) -> Wanted | StoredFile:
+def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | StoredFile:
     """What is to be computed of a file; its entry where the file cannot be read."""
     try:
         return replace(want, kind=rule.kind(path, want.location, want.size))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mirror.core.tree import RepoFile
 
-WORKSHOP = ".hubmirror"
+WORK_DIR = ".hubmirror"
 """What those who fill a managed cache have under way in it; no reader looks there."""
 
 _MAX_REF_FILE = 1000
@@ -41,7 +41,7 @@ def identity(root: Path) -> str:
     """The name that a cache has given itself; empty where it has none, or the file is a copy of
     another cache's, in which the inode is told."""
     try:
-        file = root / WORKSHOP / "id"
+        file = root / WORK_DIR / "id"
         name, _, inode = read_regular(file, _MAX_REF_FILE).decode().strip().partition(" ")
         return name if inode == str(file.stat().st_ino) else ""
     except (OSError, UnicodeDecodeError):

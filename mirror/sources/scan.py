@@ -14,7 +14,7 @@ from mirror.core.tree import MAX_DEPTH, RepoFile, lfs_file
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from mirror.derived.digests import Kind, Wanted
+    from mirror.derived.digests import DigestJob, Kind
 
 _MAX_ATTRIBUTES = 1024 * 1024
 _MAX_RULES = 1000
@@ -89,7 +89,7 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
 
 
-def digested(path: str, wanted: Wanted, digest: str) -> RepoFile:
+def digested(path: str, wanted: DigestJob, digest: str) -> RepoFile:
     """The entry of a file whose digest was computed here."""
     if wanted.kind == "sha256":
         return lfs_file(path, wanted.size, digest)

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from mirror.core.source import Snapshot
 
-HOLD = 1.0
+TTL_S = 1.0
 _COST_FACTOR = 20
 _LONGEST = 10.0
-_MOST_FILES = 50_000
+_MAX_FILES = 50_000
 
 
-class RecentSnapshots:
-    """Snapshots by key, each read again when it is older than `hold` seconds."""
+class SnapshotCache:
+    """Snapshots by key, each read again when it is older than `ttl_s` seconds."""
 
-    def __init__(self, hold: float = HOLD) -> None:
-        self._hold = hold
+    def __init__(self, ttl_s: float = TTL_S) -> None:
+        self._ttl_s = ttl_s
         self._kept: OrderedDict[Hashable, tuple[float, Snapshot]] = OrderedDict()
         self._files = 0
         self._lock = threading.Lock()
@@ -71,14 +71,14 @@ class RecentSnapshots:
                     del self._turns[key]
 
     def _put(self, key: Hashable, cost: float, snapshot: Snapshot) -> None:
-        if not self._hold:
+        if not self._ttl_s:
             return
-        hold = max(self._hold, min(_LONGEST, _COST_FACTOR * cost))
+        ttl_s = max(self._ttl_s, min(_LONGEST, _COST_FACTOR * cost))
         with self._lock:
             self._drop(key)
-            self._kept[key] = (time.monotonic() + hold, snapshot)
+            self._kept[key] = (time.monotonic() + ttl_s, snapshot)
             self._files += len(snapshot.files)
-            while self._files > _MOST_FILES and len(self._kept) > 1:
+            while self._files > _MAX_FILES and len(self._kept) > 1:
                 self._drop(next(iter(self._kept)))
 
     def _drop(self, key: Hashable) -> None:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 from mirror.core.errors import CorruptBlobError
 from mirror.core.repo import Repo
 from mirror.derived.state import sync_folder, try_lock
-from mirror.sources.repo_dir import WORKSHOP, RepoDir, identity
+from mirror.sources.repo_dir import WORK_DIR, RepoDir, identity
 from mirror.store.verify_digest import digest, no_progress
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mirror.core.tree import RepoFile
 
-ARRIVING = "bundle"
+BUNDLE_LOCK = "bundle"
 """The lock that whoever applies a bundle holds."""
 
 _READ = 4 * 1024 * 1024
@@ -50,20 +50,20 @@ class Cache:
         return cls(Path(os.path.realpath(root)))
 
     @property
-    def workshop(self) -> Path:
-        return self.root / WORKSHOP
+    def work_dir(self) -> Path:
+        return self.root / WORK_DIR
 
     def staging(self, repo: Repo) -> Path:
-        return self.workshop / "staging" / repo.folder_name
+        return self.work_dir / "staging" / repo.folder_name
 
     def identity(self) -> str:
         """A name for this cache, invented when it is first asked for, and again in a copy."""
         if not identity(self.root):
-            self.workshop.mkdir(exist_ok=True)
-            temporary = self.workshop / f".id.{uuid.uuid4().hex[:8]}"
+            self.work_dir.mkdir(exist_ok=True)
+            temporary = self.work_dir / f".id.{uuid.uuid4().hex[:8]}"
             with temporary.open("x") as opened:
                 opened.write(f"{uuid.uuid4().hex} {os.fstat(opened.fileno()).st_ino}")
-            temporary.replace(self.workshop / "id")
+            temporary.replace(self.work_dir / "id")
         return identity(self.root)
 
     def folder(self, repo: Repo) -> RepoDir:
@@ -110,7 +110,7 @@ class Cache:
             yield try_lock(file)
 
     def _open_lock(self, name: str) -> IO[str]:
-        folder = self.workshop / "locks"
+        folder = self.work_dir / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return (folder / f"{name.lower()}.lock").open("w")
 
@@ -128,7 +128,7 @@ class Cache:
         Raises CorruptBlobError, and removes the file, where its bytes are not the blob's. Raises
         ValueError for a file that is not below `.hubmirror`, and leaves that alone.
         """
-        if self.workshop not in staged.parents or ".." in staged.parts or staged.is_symlink():
+        if self.work_dir not in staged.parents or ".." in staged.parts or staged.is_symlink():
             raise ValueError(f"{staged} is not a staged file.")
         size = staged.stat().st_size
         if size != file.size:
@@ -179,7 +179,7 @@ class Cache:
 
     def set_aside(self, folder: RepoDir, name: str) -> None:
         """Take a corrupt blob away from readers; it stays for whoever wants to know why."""
-        aside = self.workshop / "corrupt" / folder.repo.folder_name
+        aside = self.work_dir / "corrupt" / folder.repo.folder_name
         aside.mkdir(parents=True, exist_ok=True)
         (folder.blobs / name).replace(aside / name)
         sync_folder(folder.blobs)

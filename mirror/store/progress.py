@@ -58,7 +58,7 @@ class RevisionDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Noted(Event):
+class Message(Event):
     """Something that the operator should know; `level` is `info`, `warning` or `error`."""
 
     level: str

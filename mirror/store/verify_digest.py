@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
 
 _READ = 1024 * 1024
-_WORTH_IT = 32 * 1024 * 1024
+_MIN_TAILED_SIZE = 32 * 1024 * 1024
 """Bytes of a file from which a thread of its own pays."""
 
 _PAUSE = 0.01
@@ -63,11 +63,11 @@ class _Running:
         return self._hash.hexdigest()
 
 
-class Following:
+class TailHasher:
     """Reads a file while a client writes it, so that it is read when it is there.
 
     The client makes the file at `path` anew for each try, and writes it from its beginning to its
-    end. Where it did otherwise, nothing is known: `spoil` says so.
+    end. Where it did otherwise, nothing is known: `invalidate` says so.
     """
 
     def __init__(self, file: RepoFile, path: Path) -> None:
@@ -75,12 +75,12 @@ class Following:
         self._path = path
         self._running = _Running(file.etag, file.size)
         self._opened: FileIO | None = None
-        self._spoilt = False
+        self._is_invalid = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="following", daemon=True)
 
     def __enter__(self) -> Self:
-        if self._file.size >= _WORTH_IT:
+        if self._file.size >= _MIN_TAILED_SIZE:
             self._thread.start()
         return self
 
@@ -100,14 +100,14 @@ class Following:
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def spoil(self) -> None:
+    def invalidate(self) -> None:
         """The client goes back: what was read may be written again."""
-        self._spoilt = True
+        self._is_invalid = True
 
     def digest(self, written: Path) -> str | None:
         """The digest of the file, which is whole now; None where it must be read again."""
         self._stop()
-        if self._opened is None or self._spoilt:
+        if self._opened is None or self._is_invalid:
             return None
         followed, here = os.fstat(self._opened.fileno()), written.stat()
         if (followed.st_ino, followed.st_dev) != (here.st_ino, here.st_dev):
@@ -125,7 +125,7 @@ class Following:
                     if not self._running.read(self._opened):
                         break
         except OSError:
-            self.spoil()
+            self.invalidate()
 
     def _stop(self) -> None:
         self._stopped.set()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_GLANCE = 0.1  # seconds
+_POLL_INTERVAL_S = 0.1  # seconds
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -36,6 +36,6 @@ def results(
     """
     futures = [pool.submit(work, item) for item in items]
     while True:
-        done, left = wait(futures, _GLANCE, FIRST_EXCEPTION)
+        done, left = wait(futures, _POLL_INTERVAL_S, FIRST_EXCEPTION)
         if not left or any(one.exception() for one in done):
             return [one.result() for one in (futures if not left else done)]

@@ -31,12 +31,12 @@ from mirror.store.progress import (
     FileAdvanced,
     FileBegan,
     FileDone,
-    Noted,
+    Message,
     Planned,
     RevisionDone,
 )
 from mirror.store.publish import publish
-from mirror.store.verify_digest import Following, digest
+from mirror.store.verify_digest import TailHasher, digest
 from mirror.store.worker_pool import results, threads
 from mirror.sync.completeness import files_missing, is_linked, read_file, read_record
 from mirror.sync.dependencies import Need, needs
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
 _TRANSFERS = 8
 _QUESTIONS = 8
 _FETCHES = 3  # of one file whose bytes come wrong
-_KEPT_FREE = 64 * 1024 * 1024
+_MIN_FREE = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PullPlan:
     """One revision that is to be here. `missing` are the files whose blobs are not."""
 
     spec: RepoSpec
@@ -80,7 +80,7 @@ class Plan:
 class Outcome:
     """What a run did. `needs` are repositories that what was pulled names, here or not."""
 
-    done: list[Plan] = field(default_factory=list)
+    done: list[PullPlan] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
 
@@ -96,7 +96,7 @@ class Pull:
         self._wanted_here: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
-    def plan(self, specs: Sequence[RepoSpec]) -> list[Plan]:
+    def plan(self, specs: Sequence[RepoSpec]) -> list[PullPlan]:
         """What each wish comes to. One that fails is reported, and is not among the plans."""
         if self._cache.identity() in self._upstream.identities():
             raise ConfigError(
@@ -107,13 +107,13 @@ class Pull:
             planned = results(pool, self._try_plan, specs)
         return [plan for plan in planned if plan is not None]
 
-    def to_fetch(self, plans: Sequence[Plan]) -> dict[str, int]:
+    def to_fetch(self, plans: Sequence[PullPlan]) -> dict[str, int]:
         """What must come from upstream, by etag, in bytes: each content once, and none that another
         repository has."""
         missing = {file.etag: file for plan in plans for file in plan.missing}
         return {etag: one.size for etag, one in missing.items() if not self._cache.twin(one)}
 
-    def run(self, plans: Sequence[Plan]) -> Outcome:
+    def run(self, plans: Sequence[PullPlan]) -> Outcome:
         """Fetch and publish; nothing at all where the disk is too small."""
         outcome = Outcome(failed=self._failed)
         if problem := self.lack_of_space(plans):
@@ -130,14 +130,14 @@ class Pull:
         outcome.needs = list(self._needs(outcome.done))
         return outcome
 
-    def _try_plan(self, spec: RepoSpec) -> Plan | None:
+    def _try_plan(self, spec: RepoSpec) -> PullPlan | None:
         try:
             return self._plan(spec)
         except HubmirrorError as exc:
             self._fail(str(exc))
             return None
 
-    def _plan(self, spec: RepoSpec) -> Plan:
+    def _plan(self, spec: RepoSpec) -> PullPlan:
         head = self._upstream.head(spec.repo, spec.revision)
         if head.renamed_to:
             self._note(
@@ -169,7 +169,7 @@ class Pull:
             info=head.info,
         )
         missing = files_missing(self._cache, folder, record)
-        return Plan(
+        return PullPlan(
             spec,
             head,
             record,
@@ -193,7 +193,7 @@ class Pull:
         name = self._upstream.ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
 
-    def lack_of_space(self, plans: Sequence[Plan]) -> str:
+    def lack_of_space(self, plans: Sequence[PullPlan]) -> str:
         """What to tell of a disk that is too small; empty where it will do."""
         wanted = sum(self.to_fetch(plans).values())
         for repo in {plan.record.repo for plan in plans if plan.missing}:
@@ -201,15 +201,15 @@ class Pull:
                 if is_free:
                     self._forget_partial(repo)
         free = shutil.disk_usage(self._cache.root).free
-        if not wanted or wanted + _KEPT_FREE <= free:
+        if not wanted or wanted + _MIN_FREE <= free:
             return ""
         return (
             f"The disk is too small: {human(wanted)} are to be pulled, and {human(free)} are "
-            f"free. Make room for {human(wanted + _KEPT_FREE - free)} (hubmirror gc, "
+            f"free. Make room for {human(wanted + _MIN_FREE - free)} (hubmirror gc, "
             "hubmirror rm), or pull less with --include and --exclude."
         )
 
-    def _try_fill(self, plan: Plan, transfers: ThreadPoolExecutor) -> Plan | None:
+    def _try_fill(self, plan: PullPlan, transfers: ThreadPoolExecutor) -> PullPlan | None:
         try:
             return self._fill(plan, transfers)
         except HubmirrorError as exc:
@@ -218,7 +218,7 @@ class Pull:
             self._fail(f"{plan.record.repo} could not be written: {exc.strerror}.")
         return None
 
-    def _fill(self, plan: Plan, transfers: ThreadPoolExecutor) -> Plan:
+    def _fill(self, plan: PullPlan, transfers: ThreadPoolExecutor) -> PullPlan:
         record, repo = plan.record, plan.record.repo
         if not plan.missing and not plan.is_new:
             self._tell(plan, "up to date")
@@ -273,7 +273,7 @@ class Pull:
         for path in self._cache.staging(repo).rglob("*.incomplete"):
             path.unlink(missing_ok=True)
 
-    def _bring(self, plan: Plan, folder: RepoDir, file: RepoFile) -> None:
+    def _bring(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
         """Put one blob in its place: from another repository, from an earlier try, or from
         upstream."""
         repo = plan.record.repo
@@ -283,7 +283,7 @@ class Pull:
                 self._fetch(plan, folder, file)
         self._report(FileDone(repo, file.path, file.size))
 
-    def _fetch(self, plan: Plan, folder: RepoDir, file: RepoFile) -> None:
+    def _fetch(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
         repo, staging = plan.record.repo, self._cache.staging(plan.record.repo)
         for left in reversed(range(_FETCHES)):
             came = 0
@@ -292,12 +292,12 @@ class Pull:
                 nonlocal came
                 came += count
                 if count < 0:
-                    following.spoil()
+                    following.invalidate()
                 self._report(FileAdvanced(repo, file.path, count))
 
             try:
                 under_way = self._upstream.under_way(file, staging)
-                with Following(file, under_way) as following:
+                with TailHasher(file, under_way) as following:
                     staged = self._upstream.fetch(plan.head, file, staging, advanced)
                     found = following.digest(staged)
                 self._cache.accept(folder, file, staged, found=found)
@@ -321,7 +321,7 @@ class Pull:
         with turn:
             yield
 
-    def _needs(self, done: Sequence[Plan]) -> Iterator[Need]:
+    def _needs(self, done: Sequence[PullPlan]) -> Iterator[Need]:
         asked: set[str] = set()
         for plan in done:
             folder = self._cache.folder(plan.record.repo)
@@ -331,13 +331,13 @@ class Pull:
                     asked.add(key)
                     yield need
 
-    def _tell(self, plan: Plan, outcome: str) -> None:
+    def _tell(self, plan: PullPlan, outcome: str) -> None:
         record = plan.record
         files, size = len(record.files), used_storage(record.files.values())
         self._report(RevisionDone(record.repo, record.commit_hash, outcome, files, size))
 
     def _note(self, level: str, text: str) -> None:
-        self._report(Noted(level, text))
+        self._report(Message(level, text))
 
     def _fail(self, text: str) -> None:
         self._failed.append(text)

@@ -14,7 +14,7 @@ from mirror.core.record import ManifestError, Record
 from mirror.core.tree import blob_hash, used_storage
 from mirror.core.units import human
 from mirror.derived.state import sync_folder, write_atomically
-from mirror.store.cache import ARRIVING, Cache, share
+from mirror.store.cache import BUNDLE_LOCK, Cache, share
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Planned, RevisionDone
 from mirror.store.publish import publish
 from mirror.store.verify_digest import digest, sha256_of
@@ -28,8 +28,8 @@ from mirror.transfer.bundle_base import (
     places,
 )
 from mirror.transfer.bundle_manifest import (
-    CARRIED,
     MANIFEST,
+    VOLUMES_REPO,
     Item,
     Manifest,
     Volume,
@@ -60,7 +60,7 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
     manifest = Manifest.read(folder)
     with naming_errors(data):
         cache = Cache.of(data / "hub")
-        with cache.try_lock(ARRIVING) as is_free:
+        with cache.try_lock(BUNDLE_LOCK) as is_free:
             if not is_free:
                 raise CarryError("Another bundle is being applied. Wait for its end.")
             check_base(data, cache, manifest)
@@ -110,7 +110,7 @@ def _record(stream: _Stream, item: Item) -> Record:
 
 
 def _arriving(cache: Cache) -> Path:
-    return cache.workshop / "arriving"
+    return cache.work_dir / "arriving"
 
 
 def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Report) -> None:
@@ -129,13 +129,13 @@ def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Repor
         stamp = f"{path.stat().st_mtime_ns} {volume.size} {volume.sha256}"
         if mark.exists() and mark.read_text() == stamp:
             return True
-        report(FileBegan(CARRIED, volume.name, volume.size))
-        advanced = partial(FileAdvanced, CARRIED, volume.name)
+        report(FileBegan(VOLUMES_REPO, volume.name, volume.size))
+        advanced = partial(FileAdvanced, VOLUMES_REPO, volume.name)
         right = (
             digest(path, volume.sha256, volume.size, lambda size: report(advanced(size)))
             == volume.sha256
         )
-        report(FileDone(CARRIED, volume.name, volume.size))
+        report(FileDone(VOLUMES_REPO, volume.name, volume.size))
         if right:
             mark.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(mark, stamp.encode())
@@ -152,7 +152,7 @@ def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Repor
 
 def _marks(cache: Cache, manifest: Manifest) -> Path:
     """Notes of the volumes that were read and found right, for a run that goes on."""
-    return cache.workshop / "bundles" / manifest.bundle_id
+    return cache.work_dir / "bundles" / manifest.bundle_id
 
 
 def _is_here(data: Path, item: Item) -> bool:
@@ -166,12 +166,12 @@ def _bring(target: Path, cache: Cache, stream: _Stream, item: Item, report: Repo
     """One file from the stream to its place, proven."""
     staged, running = _arriving(cache) / item.digest, blob_hash(item.digest, item.size)
     staged.parent.mkdir(parents=True, exist_ok=True)
-    report(FileBegan(CARRIED, item.name, item.size))
+    report(FileBegan(VOLUMES_REPO, item.name, item.size))
     with staged.open("wb") as file:
         for chunk in stream.chunks(item):
             file.write(chunk)
             running.update(chunk)
-            report(FileAdvanced(CARRIED, item.name, len(chunk)))
+            report(FileAdvanced(VOLUMES_REPO, item.name, len(chunk)))
         file.flush()
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
@@ -182,7 +182,7 @@ def _bring(target: Path, cache: Cache, stream: _Stream, item: Item, report: Repo
         )
     staged.replace(target)
     sync_folder(target.parent)
-    report(FileDone(CARRIED, item.name, item.size))
+    report(FileDone(VOLUMES_REPO, item.name, item.size))
 
 
 def _publish(cache: Cache, records: Sequence[Record], report: Report) -> None:

@@ -38,7 +38,7 @@ def places(manifest: Manifest) -> dict[str, list[str]]:
 
 def _applied(cache: Cache) -> Path:
     """The ids of the bundles that were brought here, a line each."""
-    return cache.workshop / "bundles.applied"
+    return cache.work_dir / "bundles.applied"
 
 
 def note_applied(cache: Cache, manifest: Manifest) -> None:

@@ -19,12 +19,12 @@ from mirror.core.tree import blob_hash
 from mirror.core.units import human
 from mirror.derived.state import sync_folder, write_atomically
 from mirror.store.cache import Cache
-from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned
 from mirror.store.verify_digest import sha256_of
 from mirror.transfer.bundle_manifest import (
-    CARRIED,
     MANIFEST,
     VOLUMES,
+    VOLUMES_REPO,
     Item,
     Manifest,
     Volume,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mirror.store.progress import Report
 
 _DRAFT = "unfinished.json"
-_MOST_VOLUMES = 9999
+_MAX_VOLUMES = 9999
 _READ = 4 * 1024 * 1024
 # Files outside hub/ that others are found by; they arrive last.
 _LAST = ("latest", "HEAD", "packed-refs", "refs", "openllm")
@@ -88,7 +88,7 @@ def _write_volumes(
 ) -> list[Volume]:
     ends = (item.offset + item.size for item in items if item.offset is not None)
     total = max(ends, default=0)
-    if split and total > _MOST_VOLUMES * split:
+    if split and total > _MAX_VOLUMES * split:
         raise CarryError(f"That would be {total // split + 1} volumes. Choose a larger --split.")
     volumes = list(_volumes(total, split or max(total, 1)))
     done = _resumed(out, items, volumes)
@@ -103,10 +103,10 @@ def _write_volumes(
     report(Planned(len(volumes), total))
     writer = _Writer(data, out, items, report)
     for volume in volumes:
-        report(FileBegan(CARRIED, volume.name, volume.size))
+        report(FileBegan(VOLUMES_REPO, volume.name, volume.size))
         done[volume.name] = done.get(volume.name) or writer.write(volume)
         _draft(out, items, done.values())
-        report(FileDone(CARRIED, volume.name, volume.size))
+        report(FileDone(VOLUMES_REPO, volume.name, volume.size))
     return [done[volume.name] for volume in volumes]
 
 
@@ -116,7 +116,7 @@ def _contents(data: Path, report: Report) -> Iterator[Item]:
     for folder in cache.folders():
         if not folder.recorded_commits():
             text = f"{folder.repo} has no record of a pull, and is left out."
-            report(Noted("warning", text))
+            report(Message("warning", text))
         for commit in folder.recorded_commits():
             yield from _revision(cache, folder, commit, report)
     for path in _beside_hub(data):
@@ -137,11 +137,11 @@ def _revision(cache: Cache, folder: RepoDir, commit: str, report: Report) -> Ite
         record = folder.read_record(commit)
     except (OSError, ManifestError):
         text = f"{folder.repo} at {commit[:12]}: its record is damaged; it is left out."
-        report(Noted("warning", text))
+        report(Message("warning", text))
         return
     if not all(cache.has(folder, file) for file in record.files.values()):
         text = f"{record.repo} at {commit[:12]} is not whole here, and is left out."
-        report(Noted("warning", text))
+        report(Message("warning", text))
         return
     base = f"hub/{folder.path.name}"
     for file in {one.etag: one for one in record.files.values()}.values():
@@ -205,7 +205,7 @@ class _Writer:
             for chunk in self._chunks(volume):
                 running.update(chunk)
                 file.write(chunk)
-                self._report(FileAdvanced(CARRIED, volume.name, len(chunk)))
+                self._report(FileAdvanced(VOLUMES_REPO, volume.name, len(chunk)))
             file.flush()
             os.fsync(file.fileno())
         partial_file.replace(self._out / volume.name)

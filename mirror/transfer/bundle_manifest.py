@@ -28,7 +28,7 @@ MANIFEST = "manifest.json"
 VOLUMES = "hubmirror-*.bin*"
 """A pattern of volumes, and of what is left of unfinished ones."""
 
-CARRIED = Repo.parse("bundle")
+VOLUMES_REPO = Repo.parse("bundle")
 """The repository that events about volumes name."""
 
 _FORMAT = 1

@@ -23,7 +23,7 @@ _FLAGS = (
     "--omit-dir-times", "--human-readable",
 )  # fmt: skip
 _VANISHED = 24
-_SEEN = ("refs", "removals of revisions", "removals of files")
+_VISIBLE_PASSES = ("refs", "removals of revisions", "removals of files")
 """The passes that change what readers see."""
 
 _CAUSES = {
@@ -61,9 +61,11 @@ def push(
             told("Some files vanished while they were copied: something works in the data folder.")
         elif code:
             cause = _CAUSES.get(code, f"its exit status is {code}")
-            unseen = "" if text in _SEEN else "Nothing that readers saw there has changed. "
+            unrecorded = (
+                "" if text in _VISIBLE_PASSES else "Nothing that readers saw there has changed. "
+            )
             raise CarryError(
-                f"rsync failed at {text}: {cause}. What it said is above. {unseen}"
+                f"rsync failed at {text}: {cause}. What it said is above. {unrecorded}"
                 "Run the same command again to go on."
             )
 
@@ -94,9 +96,9 @@ def _passes(*, delete: bool) -> Iterator[tuple[str, list[str]]]:
     # A ref that moved within a second has another content alone.
     refs = [f"--include={one}{end}" for one in _REFS for end in ("", "/***")]
     yield (
-        _SEEN[0],
+        _VISIBLE_PASSES[0],
         ["--checksum", "--prune-empty-dirs", *ours, "--include=*/", *refs, "--exclude=*"],
     )
     if delete:
-        yield _SEEN[1], [*ours, "--delete", *(f"--exclude={x}" for x in _PAYLOAD)]
-        yield _SEEN[2], [*ours, "--delete"]
+        yield _VISIBLE_PASSES[1], [*ours, "--delete", *(f"--exclude={x}" for x in _PAYLOAD)]
+        yield _VISIBLE_PASSES[2], [*ours, "--delete"]

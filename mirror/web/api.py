@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mirror.core.source import Snapshot
     from mirror.core.tree import RepoFolder
-    from mirror.web.request import Call
+    from mirror.web.request import HubRequest
 
 # llama.cpp never follows a Link, so a page holds what real repositories have.
 TREE_PAGE = 10_000
@@ -28,34 +28,34 @@ def json_response(body: Any, headers: dict[str, str] | None = None, status: int 
     return Response(orjson.dumps(body), status, headers, "application/json")
 
 
-def info(call: Call) -> Response:
+def info(request: HubRequest) -> Response:
     """`/api/{type}s/{repo}[/revision/{revision}]` (`model_info`, `snapshot_download`)."""
-    snapshot = call.revision_and_path()[0] if call.target.rest else call.snapshot()
-    expand, blobs = call.several("expand"), call.flag("blobs")
+    snapshot = request.revision_and_path()[0] if request.target.rest else request.snapshot()
+    expand, blobs = request.several("expand"), request.flag("blobs")
     return json_response(
-        hub_json.info(call.facts(snapshot), call.files(snapshot), expand, blobs=blobs)
+        hub_json.info(request.facts(snapshot), request.files(snapshot), expand, blobs=blobs)
     )
 
 
-def tree(call: Call) -> Response:
+def tree(request: HubRequest) -> Response:
     """A folder's entries (`list_repo_tree`). A path that is no folder is EntryNotFound: on that
     HfFileSystem falls back to the parent."""
-    snapshot, path = call.revision_and_path()
-    listed = Tree(call.files(snapshot))
+    snapshot, path = request.revision_and_path()
+    listed = Tree(request.files(snapshot))
     if path and check_path(path) not in listed:
         raise snapshot.not_found(path)
-    entries = listed.entries(path, recursive=call.flag("recursive"))
-    start = call.number("cursor", 0, len(entries))
-    end = start + call.number("limit", TREE_PAGE, TREE_PAGE)
-    headers = page_link(call, end) if end < len(entries) else None
-    return json_response(_rows(call, snapshot, entries[start:end]), headers)
+    entries = listed.entries(path, recursive=request.flag("recursive"))
+    start = request.number("cursor", 0, len(entries))
+    end = start + request.number("limit", TREE_PAGE, TREE_PAGE)
+    headers = page_link(request, end) if end < len(entries) else None
+    return json_response(_rows(request, snapshot, entries[start:end]), headers)
 
 
-def paths_info(call: Call) -> Response:
+def paths_info(request: HubRequest) -> Response:
     """The entries at given paths; those that are absent are left out (`get_paths_info`)."""
-    snapshot, _ = call.revision_and_path()
-    paths, expand = _asked_paths(call)
-    listed = Tree(call.files(snapshot))
+    snapshot, _ = request.revision_and_path()
+    paths, expand = _asked_paths(request)
+    listed = Tree(request.files(snapshot))
     entries = [listed.entry(path) for path in paths]
     commit = hub_json.last_commit(snapshot) if expand else None
     return json_response(
@@ -63,22 +63,22 @@ def paths_info(call: Call) -> Response:
     )
 
 
-def refs(call: Call) -> Response:
-    body = hub_json.refs(call.hub.source.refs(call.repo))
-    if not call.flag("include_prs"):
+def refs(request: HubRequest) -> Response:
+    body = hub_json.refs(request.context.source.refs(request.repo))
+    if not request.flag("include_prs"):
         del body["pullRequests"]
     return json_response(body)
 
 
-def commits(call: Call) -> Response:
+def commits(request: HubRequest) -> Response:
     """The snapshot's own commit: a folder has no history."""
-    snapshot, _ = call.revision_and_path()
-    page = hub_json.commits(snapshot) if call.query.get("p", "0") == "0" else []
+    snapshot, _ = request.revision_and_path()
+    page = hub_json.commits(snapshot) if request.query.get("p", "0") == "0" else []
     return json_response(page, {"x-total-count": "1"})
 
 
-def tree_size(call: Call) -> Response:
-    snapshot, path = call.revision_and_path()
+def tree_size(request: HubRequest) -> Response:
+    snapshot, path = request.revision_and_path()
     start = f"{check_path(path)}/" if path else ""
     sizes = [one.file.size for name, one in snapshot.files.items() if name.startswith(start)]
     if path and not sizes:
@@ -86,38 +86,38 @@ def tree_size(call: Call) -> Response:
     return json_response({"path": path, "size": sum(sizes)})
 
 
-def discussions(call: Call) -> Response:
-    if call.target.rest:
+def discussions(request: HubRequest) -> Response:
+    if request.target.rest:
         raise NotOfferedError
-    call.snapshot()
+    request.snapshot()
     return json_response({"discussions": [], "count": 0, "start": 0})
 
 
-def auth_check(call: Call) -> Response:
-    call.snapshot()
+def auth_check(request: HubRequest) -> Response:
+    request.snapshot()
     return json_response({})
 
 
-def parquet(call: Call) -> Response:
+def parquet(request: HubRequest) -> Response:
     """URLs of the parquet export, where its ref was pulled; the hub's shape by config and split."""
-    snapshot = call.snapshot("refs/convert/parquet")
+    snapshot = request.snapshot("refs/convert/parquet")
     urls: dict[str, dict[str, list[str]]] = {}
     for path in sorted(snapshot.files):
         config, _, rest = path.partition("/")
         split, slash, _ = rest.partition("/")
         if slash and path.endswith(".parquet"):
-            base = f"{call.base_url}/{snapshot.repo}/resolve/refs%2Fconvert%2Fparquet"
+            base = f"{request.base_url}/{snapshot.repo}/resolve/refs%2Fconvert%2Fparquet"
             url = f"{base}/{quote(path)}"
             urls.setdefault(config, {}).setdefault(split, []).append(url)
     body: Any = urls
-    for key in call.target.rest:
+    for key in request.target.rest:
         body = body.get(key) if isinstance(body, dict) else None
     if body is None:
-        raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, "/".join(call.target.rest))
+        raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, "/".join(request.target.rest))
     return json_response(body)
 
 
-def whoami(_: Call) -> Response:
+def whoami(_: HubRequest) -> Response:
     """Any token will do: `login` and `whoami` must work (`HfApi.whoami`)."""
     token = {"displayName": "hubmirror", "role": "read"}
     return json_response({
@@ -127,33 +127,33 @@ def whoami(_: Call) -> Response:
     })  # fmt: skip
 
 
-def agent_harnesses(_: Call) -> Response:
+def agent_harnesses(_: HubRequest) -> Response:
     return json_response({"standardEnvVars": [], "harnesses": {}})
 
 
-def empty_object(_: Call) -> Response:
+def empty_object(_: HubRequest) -> Response:
     return json_response({})
 
 
-def not_offered(_: Call) -> Response:
+def not_offered(_: HubRequest) -> Response:
     raise NotOfferedError
 
 
 def _rows(
-    call: Call, snapshot: Snapshot, entries: list[RepoFile | RepoFolder]
+    request: HubRequest, snapshot: Snapshot, entries: list[RepoFile | RepoFolder]
 ) -> list[dict[str, Any]]:
-    commit = hub_json.last_commit(snapshot) if call.flag("expand") else None
+    commit = hub_json.last_commit(snapshot) if request.flag("expand") else None
     return [hub_json.tree_row(entry, commit) for entry in entries]
 
 
-def _asked_paths(call: Call) -> tuple[list[str], bool]:
+def _asked_paths(request: HubRequest) -> tuple[list[str], bool]:
     """Python sends a form, JavaScript and Rust send JSON."""
     try:
-        if "json" in call.headers.get("content-type", ""):
-            body = orjson.loads(call.body)
+        if "json" in request.headers.get("content-type", ""):
+            body = orjson.loads(request.body)
             paths, expand = [str(path) for path in body["paths"]], body.get("expand") is True
         else:
-            form = parse_qsl(call.body.decode(), keep_blank_values=True)
+            form = parse_qsl(request.body.decode(), keep_blank_values=True)
             paths = [value for name, value in form if name in ("paths", "paths[]")]
             expand = any(pair in form for pair in _EXPAND)
     except (ValueError, TypeError, KeyError, AttributeError) as exc:
@@ -163,7 +163,7 @@ def _asked_paths(call: Call) -> tuple[list[str], bool]:
 
 _EXPAND = (("expand", "true"), ("expand", "True"), ("expand", "1"))
 
-ANSWERS: dict[str, Callable[[Call], Response]] = {
+ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
     "info": info,
     "revision": info,
     "tree": tree,

@@ -34,8 +34,8 @@ from mirror.web.body import BodyReader
 from mirror.web.errors import error_response
 from mirror.web.listing import listing
 from mirror.web.observe import AccessLog, Metrics, Observe
-from mirror.web.request import Call, Hub
-from mirror.web.response_cache import Recall, RecentAnswers
+from mirror.web.request import AppContext, HubRequest
+from mirror.web.response_cache import CacheMiddleware, ResponseCache
 from mirror.web.urls import Target, parse
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
     from mirror.core.source import Source
     from mirror.derived.state import State
 
-_THREADS = 16  # more fight each other for the interpreter
+_MAX_THREADS = 16  # more fight each other for the interpreter
 # Seconds that an answer may wait for digests. Clients give up on a HEAD after ten; hf_xet waits for
 # five minutes, and knows no plain way to a file whose hash the real hub told it.
-_PATIENCE = 5.0
-_MORE_PATIENCE = {"reconstructions": 240.0}
-_GLANCE = 0.25
+_TIMEOUT_S = 5.0
+_LONG_TIMEOUTS_S = {"reconstructions": 240.0}
+_POLL_INTERVAL_S = 0.25
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 _FORWARDED = frozenset({"x-forwarded-host", "x-forwarded-proto"})
 _POSTED_READ = re.compile(rb"/paths-info(/|$)|/v1/telemetry$|/git-upload-pack$")
@@ -72,7 +72,7 @@ def _own_address(scope: Scope) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class ProxySettings:
     """How clients reach this server: the base of absolute links, and who may read.
 
     `public_url` where it is set; else the Host header, or X-Forwarded-Host and -Proto where the
@@ -107,7 +107,7 @@ class Reach:
         return any(address in network for network in self.trusted_proxies)
 
 
-ANSWERS: dict[str, Callable[[Call], Response]] = {
+ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
     **api.ANSWERS,
     **xet.ANSWERS,
     **git.ANSWERS,
@@ -118,7 +118,7 @@ ANSWERS: dict[str, Callable[[Call], Response]] = {
     "manifests": ollama.manifest,
     "blobs": ollama.blob,
     "registry": ollama.registry,
-    "identity": lambda call: api.json_response({"caches": call.hub.source.identities()}),
+    "identity": lambda call: api.json_response({"caches": call.context.source.identities()}),
     "welcome": lambda call: _welcome(call.base_url),
 }
 
@@ -126,11 +126,11 @@ ANSWERS: dict[str, Callable[[Call], Response]] = {
 class HubApp:
     """Answers every route of the hub. Answers are made in a thread, since disks block."""
 
-    def __init__(self, hub: Hub, reach: Reach, recent: RecentAnswers) -> None:
-        self._hub = hub
-        self._reach = reach
+    def __init__(self, context: AppContext, proxy: ProxySettings, recent: ResponseCache) -> None:
+        self._context = context
+        self._proxy = proxy
         self._recent = recent
-        self._threads = anyio.CapacityLimiter(_THREADS)
+        self._threads = anyio.CapacityLimiter(_MAX_THREADS)
         self._bodies = BodyReader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -156,32 +156,32 @@ class HubApp:
         except HubmirrorError as exc:
             return error_response(exc)
 
-    async def _answer(self, answer: Callable[[Call], Response], call: Call) -> Response:
+    async def _answer(self, answer: Callable[[HubRequest], Response], call: HubRequest) -> Response:
         """Make the answer in a thread; one that waits for digests waits here, and keeps none."""
-        deadline = anyio.current_time() + _MORE_PATIENCE.get(call.target.action, _PATIENCE)
+        deadline = anyio.current_time() + _LONG_TIMEOUTS_S.get(call.target.action, _TIMEOUT_S)
         while True:
             try:
                 return await anyio.to_thread.run_sync(answer, call, limiter=self._threads)
             except DigestPendingError:
                 if anyio.current_time() > deadline:
                     raise
-            await anyio.sleep(_GLANCE)
+            await anyio.sleep(_POLL_INTERVAL_S)
 
-    async def _call(self, request: Request, target: Target) -> Call:
+    async def _call(self, request: Request, target: Target) -> HubRequest:
         body = b""
         if request.method == "POST":
             body = await self._bodies.read(request, _MAX_BODIES[target.action])
         headers = Headers(raw=request.scope["headers"])
-        return Call(
-            hub=self._hub,
+        return HubRequest(
+            context=self._context,
             target=target,
             query=QueryParams(request.scope["query_string"]),
             headers=headers,
-            base_url=self._reach.base_url(request.scope, headers),
+            base_url=self._proxy.base_url(request.scope, headers),
             path=request.scope["raw_path"].decode("ascii"),
             body=body,
             head=request.method == "HEAD",
-            accel=self._reach.accel == "nginx" and self._reach.trusts(request.scope),
+            accel=self._proxy.accel == "nginx" and self._proxy.trusts(request.scope),
         )
 
 
@@ -199,28 +199,28 @@ def create_app(
     source: Source,
     state: State,
     *,
-    reach: Reach | None = None,
+    proxy: ProxySettings | None = None,
     xet_hashes: XetHashes | None = None,
     shelf: Shelf | None = None,
-    hold: float = 1.0,
+    ttl_s: float = 1.0,
     access_log: AccessLog | None = None,
     on_stop: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The whole server as an ASGI application; `on_stop` is called in a thread when it stops.
 
-    `hold` is for how many seconds an answer, and the listing of all repositories, is trusted.
+    `ttl_s` is for how many seconds an answer, and the listing of all repositories, is trusted.
     Without `xet_hashes` nobody is told of Xet.
     """
-    reach, digests = reach or Reach(), Digests(state)
-    hub = Hub(
+    proxy, digests = proxy or ProxySettings(), Digests(state)
+    context = AppContext(
         source,
-        Catalog(source, state, hold=hold),
+        Catalog(source, state, ttl_s=ttl_s),
         state,
         xet_hashes or XetHashes(digests, advertise=False),
         shelf or Shelf(state.folder / "nothing", digests),
-        reach.signer,
+        proxy.signer,
     )
-    metrics = Metrics(hub.catalog)
+    metrics = Metrics(context.catalog)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -228,17 +228,17 @@ def create_app(
         await anyio.to_thread.run_sync(on_stop)
 
     async def readyz(_: Request) -> Response:
-        return await anyio.to_thread.run_sync(_ready, hub)
+        return await anyio.to_thread.run_sync(_ready, context)
 
     async def scrape(_: Request) -> Response:
         body = await anyio.to_thread.run_sync(metrics.render)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    recent = RecentAnswers(hold)
+    recent = ResponseCache(ttl_s)
     middleware = [
         Middleware(Observe, metrics=metrics, log=access_log),
-        Middleware(Gate, signer=hub.signer),
-        Middleware(Recall, recent=recent),
+        Middleware(Gate, signer=context.signer),
+        Middleware(CacheMiddleware, recent=recent),
     ]
     app = Starlette(
         routes=[
@@ -249,7 +249,7 @@ def create_app(
         middleware=middleware,
         lifespan=lifespan,
     )
-    app.router.default = HubApp(hub, reach, recent)
+    app.router.default = HubApp(context, proxy, recent)
     return app
 
 
@@ -257,10 +257,10 @@ async def _healthz(_: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
-def _ready(hub: Hub) -> Response:
+def _ready(context: AppContext) -> Response:
     """Ready where every source can be listed."""
     try:
-        count = sum(1 for _ in hub.source.repos())
+        count = sum(1 for _ in context.source.repos())
     except UnavailableError as exc:
         return PlainTextResponse(f"{exc}\n", 503)
     return PlainTextResponse(f"ready: {count} repositories\n")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from mirror.core.source import StoredFile
-    from mirror.web.xorb import Part, Xorb
+    from mirror.web.xorb import Segment, Xorb
 
 ZERO_COPY = "http.response.zerocopysend"
 """The ASGI extension, and its message, by which a server sends parts of an open file itself."""
@@ -32,7 +32,7 @@ HALF_CLOSED = "half_closed"
 
 CHUNK = 256 * 1024
 _WINDOW = 1024 * 1024
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
 
 
@@ -45,11 +45,11 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class FileSegments:
     """What is sent of a file: parts, which follow each other in it from `offset`."""
 
     offset: int
-    parts: Sequence[Part]
+    parts: Sequence[Segment]
 
 
 def parse_range(header: str, size: int) -> Span | None:
@@ -78,11 +78,11 @@ def parse_range(header: str, size: int) -> Span | None:
 
 def _number(digits: str) -> int:
     """Python refuses to read thousands of digits; no file is that long."""
-    return int(digits) if len(digits) < _MOST_DIGITS else 10**_MOST_DIGITS
+    return int(digits) if len(digits) < _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class FileRequest:
     """How a file was asked for: the Range and If-Range headers, HEAD, whether a proxy in front
     sends files that it is told to send, and whether the answer is made on the event loop, where
     nothing is to be read."""
@@ -94,7 +94,7 @@ class Asked:
     on_loop: bool = False
 
 
-def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) -> Response:
+def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: FileRequest) -> Response:
     """The answer for a file: whole, a range, or 416. Blocks on the disk.
 
     Raises BlobUnreadableError where the file is not there with its right size.
@@ -106,17 +106,19 @@ def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: Asked) 
         told = {"accept-ranges": "bytes", "x-accel-redirect": accel_path(stored.location)}
         return Response(headers={**headers, **told})
     plan = _plan(size, headers, asked)
-    return _send(stored, plan, lambda span: Cut(span.offset, [(b"", span.count)]), again, asked)
+    return _send(
+        stored, plan, lambda span: FileSegments(span.offset, [(b"", span.count)]), again, asked
+    )
 
 
-def xorb_response(stored: StoredFile, xorb: Xorb, asked: Asked) -> Response:
+def xorb_response(stored: StoredFile, xorb: Xorb, asked: FileRequest) -> Response:
     """The same for a virtual xorb of a file, which is small heads and parts of it in turn."""
     headers = {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
     plan = _plan(xorb.stored_size, headers, asked)
     return _send(
         stored,
         plan,
-        lambda span: Cut(*xorb.cut(span.offset, span.count)),
+        lambda span: FileSegments(*xorb.cut(span.offset, span.count)),
         partial(xorb_response, stored, xorb),
         asked,
     )
@@ -125,9 +127,9 @@ def xorb_response(stored: StoredFile, xorb: Xorb, asked: Asked) -> Response:
 def _send(
     stored: StoredFile,
     plan: tuple[int, Span, dict[str, str]],
-    cut: Callable[[Span], Cut],
-    again: Callable[[Asked], Response],
-    asked: Asked,
+    cut: Callable[[Span], FileSegments],
+    again: Callable[[FileRequest], Response],
+    asked: FileRequest,
 ) -> Response:
     status, span, headers = plan
     if asked.head or status == 416:
@@ -139,13 +141,15 @@ def _send(
     return BlobResponse(descriptor, cut(span), status, headers, again)
 
 
-def body_response(body: bytes, headers: Mapping[str, str], asked: Asked) -> Response:
+def body_response(body: bytes, headers: Mapping[str, str], asked: FileRequest) -> Response:
     """The same for a file that lies nowhere, but is made here."""
     status, span, full = _plan(len(body), headers, asked)
     return Response(body[span.offset : span.offset + span.count], status, full)
 
 
-def _plan(size: int, headers: Mapping[str, str], asked: Asked) -> tuple[int, Span, dict[str, str]]:
+def _plan(
+    size: int, headers: Mapping[str, str], asked: FileRequest
+) -> tuple[int, Span, dict[str, str]]:
     """The status, the part to send and the headers, for what was asked of a file."""
     full = {"accept-ranges": "bytes", **headers}
     is_same = asked.if_range in (None, headers.get("etag"))
@@ -168,7 +172,7 @@ def accel_path(location: str) -> str:
     return quote(f"/-/files{location}")
 
 
-def _read(descriptor: int, cut: Cut) -> bytes:
+def _read(descriptor: int, cut: FileSegments) -> bytes:
     """All of the cut; closes the descriptor."""
     body, offset = b"", cut.offset
     try:
@@ -189,10 +193,10 @@ class BlobResponse(Response):
     def __init__(
         self,
         descriptor: int,
-        cut: Cut,
+        cut: FileSegments,
         status: int,
         headers: Mapping[str, str],
-        again: Callable[[Asked], Response],
+        again: Callable[[FileRequest], Response],
     ) -> None:
         """`again` makes the answer to another request for the same file."""
         super().__init__(status_code=status, headers=headers)
@@ -232,9 +236,9 @@ class BlobResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _windows(parts: Sequence[Part]) -> Iterator[list[Part]]:
+def _windows(parts: Sequence[Segment]) -> Iterator[list[Segment]]:
     """The parts in groups of at most a MiB of the file; longer ones are divided."""
-    group: list[Part] = []
+    group: list[Segment] = []
     room = _WINDOW
     for head, length in parts:
         left = length
@@ -249,7 +253,7 @@ def _windows(parts: Sequence[Part]) -> Iterator[list[Part]]:
         yield group
 
 
-def _joined(parts: Sequence[Part], read: bytes) -> bytes:
+def _joined(parts: Sequence[Segment], read: bytes) -> bytes:
     """What was read of the file, with the heads in it."""
     if len(parts) == 1 and not parts[0][0]:
         return read

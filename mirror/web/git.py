@@ -31,7 +31,7 @@ from mirror.core.errors import (
     UnavailableError,
 )
 from mirror.web.errors import error_response
-from mirror.web.file_response import CHUNK, BlobResponse, Cut, until_disconnect
+from mirror.web.file_response import CHUNK, BlobResponse, FileSegments, until_disconnect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from anyio.abc import Process
     from starlette.types import Receive, Scope, Send
 
-    from mirror.web.file_response import Asked
-    from mirror.web.request import Call
+    from mirror.web.file_response import FileRequest
+    from mirror.web.request import HubRequest
 
 log = logging.getLogger("hubmirror")
 
@@ -51,12 +51,12 @@ _SETTINGS = {
     "pack.threads": "1",
     "pack.windowMemory": "64m",
 }
-_MOST_WANTS = 1024 * 1024
-_MOST_COMPLAINTS = 1000
-_AT_ONCE = anyio.Semaphore(8)
-_PATIENCE = 30.0  # seconds that a client waits for its turn
+_MAX_WANTS = 1024 * 1024
+_MAX_COMPLAINTS = 1000
+_SLOTS = anyio.Semaphore(8)
+_TIMEOUT_S = 30.0  # seconds that a client waits for its turn
 _DEADLINE = 120.0  # seconds that git may take
-_MOST_SPOOLED = 8 * 1024 * 1024 * 1024
+_MAX_SPOOLED = 8 * 1024 * 1024 * 1024
 _BUSY = "The mirror is busy with other clients of git. Try again in a moment."
 _REFS = b"001e# service=git-upload-pack\n0000"
 # What git says where a client's words are wrong, rather than the repository.
@@ -68,48 +68,48 @@ _NOT_UNDERSTOOD = re.compile(
 _PATH = re.compile(r"(?<![\w.])/[^\s'\":]+")
 
 
-def refs(call: Call) -> Response:
+def refs(request: HubRequest) -> Response:
     """`info/refs?service=git-upload-pack`. A push is refused, dumb HTTP is not spoken."""
-    service = call.query.get("service", "")
+    service = request.query.get("service", "")
     if service == "git-receive-pack":
         raise ReadOnlyError
-    view = _view(call)
+    view = _view(request)
     if service != "git-upload-pack":
         raise NotOfferedError("This mirror speaks git's smart HTTP alone: use a newer git.")
-    protocol = call.headers.get("git-protocol", "")
+    protocol = request.headers.get("git-protocol", "")
     start = b"" if "version=2" in protocol else _REFS
     command = _upload_pack("--advertise-refs", str(view))
     return GitResponse(Run(command, protocol, b"", view.parent), "advertisement", start)
 
 
-def upload_pack(call: Call) -> Response:
+def upload_pack(request: HubRequest) -> Response:
     """What a clone or a fetch wants."""
-    view = _view(call)
-    body = call.body
-    if len(body) > _MOST_WANTS:
-        raise RequestError(f"The body is longer than {_MOST_WANTS} bytes.")
-    if call.headers.get("content-encoding") == "gzip":
+    view = _view(request)
+    body = request.body
+    if len(body) > _MAX_WANTS:
+        raise RequestError(f"The body is longer than {_MAX_WANTS} bytes.")
+    if request.headers.get("content-encoding") == "gzip":
         body = _unzip(body)
-    protocol = call.headers.get("git-protocol", "")
+    protocol = request.headers.get("git-protocol", "")
     return GitResponse(Run(_upload_pack(str(view)), protocol, body, view.parent), "result")
 
 
-def receive_pack(_: Call) -> Response:
+def receive_pack(_: HubRequest) -> Response:
     raise ReadOnlyError
 
 
-def _view(call: Call) -> Path:
-    return call.hub.shelf.git(call.hub.state.folder / "git", *call.target.rest)
+def _view(request: HubRequest) -> Path:
+    return request.context.shelf.git(request.context.state.folder / "git", *request.target.rest)
 
 
 def _unzip(body: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
-            plain = file.read(_MOST_WANTS + 1)
+            plain = file.read(_MAX_WANTS + 1)
     except (OSError, EOFError, zlib.error) as exc:
         raise RequestError("The body is not gzip, as its header says.") from exc
-    if len(plain) > _MOST_WANTS:
-        raise RequestError(f"The body is longer than {_MOST_WANTS} bytes.")
+    if len(plain) > _MAX_WANTS:
+        raise RequestError(f"The body is longer than {_MAX_WANTS} bytes.")
     return plain
 
 
@@ -156,7 +156,7 @@ class Run:
             said.seek(0)
             status = await self._status(said, output, complaints)
             complaints.seek(0)
-            told = complaints.read(_MOST_COMPLAINTS).decode(errors="replace")
+            told = complaints.read(_MAX_COMPLAINTS).decode(errors="replace")
         if status and told:
             log.warning("git upload-pack: %r", told)
         if status and not os.fstat(output.fileno()).st_size:
@@ -188,14 +188,14 @@ class Run:
 async def _turn() -> AsyncIterator[None]:
     """Few run at once. Raises UnavailableError where no turn comes."""
     try:
-        with anyio.fail_after(_PATIENCE):
-            await _AT_ONCE.acquire()
+        with anyio.fail_after(_TIMEOUT_S):
+            await _SLOTS.acquire()
     except TimeoutError:
         raise UnavailableError(_BUSY) from None
     try:
         yield
     finally:
-        _AT_ONCE.release()
+        _SLOTS.release()
 
 
 async def _end(process: Process) -> None:
@@ -266,7 +266,9 @@ class GitResponse(Response):
             return Response(self._start + os.pread(descriptor, size, 0), 200, headers)
         if not _spool.has_room(size):
             raise UnavailableError(_BUSY)
-        return BlobResponse(os.dup(descriptor), Cut(0, [(self._start, size)]), 200, headers, _never)
+        return BlobResponse(
+            os.dup(descriptor), FileSegments(0, [(self._start, size)]), 200, headers, _never
+        )
 
 
 class _Spool:
@@ -276,7 +278,7 @@ class _Spool:
         self._bytes = 0
 
     def has_room(self, size: int) -> bool:
-        return self._bytes + size <= _MOST_SPOOLED or not self._bytes
+        return self._bytes + size <= _MAX_SPOOLED or not self._bytes
 
     @contextlib.contextmanager
     def of(self, descriptor: int) -> Iterator[None]:
@@ -291,12 +293,12 @@ class _Spool:
 _spool = _Spool()
 
 
-def _never(_: Asked) -> Response:
+def _never(_: FileRequest) -> Response:
     """No other request is answered from the same file."""
     raise NotOfferedError
 
 
-ANSWERS: dict[str, Callable[[Call], Response]] = {
+ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
     "git-refs": refs,
     "git-upload-pack": upload_pack,
     "git-receive-pack": receive_pack,

@@ -8,7 +8,7 @@ import orjson
 from starlette.responses import Response
 
 from mirror.core.errors import NotFoundError, UnavailableError
-from mirror.core.source import unseen_text
+from mirror.core.source import unrecorded_text
 from mirror.derived import hub_json
 from mirror.web.paging import page_link
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirror.derived.catalog import Entry
-    from mirror.web.request import Call
+    from mirror.web.request import HubRequest
 
 _PAGE = 1000
 _SORTS = {
@@ -31,49 +31,51 @@ _SORTS = {
 }
 
 
-def listing(call: Call) -> Response:
+def listing(request: HubRequest) -> Response:
     """The repositories of one type (`list_models`). An empty mirror that only waits says so."""
     entries = [
-        one for one in call.hub.catalog.entries() if one.repo.repo_type is call.target.repo_type
+        one
+        for one in request.context.catalog.entries()
+        if one.repo.repo_type is request.target.repo_type
     ]
     visible = [one for one in entries if one.row]
-    if not visible and (why := _why_empty(call, entries)):
+    if not visible and (why := _why_empty(request, entries)):
         raise UnavailableError(why)
-    chosen = _choose(call, visible)
-    start = call.number("cursor", 0, len(chosen))
-    end = start + call.number("limit", _PAGE, _PAGE)
-    rows = [_row(call, one) for one in chosen[start:end]]
-    headers = page_link(call, end) if end < len(chosen) else None
+    chosen = _choose(request, visible)
+    start = request.number("cursor", 0, len(chosen))
+    end = start + request.number("limit", _PAGE, _PAGE)
+    rows = [_row(request, one) for one in chosen[start:end]]
+    headers = page_link(request, end) if end < len(chosen) else None
     body = b"[" + b",".join(row for row in rows if row) + b"]"
     return Response(body, 200, headers, "application/json")
 
 
-def _why_empty(call: Call, entries: list[Entry]) -> str | None:
+def _why_empty(request: HubRequest, entries: list[Entry]) -> str | None:
     if not entries:
         return None
     waiting = f"{len(entries)} repositories are in this mirror, and none is complete yet."
-    unseen = call.hub.source.unseen()
-    return f"{waiting} {unseen_text(unseen)}" if unseen else waiting
+    unrecorded = request.context.source.unrecorded()
+    return f"{waiting} {unrecorded_text(unrecorded)}" if unrecorded else waiting
 
 
-def _choose(call: Call, entries: list[Entry]) -> list[Entry]:
-    search = call.query.get("search", "").lower()
-    author = call.query.get("author", "").lower()
+def _choose(request: HubRequest, entries: list[Entry]) -> list[Entry]:
+    search = request.query.get("search", "").lower()
+    author = request.query.get("author", "").lower()
     chosen = [
         one
         for one in entries
         if search in one.repo.repo_id.lower()
         and (not author or (one.repo.author or "").lower() == author)
     ]
-    tags = [*call.several("filter"), *call.several("tags"), *call.several("library")]
-    task = call.query.get("pipeline_tag")
-    sort = _SORTS.get(call.query.get("sort", ""))
+    tags = [*request.several("filter"), *request.several("tags"), *request.several("library")]
+    task = request.query.get("pipeline_tag")
+    sort = _SORTS.get(request.query.get("sort", ""))
     if not (tags or task or sort):
         return chosen
     rows = [(orjson.loads(one.row), one) for one in chosen]
     rows = [(row, one) for row, one in rows if _matches(row, tags, task)]
     if sort:
-        rows.sort(key=_sort_key(sort), reverse=call.query.get("direction", "-1") == "-1")
+        rows.sort(key=_sort_key(sort), reverse=request.query.get("direction", "-1") == "-1")
     return [one for _, one in rows]
 
 
@@ -89,17 +91,17 @@ def _sort_key(name: str) -> Callable[[tuple[dict[str, Any], Entry]], Any]:
     return lambda pair: pair[0].get(name) or empty
 
 
-def _row(call: Call, entry: Entry) -> bytes:
+def _row(request: HubRequest, entry: Entry) -> bytes:
     """The ready row, or one made anew where the query asks for more than it holds."""
-    expand = [*call.several("expand")]
-    more = [name for name in ("cardData", "config") if call.flag(name)]
-    if call.flag("full"):
+    expand = [*request.several("expand")]
+    more = [name for name in ("cardData", "config") if request.flag(name)]
+    if request.flag("full"):
         more += ["cardData", "siblings"]
     if not expand and not more:
         return entry.row
     try:
-        snapshot = call.hub.source.snapshot(entry.repo, "HEAD")
+        snapshot = request.context.source.snapshot(entry.repo, "HEAD")
     except (NotFoundError, UnavailableError):
         return b""
-    extra = hub_json.info(call.facts(snapshot), call.files(snapshot), [*expand, *more])
+    extra = hub_json.info(request.facts(snapshot), request.files(snapshot), [*expand, *more])
     return orjson.dumps(extra if expand else orjson.loads(entry.row) | extra)

@@ -56,7 +56,7 @@ class Metrics:
         self._catalog = catalog
         self._found: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter]] = {}
 
-    def count(self, seen: Seen) -> None:
+    def count(self, seen: RequestLog) -> None:
         """Add a request that was answered."""
         key = (seen.method, seen.route, seen.status)
         found = self._found.get(key)
@@ -124,7 +124,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        seen = Seen(scope, send)
+        seen = RequestLog(scope, send)
         try:
             await self._app(scope, receive, seen.send)
         except Exception as exc:
@@ -138,7 +138,7 @@ class Observe:
                 self._log.add(seen)
 
 
-class Seen:
+class RequestLog:
     """What is to be known of one request. Never a header of the client but its user agent."""
 
     __slots__ = (
@@ -203,7 +203,7 @@ class AccessLog:
         self._second = 0
         self._moment = ""
 
-    def add(self, seen: Seen) -> None:
+    def add(self, seen: RequestLog) -> None:
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._flush)
         self._lines.append(self._line(self._now(), seen))
@@ -223,7 +223,7 @@ class AccessLog:
         return self._moment
 
 
-def _text_line(moment: str, seen: Seen) -> str:
+def _text_line(moment: str, seen: RequestLog) -> str:
     seconds = time.perf_counter() - seen.started
     return (
         f"{moment} {seen.client} {seen.method} {seen.path} {seen.status} {seen.code} {seen.sent}B "
@@ -231,7 +231,7 @@ def _text_line(moment: str, seen: Seen) -> str:
     )
 
 
-def _json_line(moment: str, seen: Seen) -> str:
+def _json_line(moment: str, seen: RequestLog) -> str:
     fields = {
         "time": moment,
         "client": seen.client,

@@ -20,7 +20,7 @@ from mirror.web.file_response import blob_response, body_response
 
 if TYPE_CHECKING:
     from mirror.core.source import Snapshot, StoredFile
-    from mirror.web.request import Call
+    from mirror.web.request import HubRequest
 
 _MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = "application/vnd.docker.container.image.v1+json"
@@ -40,23 +40,23 @@ _FILE_TYPES = {
 }  # fmt: skip
 
 
-def manifest(call: Call) -> Response:
+def manifest(request: HubRequest) -> Response:
     """The manifest of one quantisation, in the form that the client knows."""
-    snapshot = call.snapshot()
-    stored = _choose(snapshot, call.target.rest[0])
-    if "llama-cpp" in call.headers.get("user-agent", ""):
+    snapshot = request.snapshot()
+    stored = _choose(snapshot, request.target.rest[0])
+    if "llama-cpp" in request.headers.get("user-agent", ""):
         return json_response(_llama_manifest(snapshot, stored))
     if _SPLIT.search(stored.file.path):
         raise RequestError(
             f"{stored.file.path} is one of several parts, and Ollama loads models of one file only."
         )
-    layers = [_layer("model", _sha256(call, stored), stored.file.size)]
+    layers = [_layer("model", _sha256(request, stored), stored.file.size)]
     if projector := _projector(snapshot):
-        layers.append(_layer("projector", _sha256(call, projector), projector.file.size))
+        layers.append(_layer("projector", _sha256(request, projector), projector.file.size))
     for path, kind in _EXTRAS.items():
-        if body := call.facts(snapshot).read(path, _SMALL):
+        if body := request.facts(snapshot).read(path, _SMALL):
             layers.append(_layer(kind, hashlib.sha256(body).hexdigest(), len(body)))
-    config = _config(call, snapshot, stored)
+    config = _config(request, snapshot, stored)
     body = orjson.dumps({
         "schemaVersion": 2,
         "mediaType": _MANIFEST,
@@ -66,23 +66,23 @@ def manifest(call: Call) -> Response:
     return Response(body, 200, media_type=_MANIFEST)
 
 
-def blob(call: Call) -> Response:
+def blob(request: HubRequest) -> Response:
     """A layer or a config by its digest."""
-    snapshot = call.snapshot()
-    digest = call.target.rest[0].removeprefix("sha256:")
+    snapshot = request.snapshot()
+    digest = request.target.rest[0].removeprefix("sha256:")
     headers = {
         "content-type": "application/octet-stream",
         "docker-content-digest": f"sha256:{digest}",
     }
     for stored in snapshot.files.values():
         if stored.file.lfs_sha256 == digest or (
-            _is_small_layer(stored) and _sha256(call, stored) == digest
+            _is_small_layer(stored) and _sha256(request, stored) == digest
         ):
-            return blob_response(stored, headers, call.asked)
+            return blob_response(stored, headers, request.file_request)
     for stored in _weights(snapshot):
-        config = _config(call, snapshot, stored)
+        config = _config(request, snapshot, stored)
         if hashlib.sha256(config).hexdigest() == digest:
-            return body_response(config, headers, call.asked)
+            return body_response(config, headers, request.file_request)
     raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, f"sha256:{digest[:64]}")
 
 
@@ -117,10 +117,10 @@ def _llama_manifest(snapshot: Snapshot, stored: StoredFile) -> dict[str, Any]:
     return body
 
 
-def _config(call: Call, snapshot: Snapshot, stored: StoredFile) -> bytes:
-    facts = call.facts(snapshot).gguf_of(stored.file.path) or {}
+def _config(request: HubRequest, snapshot: Snapshot, stored: StoredFile) -> bytes:
+    facts = request.facts(snapshot).gguf_of(stored.file.path) or {}
     family = str(facts.get("architecture", "unknown"))
-    digest = _sha256(call, stored)
+    digest = _sha256(request, stored)
     return orjson.dumps({
         "model_format": "gguf",
         "model_family": family,
@@ -142,11 +142,11 @@ def _is_small_layer(stored: StoredFile) -> bool:
     return small and (stored.file.path in _EXTRAS or stored.file.path.endswith(".gguf"))
 
 
-def _sha256(call: Call, stored: StoredFile) -> str:
+def _sha256(request: HubRequest, stored: StoredFile) -> str:
     """The sha256 of a file; computed for one that is small enough to be kept outside LFS."""
     if stored.file.lfs_sha256:
         return stored.file.lfs_sha256
-    body = call.facts(call.snapshot()).read(stored.file.path, stored.file.size)
+    body = request.facts(request.snapshot()).read(stored.file.path, stored.file.size)
     return hashlib.sha256(body).hexdigest()
 
 
@@ -158,6 +158,6 @@ def _descriptor(media_type: str, sha256: str, size: int) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": f"sha256:{sha256}", "size": size}
 
 
-def registry(_: Call) -> Response:
+def registry(_: HubRequest) -> Response:
     """`GET /v2/`: a registry is here."""
     return json_response({})

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 if TYPE_CHECKING:
-    from mirror.web.request import Call
+    from mirror.web.request import HubRequest
 
 
-def page_link(call: Call, cursor: int) -> dict[str, str]:
+def page_link(request: HubRequest, cursor: int) -> dict[str, str]:
     """An absolute link to the page that starts at `cursor`.
 
     A relative one crashes Python clients, and ends the listing early in JavaScript and Rust.
     """
-    query = [(name, value) for name, value in call.query.multi_items() if name != "cursor"]
-    link = f"{call.base_url}{call.path}?{urlencode([*query, ('cursor', str(cursor))])}"
+    query = [(name, value) for name, value in request.query.multi_items() if name != "cursor"]
+    link = f"{request.base_url}{request.path}?{urlencode([*query, ('cursor', str(cursor))])}"
     return {"link": f'<{link}>; rel="next"'}

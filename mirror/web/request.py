@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import RequestError, RevisionNotFoundError
 from mirror.core.repo import Repo, is_repo_id
 from mirror.derived.facts import Facts
-from mirror.web.file_response import Asked
+from mirror.web.file_response import FileRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 _TRUE = frozenset({"true", "True", "1"})
 # A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
-_MOST_SEGMENTS = 4
-_MOST_DIGITS = 18
+_MAX_SEGMENTS = 4
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
-class Hub:
+class AppContext:
     """What every answer is made from."""
 
     source: Source
@@ -43,12 +43,12 @@ class Hub:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HubRequest:
     """A request for a `target`. `base_url` is how the client reaches this server, without a
     slash at its end; `accel` whether a proxy in front of it sends files that it is told to send.
     Everything in here may block: it runs in a thread."""
 
-    hub: Hub
+    context: AppContext
     target: Target
     query: QueryParams
     headers: Headers
@@ -67,10 +67,10 @@ class Call:
         return Repo(self.target.repo_type, repo_id)
 
     @property
-    def asked(self) -> Asked:
+    def file_request(self) -> FileRequest:
         """How a file is asked for."""
         headers = self.headers
-        return Asked(headers.get("range"), headers.get("if-range"), self.head, self.accel)
+        return FileRequest(headers.get("range"), headers.get("if-range"), self.head, self.accel)
 
     def flag(self, name: str) -> bool:
         """A boolean of the query: `True` in requests' time, `true` in httpx's."""
@@ -81,7 +81,7 @@ class Call:
         text = self.query.get(name, "")
         if not text.isascii() or not text.isdigit():
             return default
-        return min(int(text[:_MOST_DIGITS]), most) or default
+        return min(int(text[:_MAX_DIGITS]), most) or default
 
     def several(self, name: str) -> list[str]:
         """A repeated parameter, in the forms `a=1&a=2`, `a[]=1&a[]=2` and `a=1,2`."""
@@ -89,7 +89,7 @@ class Call:
         return [one for value in values for one in value.split(",") if one]
 
     def snapshot(self, revision: str = "HEAD") -> Snapshot:
-        return self.hub.source.snapshot(self.repo, revision)
+        return self.context.source.snapshot(self.repo, revision)
 
     def revision_and_path(self) -> tuple[Snapshot, str]:
         """The snapshot that the segments after the action begin with, and the path they end in."""
@@ -103,16 +103,16 @@ class Call:
 
     def files(self, snapshot: Snapshot) -> dict[str, RepoFile]:
         """The entries of a snapshot as clients see them."""
-        entry = self.hub.xet_hashes.entry
+        entry = self.context.xet_hashes.entry
         return {path: entry(stored) for path, stored in snapshot.files.items()}
 
     def facts(self, snapshot: Snapshot) -> Facts:
-        return Facts(snapshot, self.hub.state)
+        return Facts(snapshot, self.context.state)
 
     def _longer_revision(
         self, segments: Sequence[str], first: RevisionNotFoundError
     ) -> tuple[Snapshot, str]:
-        for end in range(2, min(_MOST_SEGMENTS, len(segments)) + 1):
+        for end in range(2, min(_MAX_SEGMENTS, len(segments)) + 1):
             try:
                 return self.snapshot("/".join(segments[:end])), "/".join(segments[end:])
             except RevisionNotFoundError:

@@ -14,7 +14,7 @@ from mirror.web.xet import hints
 
 if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
-    from mirror.web.request import Call
+    from mirror.web.request import HubRequest
 
 # Shown as text by a browser; all else is bytes. Nothing is ever served as HTML.
 _TEXT = "text/plain; charset=utf-8"
@@ -24,24 +24,24 @@ _TEXT_SUFFIXES = frozenset({
 })  # fmt: skip
 
 
-def resolve(call: Call) -> Response:
+def resolve(request: HubRequest) -> Response:
     """The file, or a range of it (`hf_hub_download`; every client)."""
-    snapshot, path = call.revision_and_path()
+    snapshot, path = request.revision_and_path()
     stored = snapshot.find(check_path(path))
-    call.hub.xet_hashes.want(stored)
-    file = call.hub.xet_hashes.entry(stored)
-    headers = _headers(file, snapshot.commit_hash) | hints(call, file, snapshot.commit_hash)
-    if call.headers.get("if-none-match") in (headers["etag"], "*"):
+    request.context.xet_hashes.want(stored)
+    file = request.context.xet_hashes.entry(stored)
+    headers = _headers(file, snapshot.commit_hash) | hints(request, file, snapshot.commit_hash)
+    if request.headers.get("if-none-match") in (headers["etag"], "*"):
         return Response(status_code=304, headers=headers)
-    return blob_response(stored, headers, call.asked)
+    return blob_response(stored, headers, request.file_request)
 
 
-def raw(call: Call) -> Response:
+def raw(request: HubRequest) -> Response:
     """As `resolve`, but an LFS file's pointer in place of its content (@huggingface/hub)."""
-    snapshot, path = call.revision_and_path()
+    snapshot, path = request.revision_and_path()
     file = snapshot.find(check_path(path)).file
     if file.lfs_sha256 is None:
-        return resolve(call)
+        return resolve(request)
     headers = {"x-repo-commit": snapshot.commit_hash, "etag": f'"{file.blob_id}"'}
     return Response(lfs_pointer(file.lfs_sha256, file.size), 200, headers, _TEXT)
 

@@ -19,17 +19,17 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from mirror.core.errors import BlobUnreadableError
-from mirror.web.file_response import Asked, BlobResponse
+from mirror.web.file_response import BlobResponse, FileRequest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_MOST_WEIGHT = 64 * 1024
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_WEIGHT = 64 * 1024
+_MAX_BYTES = 16 * 1024 * 1024
 _OVERHEAD = 1024
-_MOST_FILES = 256
+_MAX_FILES = 256
 # The request headers that an answer may depend on.
 _VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
 _HOST = frozenset({b"host"})
@@ -40,15 +40,15 @@ _WAIT_S = 10.0
 Key = tuple[object, ...]
 
 
-class RecentAnswers:
-    """Answers to GET and HEAD by what they depend on; `hold` in seconds, 0 for none."""
+class ResponseCache:
+    """Answers to GET and HEAD by what they depend on; `ttl_s` in seconds, 0 for none."""
 
-    def __init__(self, hold: float) -> None:
-        self._hold = hold
+    def __init__(self, ttl_s: float) -> None:
+        self._ttl_s = ttl_s
         self._kept: OrderedDict[Key, tuple[float, str, Response]] = OrderedDict()
         self._bytes = 0
-        self._making: dict[Key, asyncio.Event] = {}
-        self._files: OrderedDict[Key, tuple[float, str, Callable[[Asked], Response]]]
+        self._in_flight: dict[Key, asyncio.Event] = {}
+        self._files: OrderedDict[Key, tuple[float, str, Callable[[FileRequest], Response]]]
         self._files = OrderedDict()
 
     def get(self, key: Key) -> tuple[str, Response] | None:
@@ -65,25 +65,25 @@ class RecentAnswers:
     async def share(self, scope: Scope, respond: Callable[[], Awaitable[Response]]) -> Response:
         """The answer to a request that may be kept: by `respond`, which is asked once by all who
         ask the same meanwhile. Its own errors are not kept."""
-        if not self._hold:
+        if not self._ttl_s:
             return await respond()
         question = (scope["method"], scope["scheme"], scope["raw_path"])
-        if event := self._making.get(question):
+        if event := self._in_flight.get(question):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WAIT_S):
                     await event.wait()
             if found := self.find(scope):
                 return found[1]
-        first = question not in self._making
+        first = question not in self._in_flight
         if first:
-            self._making[question] = asyncio.Event()
+            self._in_flight[question] = asyncio.Event()
         try:
             response = await respond()
             self._keep(scope, response)
             return response
         finally:
             if first:
-                self._making.pop(question).set()
+                self._in_flight.pop(question).set()
 
     def again(self, scope: Scope) -> tuple[str, Response] | None:
         """The route and the answer for a large file that was just sent to somebody."""
@@ -94,7 +94,7 @@ class RecentAnswers:
         if "if-none-match" in headers:
             return None
         try:
-            asked = Asked(headers.get("range"), headers.get("if-range"), on_loop=True)
+            asked = FileRequest(headers.get("range"), headers.get("if-range"), on_loop=True)
             return kept[1], kept[2](asked)
         except BlobUnreadableError:
             return None
@@ -102,22 +102,22 @@ class RecentAnswers:
     def _keep(self, scope: Scope, response: Response) -> None:
         """Keep an answer that is small, and is not an accident; or the way to a large file."""
         key, route = key_of(scope), scope["state"].get("route", "none")
-        if isinstance(response, BlobResponse) and self._hold:
+        if isinstance(response, BlobResponse) and self._ttl_s:
             file_key = _file_key(scope)
-            self._files[file_key] = (time.monotonic() + self._hold, route, response.again)
+            self._files[file_key] = (time.monotonic() + self._ttl_s, route, response.again)
             self._files.move_to_end(file_key)
-            if len(self._files) > _MOST_FILES:
+            if len(self._files) > _MAX_FILES:
                 self._files.popitem(last=False)
-        if type(response) is not Response or response.status_code >= 500 or not self._hold:
+        if type(response) is not Response or response.status_code >= 500 or not self._ttl_s:
             return
         if "x-accel-redirect" in response.headers:  # for a trusted proxy alone
             return
-        if _weight(key, response) > _MOST_WEIGHT:
+        if _weight(key, response) > _MAX_WEIGHT:
             return
         self._drop(key)
-        self._kept[key] = (time.monotonic() + self._hold, route, response)
+        self._kept[key] = (time.monotonic() + self._ttl_s, route, response)
         self._bytes += _weight(key, response)
-        while self._bytes > _MOST_BYTES:
+        while self._bytes > _MAX_BYTES:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: Key) -> None:
@@ -150,10 +150,10 @@ def _weight(key: Key, response: Response) -> int:
     return _OVERHEAD + len(response.body) + sum(len(str(part)) for part in key)
 
 
-class Recall:
+class CacheMiddleware:
     """ASGI middleware: gives an answer that was just given."""
 
-    def __init__(self, app: ASGIApp, recent: RecentAnswers) -> None:
+    def __init__(self, app: ASGIApp, recent: ResponseCache) -> None:
         self._app = app
         self._recent = recent
 

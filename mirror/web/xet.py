@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mirror.core.repo import Repo
     from mirror.core.source import Snapshot, StoredFile
     from mirror.core.tree import RepoFile
-    from mirror.web.request import Call
+    from mirror.web.request import HubRequest
     from mirror.web.xorb import Term
 
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
@@ -37,21 +37,21 @@ def cas_path(repo: Repo, commit_hash: str) -> str:
     return f"/-/cas/{repo.repo_type.plural}/{repo.repo_id}/{commit_hash}"
 
 
-def hints(call: Call, file: RepoFile, commit_hash: str) -> dict[str, str]:
+def hints(request: HubRequest, file: RepoFile, commit_hash: str) -> dict[str, str]:
     """The headers of a file that say how to get it by Xet (`parse_xet_file_data_from_response`)."""
     if file.xet_hash is None:
         return {}
-    repo = call.repo
-    route = f"{call.base_url}/api/{repo.repo_type.plural}/{repo.repo_id}/xet-read-token"
+    repo = request.repo
+    route = f"{request.base_url}/api/{repo.repo_type.plural}/{repo.repo_id}/xet-read-token"
     return {"x-xet-hash": file.xet_hash, "link": f'<{route}/{commit_hash}>; rel="xet-auth"'}
 
 
-def read_token(call: Call) -> Response:
+def read_token(request: HubRequest) -> Response:
     """Where to ask for reconstructions (`parse_xet_connection_info_from_headers`, hf_xet)."""
-    snapshot, _ = call.revision_and_path()
+    snapshot, _ = request.revision_and_path()
     path = cas_path(snapshot.repo, snapshot.commit_hash)
-    expires = call.hub.signer.expiry()
-    url, token = call.base_url + path, call.hub.signer.access_token(path, expires)
+    expires = request.context.signer.expiry()
+    url, token = request.base_url + path, request.context.signer.access_token(path, expires)
     headers = {
         "x-xet-cas-url": url,
         "x-xet-access-token": token,
@@ -60,14 +60,14 @@ def read_token(call: Call) -> Response:
     return json_response({"casUrl": url, "exp": expires, "accessToken": token}, headers)
 
 
-def reconstruction(call: Call) -> Response:
+def reconstruction(request: HubRequest) -> Response:
     """`/v2/reconstructions/{hash}`, and the v1 form, which hf_xet 1.1 asks below another name."""
-    version, xet_hash = call.target.rest[1:]
+    version, xet_hash = request.target.rest[1:]
     if not _XET_HASH.fullmatch(xet_hash):
         raise RequestError(f"{xet_hash[:80]!r} is no xet hash.")
-    snapshot = call.snapshot(call.target.rest[0])
-    asked = call.headers.get("range", "")
-    stored = call.hub.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
+    snapshot = request.snapshot(request.target.rest[0])
+    asked = request.headers.get("range", "")
+    stored = request.context.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
     size = stored.file.size
     try:
         if not size:
@@ -77,7 +77,7 @@ def reconstruction(call: Call) -> Response:
         return json_response({}, {"content-range": f"bytes */{size}"}, 416)
     wanted = list(terms(size, span.offset, span.offset + span.count - 1))
     rows = [_row(xet_hash, term) for term in wanted]
-    urls = _urls(call, snapshot, stored, wanted)
+    urls = _urls(request, snapshot, stored, wanted)
     fetched = zip(wanted, rows, urls, strict=True)
     body: dict[str, Any] = {"offset_into_first_range": span.offset % CHUNK, "terms": rows}
     if version == "v2":
@@ -87,11 +87,11 @@ def reconstruction(call: Call) -> Response:
     return json_response(body)
 
 
-def block(call: Call) -> Response:
+def block(request: HubRequest) -> Response:
     """A part of a virtual xorb. Where the file is another by now, the client is to ask for the
     reconstruction again, as it does after a 403."""
-    commit_hash, etag, number, *path = call.target.rest
-    stored = call.snapshot(commit_hash).find(check_path("/".join(path)))
+    commit_hash, etag, number, *path = request.target.rest
+    stored = request.snapshot(commit_hash).find(check_path("/".join(path)))
     if stored.file.etag != etag:
         raise ForbiddenError("The file is another by now. Ask again.")
     if not _BLOCK.fullmatch(number):
@@ -100,7 +100,7 @@ def block(call: Call) -> Response:
         xorb = Xorb(stored.file.size, int(number))
     except ValueError as exc:
         raise NotOfferedError from exc
-    return xorb_response(stored, xorb, call.asked)
+    return xorb_response(stored, xorb, request.file_request)
 
 
 def _row(xet_hash: str, term: Term) -> dict[str, Any]:
@@ -125,14 +125,16 @@ def _bytes(term: Term) -> dict[str, int]:
     return {"start": term.bytes_start, "end": term.bytes_end}
 
 
-def _urls(call: Call, snapshot: Snapshot, stored: StoredFile, wanted: list[Term]) -> list[str]:
+def _urls(
+    request: HubRequest, snapshot: Snapshot, stored: StoredFile, wanted: list[Term]
+) -> list[str]:
     """Where the block of each term is read. The file's path spares another look for its hash, and
     its etag says which content is meant."""
-    signer, base = call.hub.signer, cas_path(snapshot.repo, snapshot.commit_hash)
+    signer, base = request.context.signer, cas_path(snapshot.repo, snapshot.commit_hash)
     expires = signer.expiry()
     place, name = f"{base}/blocks/{stored.file.etag}", quote(stored.file.path)
     paths = [f"{place}/{term.block}/{name}" for term in wanted]
-    return [f"{call.base_url}{path}{signer.query(path, expires)}" for path in paths]
+    return [f"{request.base_url}{path}{signer.query(path, expires)}" for path in paths]
 
 
 def _last_byte(asked: str) -> int:
@@ -141,13 +143,13 @@ def _last_byte(asked: str) -> int:
     return int(match[1]) if match else 0
 
 
-def telemetry(_: Call) -> Response:
+def telemetry(_: HubRequest) -> Response:
     """hf_xet sends it after each transfer, to the root of the host that the CAS address names,
     and waits for up to two seconds."""
     return json_response({})
 
 
-ANSWERS: dict[str, Callable[[Call], Response]] = {
+ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
     "xet-read-token": read_token,
     "reconstructions": reconstruction,
     "blocks": block,

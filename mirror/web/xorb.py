@@ -20,7 +20,7 @@ BLOCK = 16 * 1024 * 1024
 _STORED = HEAD + CHUNK
 _CHUNKS = BLOCK // CHUNK
 
-Part = tuple[bytes, int]
+Segment = tuple[bytes, int]
 """Some bytes, and how many bytes of the file follow them."""
 
 
@@ -74,12 +74,12 @@ class Xorb:
         length = min(BLOCK, self.size - self.block * BLOCK)
         return length + HEAD * -(-length // CHUNK)
 
-    def cut(self, offset: int, count: int) -> tuple[int, list[Part]]:
+    def cut(self, offset: int, count: int) -> tuple[int, list[Segment]]:
         """Bytes of the xorb from `offset`: where they begin in the file, and the parts."""
         chunk, skip = divmod(offset, _STORED)
         start = self.block * BLOCK + chunk * CHUNK
         position = start + max(0, skip - HEAD)
-        parts: list[Part] = []
+        parts: list[Segment] = []
         while count:
             length = min(CHUNK, self.size - start)
             head = _head(length)[skip : skip + count]

@@ -28,7 +28,7 @@ from mirror.sources.hf_cache import HfCache
 from mirror.store.publish import publish
 from mirror.web import urls
 from mirror.web.access import Signer
-from mirror.web.app import ANSWERS, Reach, create_app
+from mirror.web.app import ANSWERS, ProxySettings, create_app
 from mirror.web.xet import cas_path
 from tests.folders import COMMIT, MODEL, OLDER, Content, make_managed, make_record, write
 from tests.servers import run_server
@@ -86,10 +86,10 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
         app = create_app(
             FirstFound([HfCache(data / "hub", digests, managed=True)]),
             state,
-            reach=Reach(signer=Signer(TOKEN)),
+            proxy=ProxySettings(signer=Signer(TOKEN)),
             xet_hashes=XetHashes(digests),
             shelf=Shelf(data, digests),
-            hold=60,
+            ttl_s=60,
         )
         with run_server(app) as url, closing(Raw(url)) as raw:
             yield raw

@@ -23,7 +23,7 @@ from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from tests.attacks.raw import Said, exchange
 from tests.folders import Content, make_classic
 from tests.servers import run_server
@@ -117,7 +117,7 @@ def back(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Back, str]]
     state = State(folder / "state")
     with closing(Digests(state)) as digests:
         source = HfCache(folder / "hub", digests, managed=False)
-        back = Back(create_app(FirstFound([source]), state, reach=Reach(accel="nginx")))
+        back = Back(create_app(FirstFound([source]), state, proxy=ProxySettings(accel="nginx")))
         with run_server(back) as url:
             yield back, url
 

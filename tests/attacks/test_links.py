@@ -98,10 +98,10 @@ def _break(root: Path, files: Path, folder: Path, name: str, targets: Mapping[st
 
 def _source(root: Path, kind: str, repo_id: str, digests: Digests) -> Source:
     if kind == "plain":
-        return Folder(root / kind / repo_id, Repo.parse(repo_id), digests, hold=0)
+        return Folder(root / kind / repo_id, Repo.parse(repo_id), digests, ttl_s=0)
     if kind == "bento":
-        return BentoStore(root / kind, digests, hold=0)
-    return HfCache(root / kind, digests, managed=kind == "managed", hold=0)
+        return BentoStore(root / kind, digests, ttl_s=0)
+    return HfCache(root / kind, digests, managed=kind == "managed", ttl_s=0)
 
 
 @pytest.fixture(params=KINDS)

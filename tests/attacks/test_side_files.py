@@ -120,7 +120,7 @@ def test_a_bento_store(
         write(tmp_path / "models" / model / "1" / "config.json", b"{}")
         write(tmp_path / "models" / model / "latest", b"1")
     hostile(tmp_path / "models" / "org--model" / name)
-    client = serve(BentoStore(tmp_path, digests, hold=0))
+    client = serve(BentoStore(tmp_path, digests, ttl_s=0))
     assert {row["id"] for row in client.get("/api/models").json()} >= {"org/good"}
 
 
@@ -140,13 +140,13 @@ def test_digests_of_the_state_folder_are_checked(
     make_plain(tmp_path / "plain")
     write(tmp_path / "plain" / "model.safetensors", b"\x02\0\0\0\0\0\0\0{}")
     first = Digests(state)
-    source = Folder(tmp_path / "plain", MODEL, first, hold=0)
+    source = Folder(tmp_path / "plain", MODEL, first, ttl_s=0)
     right = source.snapshot(MODEL, "main").commit_hash
     first.close()
     for fact in state.folder.rglob("*.json"):
         fact.write_bytes(orjson.dumps(lie))
     second = Digests(state)
-    again = Folder(tmp_path / "plain", MODEL, second, hold=0)
+    again = Folder(tmp_path / "plain", MODEL, second, ttl_s=0)
     assert again.snapshot(MODEL, "main").commit_hash == right
     for fact in state.folder.rglob("*.json"):
         fact.write_bytes(orjson.dumps(lie))
@@ -224,10 +224,10 @@ def test_a_time_that_no_calendar_has(digests: Digests, serve: Serve, kind: str) 
         source: Source
         if kind == "foreign":
             file = make_classic(root) / "snapshots" / COMMIT
-            source = HfCache(root, digests, managed=False, hold=0)
+            source = HfCache(root, digests, managed=False, ttl_s=0)
         else:
             file = make_plain(root) / "config.json"
-            source = Folder(root, MODEL, digests, hold=0)
+            source = Folder(root, MODEL, digests, ttl_s=0)
         os.utime(file, (3e11, 3e11))
         answer = serve(source).get("/api/models/Org/Model")
     assert answer.json()["lastModified"] == "9999-12-31T00:00:00.000Z"

@@ -9,7 +9,7 @@ import pytest
 from mirror.config import SETTINGS, File, SourceSpec, refuse_unknown_variables
 from mirror.core.errors import ConfigError, RevisionNotFoundError
 from mirror.core.repo import Repo
-from mirror.server.run import open_place, parse_reach, read_token
+from mirror.server.run import open_sources, parse_proxy_settings, read_token
 from tests.folders import MODEL, OLDER, Content, make_classic, make_managed, make_plain
 
 
@@ -82,7 +82,7 @@ def test_the_data_folder_is_asked_before_what_is_declared(tmp_path: Path) -> Non
     make_managed(tmp_path / "data" / "hub")
     make_plain(tmp_path / "plain")
     spec = SourceSpec("folder", tmp_path / "plain", MODEL)
-    with_both = open_place(tmp_path / "data", None, [spec])
+    with_both = open_sources(tmp_path / "data", None, [spec])
     assert [source.label for source in with_both.sources.sources] == [
         f"managed:{tmp_path}/data/hub",
         str(spec),
@@ -93,7 +93,7 @@ def test_the_data_folder_is_asked_before_what_is_declared(tmp_path: Path) -> Non
 def test_a_declaration_of_the_hub_folder_takes_its_place(tmp_path: Path) -> None:
     make_classic(tmp_path / "data" / "hub")
     spec = SourceSpec("hf-cache", tmp_path / "data" / "hub")
-    place = open_place(tmp_path / "data", None, [spec])
+    place = open_sources(tmp_path / "data", None, [spec])
     assert [source.label for source in place.sources.sources][:-1] == [str(spec)]
     assert place.sources.snapshot(MODEL, "main").files
 
@@ -101,7 +101,7 @@ def test_a_declaration_of_the_hub_folder_takes_its_place(tmp_path: Path) -> None
 def test_the_first_source_answers_for_all_revisions(tmp_path: Path) -> None:
     make_managed(tmp_path / "data" / "hub")
     make_classic(tmp_path / "other", Content({"a": b"b"}, OLDER))
-    place = open_place(tmp_path / "data", None, [SourceSpec("hf-cache", tmp_path / "other")])
+    place = open_sources(tmp_path / "data", None, [SourceSpec("hf-cache", tmp_path / "other")])
     with pytest.raises(RevisionNotFoundError):
         place.sources.snapshot(MODEL, OLDER)
 
@@ -109,13 +109,13 @@ def test_the_first_source_answers_for_all_revisions(tmp_path: Path) -> None:
 def test_a_source_that_only_waits_does_not_answer(tmp_path: Path) -> None:
     make_classic(tmp_path / "data" / "hub")
     make_classic(tmp_path / "other", Content({"a": b"b"}, OLDER))
-    place = open_place(tmp_path / "data", None, [SourceSpec("hf-cache", tmp_path / "other")])
+    place = open_sources(tmp_path / "data", None, [SourceSpec("hf-cache", tmp_path / "other")])
     assert place.sources.snapshot(MODEL, "main").commit_hash == OLDER
 
 
 def test_state_goes_into_the_data_folder(tmp_path: Path) -> None:
-    assert open_place(tmp_path, None, []).state.folder == tmp_path / ".hubmirror"
-    assert open_place(tmp_path, tmp_path / "a/b", []).state.folder == tmp_path / "a/b"
+    assert open_sources(tmp_path, None, []).state.folder == tmp_path / ".hubmirror"
+    assert open_sources(tmp_path, tmp_path / "a/b", []).state.folder == tmp_path / "a/b"
 
 
 @pytest.mark.parametrize("text", ["", "two tokens", "\n\n"])
@@ -133,9 +133,9 @@ def test_a_token_is_read_without_its_line_end(tmp_path: Path) -> None:
 
 def test_a_public_url_needs_its_scheme() -> None:
     with pytest.raises(ConfigError, match="http://"):
-        parse_reach("hub.lan", [])
+        parse_proxy_settings("hub.lan", [])
     with pytest.raises(ConfigError, match="trusted_proxies"):
-        parse_reach("", ["nowhere"])
+        parse_proxy_settings("", ["nowhere"])
 
 
 def test_every_setting_is_documented() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from mirror.cli import progress as show
 from mirror.core.tree import lfs_file
-from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Noted, Planned, RevisionDone
+from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, RevisionDone
 from mirror.store.publish import publish
 from tests.carried import blob, flip, hubmirror, put_grown, start, until
 from tests.filling import Filling
@@ -39,9 +39,9 @@ _EVENTS = [
     Planned(2, 3_000_000),
     FileBegan(MODEL, "a.bin", 2_000_000),
     FileAdvanced(MODEL, "a.bin", 1_500_000),
-    Noted("warning", "a.bin is slow [and] has brackets"),
+    Message("warning", "a.bin is slow [and] has brackets"),
     FileDone(MODEL, "a.bin", 2_000_000),
-    Noted("info", "nearly done"),
+    Message("info", "nearly done"),
     RevisionDone(MODEL, COMMIT, "pulled", 2, 3_000_000),
 ]
 
@@ -91,9 +91,9 @@ def test_json_for_programs(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert [row.pop("event") for row in rows] == [
         "Planned",
         "FileBegan",
-        "Noted",
+        "Message",
         "FileDone",
-        "Noted",
+        "Message",
         "RevisionDone",
     ]
     assert rows[1] == {"repo": "Org/Model", "path": "a.bin", "size": 2_000_000}

@@ -24,7 +24,7 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.hf_cache import HfCache
 from mirror.store.demo import write_demo
 from mirror.web.access import Signer
-from mirror.web.app import Reach
+from mirror.web.app import ProxySettings
 from mirror.web.observe import AccessLog
 from tests import folders
 from tests.clients.clients import Cell, Run
@@ -87,10 +87,10 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
         ]
         access_log = AccessLog(log := io.StringIO(), "text")
         told = XetHashes(digests, MIN_SIZE)
-        reach = Reach(signer=Signer(TOKEN))
+        proxy = ProxySettings(signer=Signer(TOKEN))
         with (
             serving(state, *sources, access_log=access_log, xet_hashes=told) as client,
-            serving(state, *sources, reach=reach, xet_hashes=told) as locked,
+            serving(state, *sources, proxy=proxy, xet_hashes=told) as locked,
         ):
             wait_for_xet(client, "Org/Model", "big.bin")
             wait_for_xet(client, "Org/Partial", "model.safetensors")
@@ -113,7 +113,7 @@ def offering(
             state,
             HfCache(hub, digests, managed=managed),
             access_log=AccessLog(mirror.log, "text"),
-            reach=Reach(signer=signer or Signer()),
+            proxy=ProxySettings(signer=signer or Signer()),
             xet_hashes=XetHashes(digests, advertise=advertise),
         ) as client,
     ):

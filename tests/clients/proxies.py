@@ -28,7 +28,7 @@ class Trap:
 
 
 @dataclass
-class Cut:
+class FileSegments:
     """A way to a server that breaks once, in the answer that passes `after` bytes."""
 
     after: int
@@ -79,8 +79,8 @@ def run_trap() -> Iterator[Trap]:
 
 
 @contextlib.contextmanager
-def run_cut(server_url: str, after: int) -> Iterator[Cut]:
-    cut = Cut(after)
+def run_cut(server_url: str, after: int) -> Iterator[FileSegments]:
+    cut = FileSegments(after)
     with _forwarding(server_url, cut.request, lambda: _counted(cut)) as cut.url:
         yield cut
 
@@ -93,7 +93,7 @@ def run_slow(server_url: str, rate: int) -> Iterator[Slow]:
         yield slow
 
 
-def _counted(cut: Cut) -> _Passes:
+def _counted(cut: FileSegments) -> _Passes:
     passed = 0
 
     def passes(body: bytes) -> bool:

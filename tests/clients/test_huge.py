@@ -52,7 +52,7 @@ def url(mirror: Mirror, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
 
 @pytest.fixture
 def newest(mirror: Mirror, trap: Trap, tmp_path: Path) -> Iterator[Run]:
-    """The newest client. It has no cell in the table, which no skipped test may spoil."""
+    """The newest client. It has no cell in the table, which no skipped test may invalidate."""
     home, began = tmp_path / "home", len(mirror.log.getvalue())
     home.mkdir()
     yield Run(HUBS[-1], "", home, trap, lambda: mirror.log.getvalue()[began:], timeout=3600)

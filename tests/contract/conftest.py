@@ -48,7 +48,7 @@ def make_source(kind: str, folder: Path, digests: Digests) -> Source:
     folder.mkdir()
     if kind == "plain":
         folders.make_plain(folder)
-        return Folder(folder, folders.MODEL, digests, hold=0)
+        return Folder(folder, folders.MODEL, digests, ttl_s=0)
     made = {
         "classic": folders.make_classic,
         "shared": folders.make_shared,
@@ -63,4 +63,4 @@ def make_source(kind: str, folder: Path, digests: Digests) -> Source:
             link.write_bytes(body)
         for blob in (made / "blobs").iterdir():
             blob.unlink()
-    return HfCache(folder, digests, managed=kind.startswith("managed"), hold=0)
+    return HfCache(folder, digests, managed=kind.startswith("managed"), ttl_s=0)

@@ -18,7 +18,7 @@ from mirror.core.tree import lfs_pointer
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.contract.conftest import Served
@@ -60,7 +60,7 @@ def shelf(
             full = "refs/heads/main" if ref == "main" else ref
             folders.make_managed(hub, content, refs=(full,))
     with closing(Digests(state)) as digests:
-        source = HfCache(hub, digests, managed=request.param == "managed", hold=0)
+        source = HfCache(hub, digests, managed=request.param == "managed", ttl_s=0)
         with serving(state, source) as client:
             yield client
 
@@ -80,7 +80,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client
     folders.make_managed(folder / "hub", content, files=files, info=info, refs=refs)
     state = State(folder / "state")
     with closing(Digests(state)) as digests:
-        source = HfCache(folder / "hub", digests, managed=True, hold=0)
+        source = HfCache(folder / "hub", digests, managed=True, ttl_s=0)
         with serving(state, source) as client:
             yield client
 
@@ -691,14 +691,14 @@ def test_links_follow_the_name_that_the_client_used(
 
 def test_links_follow_the_public_url(hub: Path, managed: HfCache, serve: Serve) -> None:
     folders.make_managed(hub)
-    client = serve(managed, reach=Reach("https://hub.lan/models/"))
+    client = serve(managed, proxy=ProxySettings("https://hub.lan/models/"))
     link = client.get(f"{API}/tree/main?limit=1").links["next"]["url"]
     assert link.startswith(f"https://hub.lan/models{API}/tree/main?")
 
 
 def test_an_untrusted_proxy_is_not_believed(hub: Path, managed: HfCache, serve: Serve) -> None:
     folders.make_managed(hub)
-    client = serve(managed, reach=Reach(trusted_proxies=()))
+    client = serve(managed, proxy=ProxySettings(trusted_proxies=()))
     answer = client.get(f"{API}/tree/main?limit=1", headers={"x-forwarded-host": "evil.example"})
     assert "evil.example" not in answer.headers["link"]
 
@@ -716,8 +716,8 @@ def test_what_a_proxy_was_told_is_told_to_nobody_else(
 ) -> None:
     """Its answer names a path of the server, and has no bytes."""
     folders.make_managed(hub)
-    reach = Reach(trusted_proxies=[ip_network("127.0.0.1/32")], accel="nginx")
-    with run_server(create_app(managed, state, reach=reach, hold=60)) as url:
+    settings = ProxySettings(trusted_proxies=[ip_network("127.0.0.1/32")], accel="nginx")
+    with run_server(create_app(managed, state, proxy=settings, ttl_s=60)) as url:
         proxy = httpx2.Client(base_url=url)
         other = httpx2.Client(
             base_url=url, transport=httpx2.HTTPTransport(local_address="127.0.0.2")

@@ -43,7 +43,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
         folders.make_managed(hub, Content(files, COMMIT, Repo.parse(repo_id)), info=info)
     folders.make_managed(hub, Content({"a.csv": b"1"}, COMMIT, Repo.parse("datasets/Acme/Data")))
     with closing(Digests(state)) as digests:
-        source = HfCache(hub, digests, managed=True, hold=0)
+        source = HfCache(hub, digests, managed=True, ttl_s=0)
         with serving(state, source) as client:
             yield client
 

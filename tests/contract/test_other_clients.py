@@ -77,7 +77,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     folders.make_managed(hub, BARE, refs=("refs/pr/1",))
     folders.make_managed(hub, PARTS)
     with closing(Digests(state)) as digests:
-        source = HfCache(hub, digests, managed=True, hold=0)
+        source = HfCache(hub, digests, managed=True, ttl_s=0)
         with serving(state, source) as client:
             yield client
 

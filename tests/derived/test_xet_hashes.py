@@ -26,7 +26,7 @@ from mirror.core.errors import (
 from mirror.core.record import render_tree
 from mirror.core.repo import Repo
 from mirror.core.source import StoredFile
-from mirror.derived.digests import Digests, Kind, Wanted
+from mirror.derived.digests import DigestJob, Digests, Kind
 from mirror.derived.state import State
 from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.hf_cache import HfCache
@@ -73,9 +73,9 @@ def true_hash(path: Path | str) -> str:
     return str(hf_xet.hash_files([str(path)])[0].hash)
 
 
-def wanted(path: Path | str, size: int | None = None, kind: Kind = "xet") -> Wanted:
+def wanted(path: Path | str, size: int | None = None, kind: Kind = "xet") -> DigestJob:
     found = Path(path).stat()
-    return Wanted(str(path), found.st_size if size is None else size, found.st_mtime_ns, kind)
+    return DigestJob(str(path), found.st_size if size is None else size, found.st_mtime_ns, kind)
 
 
 def blob_of(folder: Path, path: str = "model.bin") -> Path:
@@ -239,7 +239,7 @@ def test_a_blob_that_changed_its_size_is_not_served(
     hub: Path, digests: Digests, hashes: XetHashes, serve: Serve
 ) -> None:
     blob = blob_of(folders.make_managed(hub, Content({"model.bin": BODY})))
-    source = HfCache(hub, digests, managed=True, hold=60)  # it still believes in the file
+    source = HfCache(hub, digests, managed=True, ttl_s=60)  # it still believes in the file
     client = serve(source, xet_hashes=hashes)
     body = ask(client, digests.start(wanted(blob)).result(30)).json()
     (fetch,) = body["xorbs"][body["terms"][0]["hash"]]
@@ -259,7 +259,7 @@ def test_a_file_that_changes_while_it_is_read_has_no_hash(tmp_path: Path, digest
 
 def test_a_file_that_vanishes_has_no_hash(tmp_path: Path, digests: Digests) -> None:
     with pytest.raises(BlobUnreadableError):
-        digests.start(Wanted(str(tmp_path / "file"), 1, 1, "xet")).result(30)
+        digests.start(DigestJob(str(tmp_path / "file"), 1, 1, "xet")).result(30)
 
 
 # One at a time
@@ -350,7 +350,9 @@ def test_a_file_system_without_locks_stops_nothing(
     assert found == true_hash(tmp_path / "file")
 
 
-def finished(digests: Digests, asked: Mapping[str, tuple[Wanted, bool]], state: State) -> list[str]:
+def finished(
+    digests: Digests, asked: Mapping[str, tuple[DigestJob, bool]], state: State
+) -> list[str]:
     """Names in the order in which their digests, all asked for before the first, were done."""
     order: list[str] = []
     with held(state):
@@ -501,7 +503,7 @@ def test_a_file_that_cannot_be_read_is_no_absence(
 ) -> None:
     """Clients ask again after a 503, and never after a 404."""
     folder = folders.make_managed(hub, Content(TWO))
-    source = HfCache(hub, digests, managed=True, hold=60)
+    source = HfCache(hub, digests, managed=True, ttl_s=60)
     source.snapshot(MODEL, COMMIT)
     for path in TWO:
         os.truncate(blob_of(folder, path), 5)

@@ -564,7 +564,7 @@ def _read_store(scratch: Path, body: bytes, number: int) -> None:
     store = scratch / f"bento-{number}"
     soon(lambda: bento_entries(store))
     with closing(Digests(State(scratch / "state"))) as digests:
-        source = BentoStore(store, digests, hold=0)
+        source = BentoStore(store, digests, ttl_s=0)
         for repo in source.repos():
             soon(lambda repo=repo: source.refs(repo), UnavailableError)  # type: ignore[misc]
             soon(lambda repo=repo: source.snapshot(repo, "HEAD"), UnavailableError)  # type: ignore[misc]

@@ -27,7 +27,7 @@ from pathlib import Path
 
 MIRROR, VLLM = 8400, 8000
 REPO = "org/random"
-_PATIENCE = 400
+_TIMEOUT_S = 400
 
 
 def main() -> None:
@@ -131,7 +131,7 @@ def first_token() -> None:
 
 
 def wait(url: str, process: subprocess.Popen[bytes], log: Path | None = None) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             tail = log.read_text()[-3000:] if log else ""
@@ -142,7 +142,7 @@ def wait(url: str, process: subprocess.Popen[bytes], log: Path | None = None) ->
             time.sleep(0.1)
         else:
             return
-    sys.exit(f"{url} did not answer within {_PATIENCE} s.")
+    sys.exit(f"{url} did not answer within {_TIMEOUT_S} s.")
 
 
 def report(rows: dict[str, list[tuple[float, float]]], log: str) -> None:

@@ -144,7 +144,7 @@ def test_a_part_is_taken_and_a_pull_brings_the_rest(
     assert "complete" not in _status(data).values()
 
     make_managed(tmp_path / "upstream")
-    client = serve(HfCache(tmp_path / "upstream", digests, managed=True, hold=0))
+    client = serve(HfCache(tmp_path / "upstream", digests, managed=True, ttl_s=0))
     words = "pull", f"Org/Model@{COMMIT}", "--upstream", str(client.base_url)
     assert "To fetch: 1 file," in hubmirror(data, *words, "--dry-run").stdout
     hubmirror(data, *words)

@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(data: Path, serve: Serve, digests: Digests) -> httpx2.Client:
-    return serve(HfCache(data / "hub", digests, managed=True, hold=0))
+    return serve(HfCache(data / "hub", digests, managed=True, ttl_s=0))
 
 
 def _status(client: httpx2.Client, revision: str, repo: str = "Org/Model") -> int:
@@ -169,13 +169,13 @@ def test_a_repository_whose_first_pull_was_not_finished(data: Path) -> None:
 def test_stray_blobs_and_what_was_abandoned_go(data: Path, later: Later) -> None:
     hubmirror(data, "gc")
     before = names_below(data)
-    workshop = data / "hub" / ".hubmirror"
+    work_dir = data / "hub" / ".hubmirror"
     waste = [
         repo_dir(data / "hub") / "blobs" / ("a" * 64),
         repo_dir(data / "hub") / "blobs" / ".rsync-left.XyZ",
-        workshop / "staging" / MODEL.folder_name / "half",
-        workshop / "corrupt" / MODEL.folder_name / "wrong",
-        workshop / "trash" / "0123" / "refs" / "main",
+        work_dir / "staging" / MODEL.folder_name / "half",
+        work_dir / "corrupt" / MODEL.folder_name / "wrong",
+        work_dir / "trash" / "0123" / "refs" / "main",
     ]
     for path in waste:
         write(path, b"1234567")

@@ -60,7 +60,7 @@ def data(tmp_path: Path) -> Path:
 def upstream(tmp_path: Path, serve: Serve, digests: Digests) -> str:
     """A hub that has the same repository, whole."""
     make_managed(tmp_path / "upstream")
-    client = serve(HfCache(tmp_path / "upstream", digests, managed=True, hold=0))
+    client = serve(HfCache(tmp_path / "upstream", digests, managed=True, ttl_s=0))
     return str(client.base_url)
 
 
@@ -191,7 +191,7 @@ def test_a_stray_blob_harms_nobody(data: Path) -> None:
 def test_a_corrupt_blob_is_never_served_again(
     data: Path, serve: Serve, digests: Digests, upstream: str
 ) -> None:
-    client = serve(HfCache(data / "hub", digests, managed=True, hold=0))
+    client = serve(HfCache(data / "hub", digests, managed=True, ttl_s=0))
     assert client.get(FILE).content == FILES[WEIGHTS]
     _flip(data)
     hubmirror(data, "verify", status=1)

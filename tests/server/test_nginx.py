@@ -17,7 +17,7 @@ import pytest
 from mirror.derived.state import State
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from tests.folders import COMMIT, Content, make_classic
 from tests.servers import run_server
 
@@ -35,7 +35,7 @@ def nginx(tmp_path: Path, hub: Path, foreign: HfCache, state: State) -> Iterator
     """A client of a real nginx in front of the mirror."""
     make_classic(hub, Content(FILES), ref="refs/pr/1")
     make_classic(hub, Content(FILES))
-    app = create_app(FirstFound([foreign]), state, hold=0, reach=Reach(accel="nginx"))
+    app = create_app(FirstFound([foreign]), state, ttl_s=0, proxy=ProxySettings(accel="nginx"))
     with run_server(app) as url, socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
         probe.close()
@@ -111,8 +111,8 @@ def test_a_client_that_is_no_trusted_proxy_gets_the_bytes(
     hub: Path, foreign: HfCache, state: State
 ) -> None:
     make_classic(hub, Content(FILES))
-    reach = Reach(trusted_proxies=(), accel="nginx")
-    app = create_app(FirstFound([foreign]), state, hold=0, reach=reach)
+    proxy = ProxySettings(trusted_proxies=(), accel="nginx")
+    app = create_app(FirstFound([foreign]), state, ttl_s=0, proxy=proxy)
     with run_server(app) as url:
         answer = httpx2.get(url + PATH)
     assert answer.content == BODY

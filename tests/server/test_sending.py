@@ -33,7 +33,7 @@ def client(
 ) -> Iterator[httpx2.Client]:
     """A client of a server that has no more tasks after a test than it had before."""
     make_classic(hub, Content({"model.bin": BODY, "small.txt": b"small"}))
-    app = create_app(FirstFound([foreign]), state, hold=0)
+    app = create_app(FirstFound([foreign]), state, ttl_s=0)
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def watched(scope: Scope, receive: Receive, send: Send) -> None:
@@ -191,7 +191,7 @@ def test_a_file_that_is_replaced_is_sent_as_it_was(
 def test_a_client_that_takes_nothing_is_left(
     blob: Path, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_STALL", 0.2)
+    monkeypatch.setattr(protocol, "_FILE_TIMEOUT_S", 0.2)
     connect().sendall(_get())
     assert _until(lambda: str(blob) in _descriptors())
     assert _until(lambda: str(blob) not in _descriptors())
@@ -217,7 +217,7 @@ def test_a_flood_of_ranges(connect: Callable[[], socket.socket]) -> None:
 @pytest.mark.parametrize("asked", ["", f"bytes=5-{SIZE - 5}"])
 def test_a_server_without_zero_copy(hub: Path, foreign: HfCache, state: State, asked: str) -> None:
     make_classic(hub, Content({"model.bin": BODY}))
-    app = create_app(FirstFound([foreign]), state, hold=0)
+    app = create_app(FirstFound([foreign]), state, ttl_s=0)
     with run_server(app, http="h11") as url:
         answer = httpx2.get(url + PATH, headers={"range": asked})
     assert answer.content == (BODY[5 : SIZE - 4] if asked else BODY)
@@ -228,7 +228,7 @@ def test_a_file_that_becomes_shorter_without_zero_copy(
 ) -> None:
     folder = make_classic(hub, Content({"model.bin": BODY}))
     (blob,) = (folder / "blobs").iterdir()
-    app = create_app(FirstFound([foreign]), state, hold=0)
+    app = create_app(FirstFound([foreign]), state, ttl_s=0)
     with run_server(app, http="h11") as url, httpx2.stream("GET", url + PATH) as answer:
         os.truncate(blob, SIZE // 2)
         with pytest.raises(httpx2.RemoteProtocolError):
@@ -238,7 +238,7 @@ def test_a_file_that_becomes_shorter_without_zero_copy(
 def test_a_client_that_leaves_without_zero_copy(hub: Path, foreign: HfCache, state: State) -> None:
     folder = make_classic(hub, Content({"model.bin": BODY}))
     (blob,) = (folder / "blobs").iterdir()
-    app = create_app(FirstFound([foreign]), state, hold=0)
+    app = create_app(FirstFound([foreign]), state, ttl_s=0)
     with run_server(app, http="h11") as url:
         with httpx2.stream("GET", url + PATH) as answer:
             chunks = answer.iter_raw(1000)

@@ -27,7 +27,7 @@ from mirror.core.repo import Repo, RepoType
 from mirror.core.source import open_blob
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.server.run import open_place
+from mirror.server.run import open_sources
 from mirror.sources.bento import BentoStore, repo_id_of
 from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
@@ -76,7 +76,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(home: Path, digests: Digests) -> BentoStore:
-    return BentoStore(home, digests, hold=0)
+    return BentoStore(home, digests, ttl_s=0)
 
 
 def bodies(store: BentoStore, repo: Repo = MODEL, revision: str = "main") -> dict[str, bytes]:
@@ -418,7 +418,7 @@ def test_what_is_put_there_is_seen_at_once(home: Path, digests: Digests) -> None
 def test_a_store_that_comes_after_the_start_is_seen(tmp_path: Path) -> None:
     home = tmp_path / "data" / "bentoml"
     home.parent.mkdir()
-    place = open_place(tmp_path / "data", None, [])
+    place = open_sources(tmp_path / "data", None, [])
     assert list(place.sources.repos()) == []
     make_entry(home, f"org--model:{COMMIT}", metadata=added())
     assert list(place.sources.repos()) == [MODEL]

@@ -133,15 +133,15 @@ def test_digests_are_kept_in_the_state_folder(root: Path, plain: Folder, state: 
     write(root / "config.json", b"{" + b"x" * (found.st_size - 1))
     os.utime(root / "config.json", ns=(found.st_atime_ns, found.st_mtime_ns))
     digests = Digests(state)
-    again = Folder(root, MODEL, digests, hold=0)
+    again = Folder(root, MODEL, digests, ttl_s=0)
     assert again.snapshot(MODEL, "main").commit_hash == first  # the same size and mtime
     digests.close()
 
 
 def test_a_long_hash_is_pending(root: Path, state: State) -> None:
     os.truncate(root / "model.safetensors", 2_000_000_000)
-    digests = Digests(state, patience=0.01)
-    source = Folder(root, MODEL, digests, hold=0)
+    digests = Digests(state, timeout_s=0.01)
+    source = Folder(root, MODEL, digests, ttl_s=0)
     with pytest.raises(DigestPendingError, match=r"2\.0 GB are left"):
         source.snapshot(MODEL, "main")
     digests.close()

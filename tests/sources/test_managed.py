@@ -110,13 +110,13 @@ def test_an_unrecorded_repository_is_not_visible(hub: Path, managed: HfCache) ->
     make_classic(hub)
     with pytest.raises(RevisionIncompleteError, match="--source hf-cache:FOLDER"):
         managed.snapshot(MODEL, "main")
-    assert managed.unseen() == [MODEL]
+    assert managed.unrecorded() == [MODEL]
 
 
 def test_a_foreign_declaration_makes_it_visible(hub: Path, foreign: HfCache) -> None:
     make_classic(hub)
     assert foreign.snapshot(MODEL, "main").commit_hash == COMMIT
-    assert foreign.unseen() == []
+    assert foreign.unrecorded() == []
 
 
 def test_records_count_in_a_foreign_cache_too(hub: Path, foreign: HfCache) -> None:

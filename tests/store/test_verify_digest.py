@@ -11,7 +11,7 @@ import pytest
 
 from mirror.core.tree import RepoFile, git_id, lfs_file
 from mirror.store import verify_digest as proof
-from mirror.store.verify_digest import Following, digest
+from mirror.store.verify_digest import TailHasher, digest
 from tests.carried import until
 
 BODY = Random("proof").randbytes(3_000_001)
@@ -21,7 +21,7 @@ FILE = lfs_file("a.bin", len(BODY), hashlib.sha256(BODY).hexdigest())
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file pays a thread, which reads in small steps."""
-    monkeypatch.setattr(proof, "_WORTH_IT", 0)
+    monkeypatch.setattr(proof, "_MIN_TAILED_SIZE", 0)
     monkeypatch.setattr(proof, "_READ", 100_000)
 
 
@@ -40,7 +40,7 @@ def writing(path: Path, step: int = 700_000) -> Iterator[int]:
 
 @pytest.mark.parametrize("file", [FILE, RepoFile("a.bin", len(BODY), git_id("blob", BODY))])
 def test_a_file_is_read_while_it_is_written(path: Path, file: RepoFile) -> None:
-    with Following(file, path) as following:
+    with TailHasher(file, path) as following:
         for written in writing(path):
             seen = min(written, len(BODY))
             until(lambda: following.count == seen)  # noqa: B023
@@ -49,7 +49,7 @@ def test_a_file_is_read_while_it_is_written(path: Path, file: RepoFile) -> None:
 
 
 def test_what_came_last_is_read_at_the_end(path: Path) -> None:
-    with Following(FILE, path) as following:
+    with TailHasher(FILE, path) as following:
         path.write_bytes(BODY[:10])
         until(lambda: following.count == 10)
         with path.open("ab") as file:
@@ -59,7 +59,7 @@ def test_what_came_last_is_read_at_the_end(path: Path) -> None:
 
 def test_another_try_writes_another_file(path: Path) -> None:
     other = path.with_name("b.incomplete")
-    with Following(FILE, path) as following:
+    with TailHasher(FILE, path) as following:
         path.write_bytes(BODY)
         until(lambda: following.count == len(BODY))
         other.write_bytes(BODY)
@@ -67,15 +67,15 @@ def test_another_try_writes_another_file(path: Path) -> None:
 
 
 def test_what_a_client_writes_again_is_read_again(path: Path) -> None:
-    with Following(FILE, path) as following:
+    with TailHasher(FILE, path) as following:
         path.write_bytes(BODY)
         until(lambda: following.count == len(BODY))
-        following.spoil()
+        following.invalidate()
         assert following.digest(path) is None
 
 
 def test_a_file_that_was_cut(path: Path) -> None:
-    with Following(FILE, path) as following:
+    with TailHasher(FILE, path) as following:
         path.write_bytes(BODY + b"more")
         until(lambda: following.count == len(BODY) + 4)
         with path.open("ab") as file:
@@ -84,14 +84,14 @@ def test_a_file_that_was_cut(path: Path) -> None:
 
 
 def test_a_file_that_was_never_found(path: Path) -> None:
-    with Following(FILE, path.with_name("other")) as following:
+    with TailHasher(FILE, path.with_name("other")) as following:
         path.write_bytes(BODY)
         assert following.digest(path) is None
 
 
 def test_a_disk_that_fails_is_no_proof(path: Path) -> None:
     path.mkdir()
-    with Following(FILE, path) as following:
+    with TailHasher(FILE, path) as following:
         until(lambda: not following.is_alive)
         path.rmdir()
         path.write_bytes(BODY)

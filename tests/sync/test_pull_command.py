@@ -141,7 +141,7 @@ def test_events_are_lines_of_json(simulator: HubSimulator, filling: Filling) -> 
     events = filling.lines("pull", MODEL, "org/nope", status=1)
     kinds = Counter(event["event"] for event in events)
     assert kinds == {
-        "Noted": 1,
+        "Message": 1,
         "Planned": 1,
         "FileBegan": len(FILES),
         "FileDone": len(FILES),

@@ -469,8 +469,8 @@ def test_an_evil_manifest_is_refused(
     assert output.splitlines()[-1].startswith("Error: ")
     assert names_below(tmp_path) == before
     assert (tmp_path / "victim").read_bytes() == b"as it was"
-    workshop = site / "hub" / ".hubmirror"
-    assert not [path for path in workshop.rglob("*") if path.name in ("id", "victim")]
+    work_dir = site / "hub" / ".hubmirror"
+    assert not [path for path in work_dir.rglob("*") if path.name in ("id", "victim")]
 
 
 def test_an_older_bundle_does_not_move_refs_back(
@@ -612,10 +612,10 @@ def test_gc_does_not_take_what_is_arriving(data: Path, site: Path, disk: Path) -
 def test_what_was_under_way_does_not_stay(data: Path, site: Path, disk: Path) -> None:
     _create(data, disk)
     _apply(site, disk)
-    workshop = site / "hub" / ".hubmirror"
+    work_dir = site / "hub" / ".hubmirror"
     assert not [
         path
-        for path in workshop.rglob("*")
+        for path in work_dir.rglob("*")
         if path.is_file() and "locks" not in path.parts and path.name != "bundles.applied"
     ]
 

@@ -16,7 +16,7 @@ from mirror.openllm.shelf import Shelf
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from tests.conftest import Serve
 from tests.folders import FILES, make_managed, write
 from tests.servers import run_server
@@ -43,9 +43,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     write(data / "openllm" / "a.txt", b"tiny-a==1.0\n")
     state = State(data / "state")
     with closing(Digests(state)) as digests:
-        source, reach = HfCache(data / "hub", digests, managed=True), Reach(signer=Signer(TOKEN))
+        source, proxy = (
+            HfCache(data / "hub", digests, managed=True),
+            ProxySettings(signer=Signer(TOKEN)),
+        )
         app = create_app(
-            FirstFound([source]), state, reach=reach, shelf=Shelf(data, digests), hold=60
+            FirstFound([source]), state, proxy=proxy, shelf=Shelf(data, digests), ttl_s=60
         )
         with run_server(app) as url, httpx2.Client(base_url=url, timeout=20) as client:
             yield client
@@ -143,6 +146,6 @@ def test_a_mirror_without_a_token_takes_any(hub: Path, managed: HfCache, serve: 
 @pytest.mark.parametrize("token", ["x", "\u00fc\u6f22", 5000 * "x"])
 def test_any_token_will_do(hub: Path, managed: HfCache, serve: Serve, token: str) -> None:
     make_managed(hub)
-    client = serve(managed, reach=Reach(signer=Signer(token)))
+    client = serve(managed, proxy=ProxySettings(signer=Signer(token)))
     assert client.get(CONFIG, headers={"authorization": basic(token)}).status_code == 200
     assert client.get(CONFIG, headers={"authorization": basic(token[:-1])}).status_code == 401

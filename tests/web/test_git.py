@@ -582,7 +582,7 @@ def test_git_that_takes_too_long_is_ended(slow: Mirror, monkeypatch: pytest.Monk
 
 
 def test_who_gets_no_turn_is_told(slow: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirror.web.git._PATIENCE", 0.5)
+    monkeypatch.setattr("mirror.web.git._TIMEOUT_S", 0.5)
     monkeypatch.setattr("mirror.web.git._DEADLINE", 4)
     with ThreadPoolExecutor(9) as threads:
         paths = [f"{REFS}&n={number}" for number in range(9)]

@@ -23,11 +23,11 @@ from mirror.core.repo import Repo
 from mirror.core.source import Snapshot
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.server.run import open_place
+from mirror.server.run import open_sources
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from mirror.web.observe import AccessLog
 from tests import folders
 from tests.conftest import Serve, serving
@@ -232,7 +232,7 @@ def metered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]
     waiting = folders.make_managed(hub, Content({"a": b"a"}, COMMIT, Repo.parse("Org/Waits")))
     next((waiting / "blobs").iterdir()).unlink()
     with closing(Digests(state)) as digests:
-        source = HfCache(hub, digests, managed=True, hold=0)
+        source = HfCache(hub, digests, managed=True, ttl_s=0)
         with serving(state, source) as client:
             yield client
 
@@ -357,7 +357,7 @@ def _open(folder: Path, source: str) -> Iterator[httpx2.Client]:
     """A server of the source as the command line declares it; nothing is held in memory."""
     (folder / "data").mkdir()
     spec = SourceSpec.parse(source.format(folder / "source"))
-    place = open_place(folder / "data", None, [spec])
+    place = open_sources(folder / "data", None, [spec])
     with closing(place.digests), serving(place.state, *place.sources.sources) as client:
         yield client
 
@@ -371,8 +371,8 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     folders.make_managed(folder / "hub")
     state = State(folder / "state")
     with closing(Digests(state)) as digests:
-        source = HfCache(folder / "hub", digests, managed=True, hold=0)
-        with serving(state, source, reach=Reach(signer=Signer(TOKEN))) as client:
+        source = HfCache(folder / "hub", digests, managed=True, ttl_s=0)
+        with serving(state, source, proxy=ProxySettings(signer=Signer(TOKEN))) as client:
             yield client
 
 
@@ -427,6 +427,8 @@ def test_an_answer_from_memory_needs_the_token_too(
     hub: Path, managed: HfCache, state: State
 ) -> None:
     folders.make_managed(hub)
-    with run_server(create_app(managed, state, reach=Reach(signer=Signer(TOKEN)), hold=60)) as url:
+    with run_server(
+        create_app(managed, state, proxy=ProxySettings(signer=Signer(TOKEN)), ttl_s=60)
+    ) as url:
         assert httpx2.get(url + CONFIG, headers=SECRETS).status_code == 200
         assert httpx2.get(url + CONFIG).status_code == 401

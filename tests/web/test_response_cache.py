@@ -22,7 +22,7 @@ from mirror.web.app import create_app
 from tests.folders import COMMIT, Content, make_classic, make_managed, write
 from tests.servers import run_server
 
-HOLD = 0.5
+TTL_S = 0.5
 BODY = bytes(range(256)) * 4096
 FILES = {"model.bin": BODY, "config.json": b"{}"}
 LARGE, SMALL = (f"/Org/Model/resolve/main/{name}" for name in FILES)
@@ -35,8 +35,8 @@ def blobs(hub: Path) -> Path:
 
 @pytest.fixture
 def client(blobs: Path, hub: Path, state: State, digests: object) -> Iterator[httpx2.Client]:
-    source = HfCache(hub, digests, managed=False, hold=HOLD)  # type: ignore[arg-type]
-    app = create_app(FirstFound([source]), state, hold=HOLD)
+    source = HfCache(hub, digests, managed=False, ttl_s=TTL_S)  # type: ignore[arg-type]
+    app = create_app(FirstFound([source]), state, ttl_s=TTL_S)
     with run_server(app) as url, httpx2.Client(base_url=url) as client:
         yield client
 
@@ -45,7 +45,7 @@ def test_a_small_answer_is_remembered_for_a_moment(client: httpx2.Client, blobs:
     assert client.get(SMALL).content == b"{}"
     write(blobs / Content(FILES).entries["config.json"].etag, b"[]")
     assert client.get(SMALL).content == b"{}"
-    time.sleep(3 * HOLD)
+    time.sleep(3 * TTL_S)
     assert client.get(SMALL).content == b"[]"
 
 
@@ -53,7 +53,7 @@ def test_an_absence_is_remembered_for_a_moment(client: httpx2.Client, blobs: Pat
     path = SMALL.replace("config", "other")
     assert client.get(path).status_code == 404
     write(blobs.parent / "snapshots" / COMMIT / "other.json", b"{}")
-    time.sleep(3 * HOLD)
+    time.sleep(3 * TTL_S)
     assert client.get(path).content == b"{}"
 
 
@@ -124,7 +124,7 @@ def test_a_link_names_the_host_that_its_client_asked(client: httpx2.Client, hub:
     state = State(hub.parent / "other")
     with closing(Digests(state)) as digests:
         source = FirstFound([HfCache(hub, digests, managed=True)])
-        app = create_app(source, state, hold=60, xet_hashes=XetHashes(digests))
+        app = create_app(source, state, ttl_s=60, xet_hashes=XetHashes(digests))
         path = "/Org/Xet/resolve/main/model.bin"
         with run_server(app) as url, httpx2.Client(base_url=url) as one:
             for host in ("evil.example", "mirror.lan", "evil.example"):

@@ -412,7 +412,7 @@ def port(
 ) -> Iterator[int]:
     """Of a server on each loop, and of one without zero copy."""
     assert blob.exists()
-    with run_server(create_app(FirstFound([managed]), state, hold=0), **request.param) as url:
+    with run_server(create_app(FirstFound([managed]), state, ttl_s=0), **request.param) as url:
         yield int(url.rpartition(":")[2])
 
 
@@ -488,7 +488,7 @@ def test_ranges_of_a_block_that_was_just_sent(hub: Path, blob: Path, state: Stat
     assert blob.exists()
     with closing(Digests(state)) as digests:
         source = HfCache(hub, digests, managed=True)
-        app = create_app(FirstFound([source]), state, hold=60)
+        app = create_app(FirstFound([source]), state, ttl_s=60)
         with run_server(app) as url, httpx2.Client(base_url=url) as client:
             for first, last in [*SPANS, *SPANS]:
                 answer = client.get(PATH, headers={"range": f"bytes={first}-{last}"})
@@ -656,10 +656,10 @@ def _replace(weights: Path, body: bytes) -> None:
 @pytest.mark.parametrize("hold", [0, 60], ids=["looked at again", "within the hold"])
 @pytest.mark.parametrize("size", [BLOCK, BLOCK + 5, BLOCK - 5], ids=["same", "longer", "shorter"])
 def test_a_block_is_of_the_content_that_it_was_told_for(
-    hub: Path, state: State, weights: Path, hold: float, size: int
+    hub: Path, state: State, weights: Path, ttl_s: float, size: int
 ) -> None:
     with closing(Digests(state)) as digests:
-        source = HfCache(hub, digests, managed=False, hold=hold)
+        source = HfCache(hub, digests, managed=False, ttl_s=ttl_s)
         with serving(state, source, xet_hashes=XetHashes(digests)) as client:
             path = "/Org/Model/resolve/main/model.safetensors"
             while "x-xet-hash" not in (head := client.head(path)).headers:
@@ -670,9 +670,9 @@ def test_a_block_is_of_the_content_that_it_was_told_for(
             _replace(weights, size * b"B")
             for url, span in [(url, span) for _, url, span in fetches(body)] * 3:
                 answer = client.get(url, headers={"range": f"bytes={span['start']}-{span['end']}"})
-                assert answer.status_code in ((503,) if hold else (403, 503))
+                assert answer.status_code in ((503,) if ttl_s else (403, 503))
                 assert b"B" * 9 not in answer.content
-            assert client.get(path).status_code in ((503,) if hold else (200, 503))
+            assert client.get(path).status_code in ((503,) if ttl_s else (200, 503))
 
 
 def test_a_page_that_is_there_vouches_for_no_other(tmp_path: Path) -> None:

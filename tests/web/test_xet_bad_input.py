@@ -25,7 +25,7 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import Reach, create_app
+from mirror.web.app import ProxySettings, create_app
 from mirror.web.xorb import BLOCK, CHUNK, HEAD
 from tests.folders import COMMIT, MODEL, OLDER
 from tests.servers import run_server
@@ -54,7 +54,11 @@ def server(folder: Path, signer: Signer) -> Iterator[httpx2.Client]:
     with closing(Digests(state)) as digests:
         source = FirstFound([HfCache(folder / "hub", digests, managed=True)])
         app = create_app(
-            source, state, hold=60, reach=Reach(signer=signer), xet_hashes=XetHashes(digests)
+            source,
+            state,
+            ttl_s=60,
+            proxy=ProxySettings(signer=signer),
+            xet_hashes=XetHashes(digests),
         )
         with run_server(app) as url, httpx2.Client(base_url=url) as client:
             yield client

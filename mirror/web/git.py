@@ -34,7 +34,7 @@ from mirror.web.errors import error_response
 from mirror.web.file_response import CHUNK, BlobResponse, FileSegments, until_disconnect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from anyio.abc import Process
@@ -99,7 +99,7 @@ def receive_pack(_: HubRequest) -> Response:
 
 
 def _view(request: HubRequest) -> Path:
-    return request.context.shelf.git(request.context.state.folder / "git", *request.target.rest)
+    return request.context.shelf.git(request.context.state.folder / "git", *request.params)
 
 
 def _unzip(body: bytes) -> bytes:
@@ -296,10 +296,3 @@ _spool = _Spool()
 def _never(_: FileRequest) -> Response:
     """No other request is answered from the same file."""
     raise NotOfferedError
-
-
-ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
-    "git-refs": refs,
-    "git-upload-pack": upload_pack,
-    "git-receive-pack": receive_pack,
-}

@@ -18,8 +18,6 @@ from mirror.web.api import json_response
 from mirror.web.file_response import blob_response, body_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirror.openllm.shelf import Wheel
     from mirror.web.request import HubRequest
 
@@ -37,18 +35,18 @@ def index(request: HubRequest) -> Response:
 
 
 def project(request: HubRequest) -> Response:
-    wheels = request.context.shelf.wheels(request.target.rest[0])
+    wheels = request.context.shelf.wheels(request.params[0])
     if _wants_json(request):
         rows = [_row(request, wheel) for wheel in wheels]
         versions = sorted({wheel.filename.split("-")[1] for wheel in wheels})
-        name = canonicalize_name(request.target.rest[0])
+        name = canonicalize_name(request.params[0])
         return _json({"meta": _META, "name": name, "versions": versions, "files": rows})
     return _html([_anchor(request, wheel) for wheel in wheels])
 
 
 def wheel(request: HubRequest) -> Response:
     """A wheel, or its metadata alone (PEP 658)."""
-    filename = request.target.rest[0]
+    filename = request.params[0]
     path = request.context.shelf.wheel(filename.removesuffix(_METADATA))
     if filename.endswith(_METADATA):
         body = metadata(path)
@@ -65,9 +63,7 @@ def wheel(request: HubRequest) -> Response:
 
 
 def constraints(request: HubRequest) -> Response:
-    return Response(
-        request.context.shelf.constraints(request.target.rest[0]), media_type="text/plain"
-    )
+    return Response(request.context.shelf.constraints(request.params[0]), media_type="text/plain")
 
 
 def _wants_json(request: HubRequest) -> bool:
@@ -111,11 +107,3 @@ def _html(links: list[str]) -> Response:
 
 def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
-    "simple-index": index,
-    "simple-project": project,
-    "wheels": wheel,
-    "constraints": constraints,
-}

@@ -630,8 +630,7 @@ def test_that_is_every_route_of_a_repository() -> None:
         if any("{repo}" in one or one.startswith("/api/") for one in route.templates)
     }
     beside = {
-        "blocks", "cas-telemetry", "commit", "lfs-batch", "preupload", "reconstructions",
-        "xet-read-token", "xet-write-token",
+        "blocks", "cas-telemetry", "lfs-batch", "not-offered", "reconstructions", "xet-read-token",
     }  # fmt: skip
     assert asked >= of_repositories - beside
 

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 import anyio
 from starlette.responses import Response
 
+from mirror.core.blob import LocalBlob
 from mirror.core.errors import (
     HubmirrorError,
     NotOfferedError,
@@ -267,7 +268,11 @@ class GitResponse(Response):
         if not _spool.has_room(size):
             raise UnavailableError(_BUSY)
         return BlobResponse(
-            os.dup(descriptor), FileSegments(0, [(self._start, size)]), 200, headers, _never
+            LocalBlob(os.dup(descriptor), size),
+            FileSegments(0, [(self._start, size)]),
+            200,
+            headers,
+            _never,
         )
 
 

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from starlette.responses import Response
 
 from mirror.core.errors import NotOfferedError
-from mirror.core.source import StoredFile
+from mirror.core.source import LocalFile
 from mirror.core.tree import lfs_file
 from mirror.openllm.wheel_metadata import metadata
 from mirror.web.api import json_response
@@ -55,7 +55,7 @@ def wheel(request: HubRequest) -> Response:
         headers = {"content-type": "text/plain; charset=utf-8", "etag": f'"{_sha256(body)}"'}
         return body_response(body, headers, request.file_request)
     found = path.stat()
-    stored = StoredFile(lfs_file(filename, found.st_size, 64 * "0"), str(path), found.st_mtime_ns)
+    stored = LocalFile(lfs_file(filename, found.st_size, 64 * "0"), str(path), found.st_mtime_ns)
     etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
     return blob_response(
         stored, {"content-type": "application/octet-stream", "etag": etag}, request.file_request

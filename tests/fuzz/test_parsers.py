@@ -30,7 +30,7 @@ from mirror.core.errors import (
 )
 from mirror.core.record import ManifestError, Record, parse_tree, render_tree
 from mirror.core.repo import COMMIT_HASH, Repo
-from mirror.core.source import Snapshot, StoredFile
+from mirror.core.source import LocalFile, Snapshot
 from mirror.core.tree import Tree, lfs_pointer
 from mirror.derived.digests import Digests
 from mirror.derived.facts import Facts
@@ -292,7 +292,7 @@ def _facts(scratch: Path, files: dict[str, bytes]) -> Facts:
     stored = {}
     for path, body in files.items():
         write(scratch / "facts" / path, body)
-        stored[path] = StoredFile(entry(path, body), str(scratch / "facts" / path))
+        stored[path] = LocalFile(entry(path, body), str(scratch / "facts" / path))
     snapshot = Snapshot(
         repo=MODEL, commit_hash=COMMIT, files=stored, last_modified=datetime(2026, 1, 1, tzinfo=UTC)
     )

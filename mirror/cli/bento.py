@@ -11,7 +11,7 @@ from mirror.cli.settings import PLACE, settings
 from mirror.config import RepoSpec, SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.units import several
-from mirror.server.run import open_sources
+from mirror.server.opened_sources import open_sources
 
 try:
     from mirror.openllm import bento_store as store

@@ -16,7 +16,7 @@ from mirror.config import SourceSpec
 from mirror.core.repo import short_ref
 from mirror.core.source import unrecorded_text
 from mirror.core.units import human
-from mirror.server.run import OpenedSources, open_sources
+from mirror.server.opened_sources import OpenedSources, open_sources
 from mirror.sources.inventory import Row, inventory
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from mirror.maintenance.garbage import (
     waste,
 )
 from mirror.maintenance.verify import Problem, Verify
-from mirror.server.run import OpenedSources, open_sources
+from mirror.server.opened_sources import OpenedSources, open_sources
 from mirror.sources.bento import entries
 from mirror.sources.hf_cache import HfCache
 from mirror.store.cache import Cache

@@ -22,7 +22,8 @@ from mirror.openllm.bento import Bento, find, tags
 from mirror.openllm.closure import Closure, PinnedModel, check_sums
 from mirror.openllm.model_repository import BRANCHES, DEFAULT, Address, ModelRepository
 from mirror.openllm.wheels import Platform, WantedWheel
-from mirror.server.run import OpenedSources, open_sources, read_token
+from mirror.server.opened_sources import OpenedSources, open_sources
+from mirror.server.worker_config import read_token
 from mirror.store.cache import Cache
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, Report
 from mirror.sync.pull import Pull, PullPlan

@@ -17,24 +17,22 @@ from rich.markup import escape
 from mirror import __version__
 from mirror.cli.ls import warn_unrecorded
 from mirror.cli.settings import settings
-from mirror.config import SETTINGS, SourceSpec
+from mirror.config import SETTINGS
 from mirror.core.errors import HubmirrorError
 from mirror.core.source import unrecorded_text
 from mirror.core.units import several
-from mirror.server.run import (
-    OpenedSources,
-    Tls,
-    WorkerConfig,
-    configure_log,
-    listen,
-    parse_proxy_settings,
-    read_token,
-    run,
-)
+from mirror.server.run import listen, run
+from mirror.server.uvicorn_adapter import check
+from mirror.server.worker import configure_log, open_config
+from mirror.server.worker_config import WorkerConfig
 from mirror.store.demo import write_demo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from mirror.server.opened_sources import OpenedSources
+    from mirror.web.proxy import ProxySettings
 
 log = logging.getLogger("hubmirror")
 
@@ -48,31 +46,34 @@ def serve(
     data: Path, state: Path | None, sources: tuple[str, ...], host: str, port: int, **rest: Any
 ) -> None:
     """Serve the data folder, and any other source, as a Hugging Face hub."""
+    check()
     configure_log(rest["log_format"])
-    plan = WorkerConfig(
-        data,
-        state,
-        tuple(SourceSpec.parse(text) for text in sources),
-        parse_proxy_settings(
-            rest["public_url"] or "",
-            rest["trusted_proxies"],
-            rest["accel"] or "",
-            read_token(rest["token_file"]),
-        ),
-        rest["log_format"],
+    certificate, secure = _open_tls(host, rest) if rest["tls"] else (None, [])
+    config = WorkerConfig(
+        data=data,
+        state=state,
+        sources=sources,
+        public_url=rest["public_url"] or "",
+        trusted_proxies=tuple(rest["trusted_proxies"]),
+        accel=rest["accel"] or "",
+        token_file=rest["token_file"],
+        log_format=rest["log_format"],
         advertise_xet=rest["xet"],
         xet_min_size=rest["xet_min_size"],
-        tls=_open_tls(host, rest) if rest["tls"] else None,
+        certificate=certificate,
+        names=tuple(rest["names"]) if certificate else (),
         workers=rest["workers"],
     )
-    place = plan.open()
-    listener = listen(host, port)
-    if plan.log_format == "text":
-        _greet(place, listener, plan)
+    proxy = config.proxy_settings()
+    opened = open_config(config)
+    listeners = [listen(host, port), *secure]
+    if config.log_format == "text":
+        _greet(opened, listeners, config, proxy)
     else:
-        _log_start(place, listener)
+        _log_start(opened, listeners[0])
+    config = replace(config, state=opened.state.folder)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped, and raises it again
-        run(replace(plan, state=place.state.folder), place, listener)
+        run(config, opened, listeners)
 
 
 @click.command()
@@ -87,31 +88,36 @@ def demo(data: Path, **_: Any) -> None:
     click.echo(f"Made the demo model {record.repo}.")
 
 
-def _open_tls(host: str, rest: dict[str, Any]) -> Tls:
+def _open_tls(host: str, rest: dict[str, Any]) -> tuple[Path, list[socket.socket]]:
     # It is imported when it is called for: cryptography takes time and memory.
     issue = importlib.import_module("mirror.server.certificates").issue
     certificate = issue(rest["ca"], rest["names"])
-    return Tls(listen(host, rest["tls_port"], "--tls-port"), certificate, rest["names"])
+    return certificate, [listen(host, rest["tls_port"], "--tls-port")]
 
 
-def _greet(place: OpenedSources, listener: socket.socket, plan: WorkerConfig) -> None:
+def _greet(
+    place: OpenedSources,
+    listeners: Sequence[socket.socket],
+    config: WorkerConfig,
+    proxy: ProxySettings,
+) -> None:
     console = Console(highlight=False)
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
     console.print(f"[bold]hubmirror {__version__}[/bold]")
     for source in place.sources.sources:
         repos = list(source.repos())
         console.print(f"  {escape(source.label)}  ({several(len(repos), 'repository')})")
     warn_unrecorded(console, place)
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
-    url = plan.proxy.public_url or f"http://{name}:{port}"
+    url = config.public_url or f"http://{name}:{port}"
     console.print("On a client:\n")
     console.print(f"  export HF_ENDPOINT={escape(url)}", soft_wrap=True)
-    if plan.tls:
-        secure = plan.tls.listener.getsockname()[1]
-        names = " ".join(f"https://{one}:{secure}" for one in plan.tls.names)
+    if config.names:
+        secure = listeners[1].getsockname()[1]
+        names = " ".join(f"https://{one}:{secure}" for one in config.names)
         console.print(f"  # or, with its certificate trusted: {escape(names)}", soft_wrap=True)
     console.print(f"  hf download {_an_example(place)}\n", soft_wrap=True)
-    if not plan.proxy.signer.closed and not host.startswith("127.") and host != "::1":
+    if not proxy.signer.closed and not host.startswith("127.") and host != "::1":
         console.print(
             "Whoever reaches this port can read everything. --token-file closes it.", style="yellow"
         )

@@ -1,139 +1,164 @@
-"""Several worker processes on one listening socket.
-
-This is uvicorn's supervisor, but for three things: a rolling restart does not wait for the
-downloads of the workers that it retires, a stop does not wait for ever, and workers stop when their
-supervisor was killed.
-"""
+"""Several worker processes on one listening socket."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import multiprocessing
-import os
-import shutil
 import signal
-import threading
 import time
-from typing import TYPE_CHECKING
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any
 
-from uvicorn.supervisors.multiprocess import Multiprocess, Process
+from mirror.server import worker
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    import uvicorn
+    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger("hubmirror")
 
+_CONTEXT = multiprocessing.get_context("spawn")
+_START_TIMEOUT_S = 60.0
+_POLL_INTERVAL_S = 0.5
+_EARLY_S = 5.0
+_MAX_FAILURES = 6  # half a minute
 
-class Supervisor(Multiprocess):
-    """Starts `config.workers` processes, and replaces those that die.
 
-    SIGHUP brings up a new worker for each old one, which then finishes what it is sending. SIGTERM
-    and SIGINT stop all; what is not finished after `grace` seconds is cut. `others` are listeners
-    that the application itself has: a stop closes them as well.
+class Worker:
+    """One worker process."""
+
+    def __init__(self, description: Mapping[str, Any], listeners: Sequence[socket.socket]) -> None:
+        self._parent, child = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(
+            target=worker.main, args=(dict(description), list(listeners), child)
+        )
+        self.process.start()
+        child.close()
+        self.started_at = time.monotonic()
+        self.restart_at: float | None = None
+
+    def wait_until_ready(self, supervisor: Supervisor) -> bool:
+        """Whether it accepts requests; False if it ended first, took too long, or the supervisor is
+        to stop."""
+        deadline = self.started_at + _START_TIMEOUT_S
+        while time.monotonic() < deadline and not supervisor.is_stopping:
+            if self._parent.poll(0.1):
+                return self._is_told()
+            if not self.process.is_alive():
+                return False
+        return False
+
+    def _is_told(self) -> bool:
+        try:
+            return bool(self._parent.recv() == b"ready")
+        except EOFError:
+            return False
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, rather than a fault of its own."""
+        return (self.process.exitcode or 0) < 0
+
+    def stop(self) -> None:
+        """Ask it to stop: it accepts nothing more, and finishes what it is sending."""
+        self.process.terminate()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end, and force it after the time-out."""
+        self.process.join(timeout_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+class Supervisor:
+    """Starts `count` workers, and replaces those that die.
+
+    SIGHUP brings up a new worker for each old one, which then finishes what it is sending: several
+    that come at once are obeyed by one restart. SIGTERM and SIGINT come before all else and stop
+    all; what is not finished after `grace` seconds is cut.
     """
 
     def __init__(
         self,
-        config: uvicorn.Config,
-        listener: socket.socket,
-        *others: socket.socket,
+        description: Mapping[str, Any],
+        listeners: Sequence[socket.socket],
+        count: int,
         grace: float,
     ) -> None:
-        super().__init__(config, [listener])
-        self._listeners = (listener, *others)
+        self._description = description
+        self._listeners = listeners
+        self._count = count
         self._grace = grace
-        self._retiring: list[Process] = []
+        self._workers: list[Worker] = []
+        self._retiring: list[Worker] = []
+        self._restart = False
+        self._failures = 0
+        self.is_stopping = False
 
-    def handle_signals(self) -> None:
-        """Obey a stop before all else, and any number of SIGHUP by one restart."""
-        count = len(self.signal_queue)  # more may come at any time
-        came = dict.fromkeys(self.signal_queue[:count])
-        del self.signal_queue[:count]
-        if came.keys() & {signal.SIGTERM, signal.SIGINT}:
-            self.should_exit.set()
-            return
-        self.signal_queue.extend(came)
-        super().handle_signals()
+    def run(self) -> bool:
+        """Serve until a signal ends it; whether the workers could be started."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_hang_up)
+        self._workers = [self._start() for _ in range(self._count)]
+        is_started = all(one.wait_until_ready(self) or one.was_killed for one in self._workers)
+        if not is_started and not self.is_stopping:
+            log.error("A worker did not start. Its own message is above.")
+        while is_started and not self.is_stopping:
+            alive = [one for one in (*self._workers, *self._retiring) if one.process.is_alive()]
+            wait([one.process.sentinel for one in alive], _POLL_INTERVAL_S)
+            if self._restart:
+                self._restart = False
+                self._replace_all()
+            self._replace_dead()
+        self._stop_all()
+        return is_started or self.is_stopping
 
-    def restart_all(self) -> None:
-        for index, old in enumerate(self.processes):
-            new = Process(self.config, self.sockets)
-            new.start()
-            if not new.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
-                new.kill()
-                new.join()
-                log.error("A new worker did not start; the old ones go on.")
+    def _on_stop(self, *_: Any) -> None:
+        self.is_stopping = True
+
+    def _on_hang_up(self, *_: Any) -> None:
+        self._restart = True
+
+    def _start(self) -> Worker:
+        return Worker(self._description, self._listeners)
+
+    def _replace_all(self) -> None:
+        for index, old in enumerate(self._workers):
+            new = self._start()
+            if not new.wait_until_ready(self):
+                new.stop()
+                new.join(0)
+                if not self.is_stopping:
+                    log.error("A new worker did not start; the old ones go on.")
                 return
-            old.terminate()
+            old.stop()
             self._retiring.append(old)
-            self.processes[index] = new
+            self._workers[index] = new
 
-    def keep_subprocess_alive(self) -> None:
+    def _replace_dead(self) -> None:
+        """Start a worker for each that died. The more of them die within seconds of their start,
+        the longer the next start waits."""
         self._retiring = [one for one in self._retiring if one.process.is_alive()]
-        super().keep_subprocess_alive()
+        now = time.monotonic()
+        for index, old in enumerate(self._workers):
+            if self.is_stopping or old.process.is_alive():
+                continue
+            if old.restart_at is None:
+                is_early = now - old.started_at < _EARLY_S
+                self._failures = min(self._failures + 1, _MAX_FAILURES) if is_early else 0
+                old.restart_at = now + (2.0**self._failures - 1) / 2
+                log.warning("A worker died with exit code %s.", old.process.exitcode)
+            if now >= old.restart_at:
+                self._workers[index] = self._start()
 
-    def join_all(self) -> None:
+    def _stop_all(self) -> None:
         for listener in self._listeners:
             listener.close()
+        everyone = [*self._workers, *self._retiring]
+        for one in everyone:
+            one.stop()
         deadline = time.monotonic() + self._grace
-        for one in [*self.processes, *self._retiring]:
-            one.process.join(max(0.0, deadline - time.monotonic()))
-            if one.process.is_alive():
-                one.process.kill()
-                one.process.join()
-
-
-class ParentWatch:
-    """Stops this worker when its supervisor is gone, in the same way as SIGTERM does; what is not
-    finished after `grace` seconds is cut.
-
-    `folders` are the temporary folders of the supervisor. When it is gone, the last worker that
-    stops removes them: each worker holds a shared lock on the first of them until then.
-    """
-
-    def __init__(self, folders: Sequence[Path], grace: float) -> None:
-        self._folders = folders
-        self._grace = grace
-        self._parent = multiprocessing.parent_process()
-        self._lock = _lock_shared(folders[0]) if folders else None
-        if self._parent is not None:
-            join = self._parent.join
-            threading.Thread(target=self._watch, args=(join,), daemon=True).start()
-
-    def close(self) -> None:
-        """The worker is about to end."""
-        if self._parent is not None and not self._parent.is_alive() and self._is_last():
-            for folder in self._folders:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _watch(self, wait_for_parent: Callable[[], None]) -> None:
-        wait_for_parent()
-        log.error("The supervisor was killed; this worker stops.")
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(self._grace)
-        self.close()
-        os._exit(1)
-
-    def _is_last(self) -> bool:
-        if self._lock is None:
-            return False
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-
-def _lock_shared(folder: Path) -> int | None:
-    """A descriptor of the folder that holds a shared lock; None where the folder is gone."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        return descriptor
-    return None
+        for one in everyone:
+            one.join(max(0.0, deadline - time.monotonic()))

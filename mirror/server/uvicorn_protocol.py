@@ -273,6 +273,24 @@ class Protocol(HttpToolsProtocol):
             self.transport.set_write_buffer_limits()
 
 
+def missing_parts() -> list[str]:
+    """What the installed uvicorn lacks of the parts that `Protocol` builds on."""
+    protocol = (
+        "_unset_keepalive_if_required", "connection_lost", "connection_made",
+        "eof_received", "on_body", "on_header", "on_headers_complete", "on_message_begin",
+        "on_message_complete", "on_response_complete", "send_400_response",
+        "timeout_keep_alive_handler",
+    )  # fmt: skip
+    absent = [
+        f"HttpToolsProtocol.{name}" for name in protocol if not hasattr(HttpToolsProtocol, name)
+    ]
+    return absent + [
+        f"RequestResponseCycle.{name}"
+        for name in ("receive", "run_asgi", "send")
+        if not hasattr(RequestResponseCycle, name)
+    ]
+
+
 class Sending:
     """Parts of a file on their way to a socket.
 

@@ -9,7 +9,8 @@ import pytest
 from mirror.config import SETTINGS, File, SourceSpec, refuse_unknown_variables
 from mirror.core.errors import ConfigError, RevisionNotFoundError
 from mirror.core.repo import Repo
-from mirror.server.run import open_sources, parse_proxy_settings, read_token
+from mirror.server.opened_sources import open_sources
+from mirror.server.worker_config import WorkerConfig, read_token
 from tests.folders import MODEL, OLDER, Content, make_classic, make_managed, make_plain
 
 
@@ -133,9 +134,9 @@ def test_a_token_is_read_without_its_line_end(tmp_path: Path) -> None:
 
 def test_a_public_url_needs_its_scheme() -> None:
     with pytest.raises(ConfigError, match="http://"):
-        parse_proxy_settings("hub.lan", [])
+        WorkerConfig(Path("data"), public_url="hub.lan").proxy_settings()
     with pytest.raises(ConfigError, match="trusted_proxies"):
-        parse_proxy_settings("", ["nowhere"])
+        WorkerConfig(Path("data"), trusted_proxies=("nowhere",)).proxy_settings()
 
 
 def test_every_setting_is_documented() -> None:

@@ -26,7 +26,7 @@ from mirror.core.record import render_files
 from mirror.core.repo import Repo, RepoType
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.server.run import open_sources
+from mirror.server.opened_sources import open_sources
 from mirror.sources.bento import BentoStore, repo_id_of
 from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder

@@ -23,7 +23,7 @@ from mirror.core.repo import Repo
 from mirror.core.source import Snapshot
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.server.run import open_sources
+from mirror.server.opened_sources import open_sources
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer

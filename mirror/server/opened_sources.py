@@ -1,0 +1,117 @@
+"""From declared sources to open ones, with the state folder that goes with them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirror.config import DEFAULT_DATA, SourceSpec
+from mirror.core.errors import ConfigError
+from mirror.derived.digests import Digests
+from mirror.derived.state import State
+from mirror.sources.bento import BentoStore
+from mirror.sources.first_found import FirstFound
+from mirror.sources.folder import Folder
+from mirror.sources.hf_cache import HfCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirror.core.source import Source
+
+log = logging.getLogger("hubmirror")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSources:
+    """Where the server reads, and where it keeps what it derives. `scratch` is the state folder
+    where that is a temporary one."""
+
+    sources: FirstFound
+    state: State
+    digests: Digests
+    scratch: Path | None = None
+
+    def close(self) -> None:
+        """Stop what computes digests, and remove the temporary folder."""
+        self.digests.close()
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def open_sources(
+    data: Path, state: Path | None, declared: Sequence[SourceSpec], *, timeout_s: float = 5.0
+) -> OpenedSources:
+    """The sources in the order in which they are asked: the managed hub/ of `data`, those that
+    were declared, and a Bento store in bentoml/ of `data`. One that is declared for the same folder
+    takes its place. Those of `data` may come later.
+
+    Raises ConfigError where a folder is not there.
+    """
+    specs = list(declared)
+    if not data.is_dir() and (not declared or data != DEFAULT_DATA):
+        raise ConfigError(
+            f"The data folder {data} is not there. Create it, name another with --data, or serve "
+            "an existing cache with --source hf-cache:FOLDER."
+        )
+    hub = data / "hub"
+    if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
+        specs.insert(0, SourceSpec("managed", hub))
+    store = data / "bentoml"
+    if data.is_dir() and not any(spec.path.resolve() == store.resolve() for spec in specs):
+        specs.append(SourceSpec("bento", store))
+    for spec in specs:
+        may_come = spec.path in (hub, store) and not spec.path.exists()
+        if not spec.path.is_dir() and not may_come:
+            raise ConfigError(
+                f"The source {spec} is not there, or is no folder. Check its path, and that its "
+                "disk is mounted."
+            )
+    folder, scratch = _state_folder(data, state), None
+    if folder is None:
+        folder = scratch = _temporary_state()
+    kept = State(folder, data if data.is_dir() else None)
+    digests = Digests(kept, timeout_s=timeout_s)
+    return OpenedSources(
+        FirstFound([_open(spec, digests) for spec in specs]), kept, digests, scratch
+    )
+
+
+def _open(spec: SourceSpec, digests: Digests) -> Source:
+    if spec.repo is not None:
+        return Folder(spec.path, spec.repo, digests, label=str(spec))
+    if spec.kind == "bento":
+        return BentoStore(spec.path, digests, label=str(spec))
+    return HfCache(spec.path, digests, managed=spec.kind == "managed", label=str(spec))
+
+
+def _state_folder(data: Path, chosen: Path | None) -> Path | None:
+    """The folder for derived facts; None where data is read-only and none is chosen."""
+    folder = chosen or data / ".hubmirror"
+    try:
+        folder.mkdir(parents=chosen is not None, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError as exc:
+        if chosen:
+            raise ConfigError(f"The state folder {folder} cannot be made: {exc.strerror}.") from exc
+    if chosen:
+        raise ConfigError(f"The state folder {folder} cannot be written.")
+    return None
+
+
+def _temporary_state() -> Path:
+    """A folder for derived facts that is removed when this process ends."""
+    log.warning(
+        "The data folder is read-only: derived facts go to a temporary folder, and are computed "
+        "again after a restart. Name a folder with --state to keep them."
+    )
+    folder = Path(tempfile.mkdtemp(prefix="hubmirror-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

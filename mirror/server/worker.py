@@ -1,0 +1,108 @@
+"""One process that serves: alone, or as a worker under the supervisor."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from mirror.derived.xet_hashes import XetHashes
+from mirror.openllm.shelf import Shelf
+from mirror.server.opened_sources import open_sources
+from mirror.server.parent_watch import ParentWatch
+from mirror.server.uvicorn_adapter import add_https, make_server
+from mirror.server.worker_config import WorkerConfig
+from mirror.web.app import create_app
+from mirror.web.observe import AccessLog, JsonFormatter
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+    from multiprocessing.connection import Connection
+
+    import uvicorn
+    from starlette.applications import Starlette
+
+    from mirror.server.opened_sources import OpenedSources
+
+GRACE_S = 10
+"""For how many seconds a stop waits for downloads."""
+
+_NO_WAIT_S = 0.05
+_POLL_INTERVAL_S = 0.02
+# So that a thread at work does not keep the event loop waiting for long.
+_SWITCH_INTERVAL_S = 0.0005
+
+
+def main(
+    description: Mapping[str, Any], listeners: Sequence[socket.socket], ready: Connection
+) -> None:
+    """A worker process: the supervisor starts it by this name, which stays. `listeners` are that of
+    http, and that of https if there is one; `ready` gets a message once requests are accepted."""
+    config = WorkerConfig.parse(description)
+    server = build_server(config, listeners)
+    threading.Thread(target=_tell_when_started, args=(server, ready), daemon=True).start()
+    server.run([listeners[0]])
+
+
+def _tell_when_started(server: uvicorn.Server, ready: Connection) -> None:
+    while not server.started:
+        time.sleep(_POLL_INTERVAL_S)
+    with suppress(OSError):
+        ready.send(b"ready")
+
+
+def build_server(
+    config: WorkerConfig, listeners: Sequence[socket.socket], opened: OpenedSources | None = None
+) -> uvicorn.Server:
+    """The server of one process, which opens the sources itself unless they are given. Raises
+    ConfigError."""
+    # The supervisor counts the seconds itself, and a worker that it retires is not bounded.
+    grace = GRACE_S if config.workers == 1 else None
+    app = _build_app(config, opened)
+    if config.certificate is not None:
+        add_https(app, listeners[1], config.certificate, config.names, grace)
+    return make_server(app, grace)
+
+
+def _build_app(config: WorkerConfig, opened: OpenedSources | None) -> Starlette:
+    configure_log(config.log_format)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    opened = opened or open_config(config)
+    watch = ParentWatch(config.temporary, GRACE_S) if config.workers > 1 else None
+
+    def stop() -> None:
+        opened.close()
+        if watch is not None:
+            watch.close()
+
+    return create_app(
+        opened.sources,
+        opened.state,
+        proxy=config.proxy_settings(),
+        xet_hashes=XetHashes(opened.digests, config.xet_min_size, config.advertise_xet),
+        shelf=Shelf(config.data, opened.digests),
+        access_log=AccessLog(sys.stderr, config.log_format),
+        on_stop=stop,
+    )
+
+
+def open_config(config: WorkerConfig) -> OpenedSources:
+    """The sources, which wait for digests for a moment only: the web layer waits longer. Raises
+    ConfigError."""
+    return open_sources(config.data, config.state, config.source_specs(), timeout_s=_NO_WAIT_S)
+
+
+def configure_log(log_format: str) -> None:
+    """All log lines, uvicorn's too, go to standard error in one form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter()
+        if log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("hubmirror").setLevel(logging.INFO)

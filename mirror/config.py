@@ -80,8 +80,12 @@ SETTINGS = {
         Setting("token_file", "A file with the one token that clients must send.", Path),
         Setting("tls", "Serve https as well, under the names.", bool, default=False),
         Setting("tls_port", "The port of https.", int, 8443),
-        Setting("names", "A name in the certificate of https: huggingface.co.", several=True, default=()),
-        Setting("ca", "The folder of the private certificate authority.", Path, Path("hubmirror-ca")),
+        Setting(
+            "names", "A name in the certificate of https: huggingface.co.", several=True, default=()
+        ),
+        Setting(
+            "ca", "The folder of the private certificate authority.", Path, Path("hubmirror-ca")
+        ),
         Setting("log_format", "The format of log lines: text or json.", str, "text"),
         Setting(
             "xet",

@@ -20,6 +20,7 @@ from mirror.derived.state import State
 from mirror.sources.first_found import FirstFound
 from mirror.web.app import ANSWERS
 from mirror.web.observe import Metrics
+from tests.clients.clients import CLIENTS, Client
 from tests.openllm.pages import commands
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,14 @@ def _docs() -> str:
 @pytest.mark.parametrize("action", sorted(ANSWERS))
 def test_every_action_is_in_the_protocol_page(action: str) -> None:
     assert f"| `{action}` |" in (ROOT / "docs" / "protocol.md").read_text()
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_the_table_of_clients_gives_the_reasons_of_today(client: Client) -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+    assert f"| {client.name} |" in page
+    assert all(re.search(rf"^- .*\b{client.name}\b.*: {re.escape(reason)}\.$", page, re.M)
+               for reason in client.lacks.values())  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", main.list_commands(click.Context(main)))

@@ -145,7 +145,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 
 def test_the_index_of_decisions_is_complete() -> None:
-    rows = []
+    rows: list[str] = []
     for record in sorted(DECISIONS.glob("[0-9]*.md")):
         found = re.match(
             r"# (\d+)\. (.+)\n\n- Date: (\d{4}-\d\d-\d\d)\n"

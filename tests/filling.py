@@ -29,6 +29,7 @@ from mirror.store.cache import Cache
 from mirror.store.progress import Event, Message, RevisionDone
 from mirror.sync.pull import Outcome, Pull, PullPlan
 from mirror.sync.upstream import Upstream
+from tests.folders import content_of
 from tests.hub import HubSimulator, run_hub
 
 MODEL = "org/model"
@@ -137,7 +138,7 @@ class Filling:
         """What a server would send."""
         with self.source() as source:
             files = source.snapshot(Repo.parse(repo), revision).files
-            return {path: Path(stored.location).read_bytes() for path, stored in files.items()}
+            return {path: content_of(stored) for path, stored in files.items()}
 
     def offline(self, *asked: dict[str, str]) -> list[dict[str, str]]:
         """Digests of the files of `snapshot_download` or `hf_hub_download` with these arguments, by

@@ -6,6 +6,7 @@ A test describes a repository as `Content`: files by path, and which of them are
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 
 from mirror.core.record import Record, render_tree
 from mirror.core.repo import Repo
+from mirror.core.source import StoredFile
 from mirror.core.tree import RepoFile, git_id, lfs_file
 from mirror.store.publish import publish
 
@@ -155,3 +157,9 @@ def link(path: Path, target: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.symlink_to(os.path.relpath(target, path.parent))
+
+
+def content_of(stored: StoredFile) -> bytes:
+    """The bytes of a file of a snapshot."""
+    with contextlib.closing(stored.open()) as blob:
+        return blob.pread(0, blob.size)

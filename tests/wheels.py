@@ -28,7 +28,8 @@ from mirror.derived.state import State
 from mirror.openllm.shelf import Shelf
 from mirror.sources.first_found import FirstFound
 from mirror.web.access import Signer
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
+from mirror.web.proxy import ProxySettings
 from tests.folders import COMMIT
 from tests.servers import run_server
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mirror.core.blob import Blob, LocalBlob
 from mirror.core.errors import BlobUnreadableError, EntryNotFoundError
 from mirror.core.files import open_regular
 from mirror.core.tree import RepoFile, git_id
@@ -14,7 +16,6 @@ from mirror.core.tree import RepoFile, git_id
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from mirror.core.repo import Repo
 
@@ -24,23 +25,89 @@ _UNKNOWN = (
 )
 
 
+class StoredFile(Protocol):
+    """A file of a snapshot, as its source holds it."""
+
+    @property
+    def file(self) -> RepoFile:
+        """Its path, size and digests, as clients see them."""
+
+    @property
+    def problem(self) -> str:
+        """Why a file that is there cannot be served; empty if it can. Such a file is listed under
+        an id that no content has, so that a client that needs it fails, and any other does not."""
+
+    @property
+    def local_path(self) -> str | None:
+        """Where its bytes are on a disk of this host; None if they are elsewhere."""
+
+    def open(self) -> Blob:
+        """Its bytes. Raises BlobUnreadableError if the file vanished, is not a regular file, has
+        the wrong size, or is not what its digest was computed of."""
+
+    def check(self) -> None:
+        """Raises BlobUnreadableError as `open` would, without opening."""
+
+
 @dataclass(frozen=True, slots=True)
-class StoredFile:
-    """A file of a tree, and the path on disk that holds its bytes. `mtime_ns` is of those that were
-    read for its digest; None where the file's own name is its digest. `problem` says why a file
-    that is there cannot be served: it is listed under an id that no content has, so that a client
-    that needs it fails, and any other does not."""
+class LocalFile:
+    """A file on a disk of this host. `mtime_ns` is of the bytes that were read for its digest; None
+    if the name of the file is its digest."""
 
     file: RepoFile
-    location: str
+    local_path: str
     mtime_ns: int | None = None
     problem: str = ""
 
     @classmethod
-    def unreadable(cls, path: str, location: str, size: int, problem: str) -> StoredFile:
-        """A file whose bytes cannot be read, so that nobody knows its digest."""
+    def unreadable(cls, path: str, local_path: str, size: int, problem: str) -> LocalFile:
+        """A file whose bytes cannot be read, so that its digest is unknown."""
         name = git_id("unreadable", path.encode())
-        return cls(RepoFile(path, size, name), location, problem=problem)
+        return cls(RepoFile(path, size, name), local_path, problem=problem)
+
+    def open(self) -> Blob:
+        self._check_readable()
+        try:
+            descriptor = open_regular(self.local_path, follow=False)
+        except OSError as exc:
+            raise BlobUnreadableError(self.file.path, _cause(exc)) from exc
+        try:
+            self._check_stat(os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return LocalBlob(descriptor, self.file.size)
+
+    def check(self) -> None:
+        self._check_readable()
+        try:
+            found = os.stat(self.local_path, follow_symlinks=False)
+        except OSError as exc:
+            raise BlobUnreadableError(self.file.path, _cause(exc)) from exc
+        self._check_stat(found)
+
+    def _check_readable(self) -> None:
+        if self.problem:
+            raise BlobUnreadableError(self.file.path, self.problem)
+
+    def _check_stat(self, found: os.stat_result) -> None:
+        path, size = self.file.path, self.file.size
+        if not stat.S_ISREG(found.st_mode):
+            raise BlobUnreadableError(path, "it is not a regular file")
+        if self.mtime_ns not in (None, found.st_mtime_ns):
+            raise BlobUnreadableError(path, "it was changed a moment ago")
+        if found.st_size != size:
+            raise BlobUnreadableError(
+                path, f"it has {found.st_size} bytes where {size} are expected"
+            )
+
+
+def local_path(stored: StoredFile) -> Path:
+    """Where the bytes of a file are on this host, for commands that link or rename. Raises
+    BlobUnreadableError if they are elsewhere."""
+    if stored.local_path is None:
+        raise BlobUnreadableError(stored.file.path, "its bytes are not on a disk of this host")
+    return Path(stored.local_path)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,52 +189,6 @@ def unrecorded_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
         "record of a pull, and are not visible: they may be arriving still. To serve them as they "
         f"are, declare the folder: --source hf-cache:{folder}"
     )
-
-
-def open_blob(stored: StoredFile) -> int:
-    """A descriptor on the file's bytes, which the caller closes.
-
-    Raises BlobUnreadableError where it vanished, is not a regular file, has the wrong size, or is
-    not what its digest was computed of.
-    """
-    _check_readable(stored)
-    try:
-        descriptor = open_regular(stored.location, follow=False)
-    except OSError as exc:
-        raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
-    try:
-        _check(stored, os.fstat(descriptor))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def check_blob(stored: StoredFile) -> None:
-    """Raises BlobUnreadableError as `open_blob` would, without opening."""
-    _check_readable(stored)
-    try:
-        found = os.stat(stored.location, follow_symlinks=False)
-    except OSError as exc:
-        raise BlobUnreadableError(stored.file.path, _cause(exc)) from exc
-    _check(stored, found)
-
-
-def _check_readable(stored: StoredFile) -> None:
-    if stored.problem:
-        raise BlobUnreadableError(stored.file.path, stored.problem)
-
-
-def _check(stored: StoredFile, found: os.stat_result) -> None:
-    file = stored.file
-    if not stat.S_ISREG(found.st_mode):
-        raise BlobUnreadableError(file.path, "it is not a regular file")
-    if stored.mtime_ns not in (None, found.st_mtime_ns):
-        raise BlobUnreadableError(file.path, "it was changed a moment ago")
-    if found.st_size != file.size:
-        raise BlobUnreadableError(
-            file.path, f"it has {found.st_size} bytes where {file.size} are expected"
-        )
 
 
 def _cause(exc: OSError) -> str:

@@ -5,21 +5,23 @@ The real hub computes the same from the same files. Anything damaged is left out
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, cast
 
 import orjson
 
 from mirror.core.errors import BlobUnreadableError
 from mirror.core.repo import RepoType
 from mirror.core.safe_yaml import BadYamlError, load
-from mirror.core.source import open_blob
 from mirror.derived.weight_headers import READERS, HeaderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mirror.core.blob import Blob
     from mirror.core.source import Snapshot
     from mirror.derived.state import State
 
@@ -167,8 +169,8 @@ class Facts:
         try:
             if stored is None:
                 return b""
-            with open(open_blob(stored), "rb") as file:
-                return file.read(most)
+            with contextlib.closing(stored.open()) as blob:
+                return blob.pread(0, min(most, blob.size))
         except (OSError, BlobUnreadableError):
             return b""
 
@@ -179,8 +181,8 @@ class Facts:
         if _is_header(kind, kept):
             return kept or None
         try:
-            with open(open_blob(stored), "rb") as file:
-                facts = READERS[kind](file)
+            with contextlib.closing(stored.open()) as blob, _BlobReader(blob) as file:
+                facts = READERS[kind](cast("BinaryIO", file))
         except HeaderError:
             facts = {}
         except (OSError, BlobUnreadableError):
@@ -204,6 +206,36 @@ class Facts:
         if is_kept and body:
             self._state.put(f"facts/{kind}", stored.file.etag, found)
         return found
+
+
+class _BlobReader(io.BufferedIOBase):
+    """A blob as a file that is read from its beginning, through a buffer."""
+
+    _BUFFER = 256 * 1024
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob = blob
+        self._position = 0
+        self._start = 0
+        self._buffer = b""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        count = self._blob.size - self._position if size is None or size < 0 else size
+        start = self._position - self._start
+        body = self._buffer[start : start + count] if start >= 0 else b""
+        if len(body) < count:
+            self._start = self._position
+            self._buffer = self._blob.pread(self._position, max(count, self._BUFFER))
+            body = self._buffer[:count]
+        self._position += len(body)
+        return body
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        self._position = offset if whence == io.SEEK_SET else self._position + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 def _is_header(kind: str, kept: Any) -> TypeGuard[dict[str, Any]]:

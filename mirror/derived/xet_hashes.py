@@ -82,10 +82,12 @@ class XetHashes:
 
 def _wanted(stored: StoredFile) -> DigestJob | None:
     """The digest to ask for; None where the file is not there with its right size."""
+    if stored.local_path is None:
+        return None
     try:
-        found = os.stat(stored.location, follow_symlinks=False)
+        found = os.stat(stored.local_path, follow_symlinks=False)
     except OSError:
         return None
     if not stat.S_ISREG(found.st_mode) or found.st_size != stored.file.size:
         return None
-    return DigestJob(stored.location, found.st_size, found.st_mtime_ns, "xet")
+    return DigestJob(stored.local_path, found.st_size, found.st_mtime_ns, "xet")

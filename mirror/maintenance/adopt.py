@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import ConfigError, CorruptBlobError, HubmirrorError
 from mirror.core.record import Record
+from mirror.core.source import local_path
 from mirror.core.tree import used_storage
 from mirror.store.cache import share
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, RevisionDone
@@ -114,7 +114,7 @@ class Adopt:
             staged = self._cache.staging(repo) / file.etag
             staged.parent.mkdir(parents=True, exist_ok=True)
             advanced = partial(FileAdvanced, repo, file.path)
-            if not share(Path(stored.location), staged):
+            if not share(local_path(stored), staged):
                 raise CorruptBlobError(file.path, "it cannot be read")
             with contextlib.ExitStack() as stack:
                 stack.callback(staged.unlink, missing_ok=True)

@@ -8,11 +8,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import HubmirrorError, RevisionIncompleteError
 from mirror.core.record import ManifestError
+from mirror.core.source import local_path
 from mirror.sources.scan import files_below
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned
 from mirror.store.verify_digest import digest
@@ -20,6 +20,7 @@ from mirror.store.worker_pool import results
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from mirror.core.record import Record
     from mirror.core.repo import Repo
@@ -100,9 +101,9 @@ class Verify:
                     snapshot = source.snapshot(repo, commit)
                     problems += _known_problems(repo, snapshot)
                     checks += [
-                        Check(repo, stored.file, Path(stored.location), (commit,), _leave)
+                        Check(repo, stored.file, local_path(stored), (commit,), _leave)
                         for stored in snapshot.files.values()
-                        if not stored.problem
+                        if not stored.problem and stored.local_path
                     ]
             except RevisionIncompleteError as exc:
                 for path, reason in exc.absent.items():

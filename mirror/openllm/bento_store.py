@@ -21,6 +21,7 @@ from mirror.core.errors import ConfigError
 from mirror.core.files import read_regular, remove_tree
 from mirror.core.record import render_files
 from mirror.core.repo import RepoType
+from mirror.core.source import local_path
 from mirror.derived.state import sync_folder, write_atomically
 from mirror.sources.bento import ORIGIN, entries
 from mirror.store.cache import share
@@ -118,7 +119,7 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
         for path, stored in snapshot.files.items():
             place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
-            if not share(Path(stored.location), place):
+            if not share(local_path(stored), place):
                 raise ConfigError(f"{path} of {snapshot.repo} cannot be read.")
         _publish(home, folder, form.name, version)
     return tag
@@ -133,7 +134,7 @@ def _is_so(entry: Entry, snapshot: Snapshot, revision: str, labels: Mapping[str,
         told
         and not entry.changes()
         and all(
-            (entry.folder / path).samefile(stored.location)
+            (entry.folder / path).samefile(local_path(stored))
             or digest(entry.folder / path, stored.file.etag, stored.file.size) == stored.file.etag
             for path, stored in snapshot.files.items()
         )
@@ -205,7 +206,7 @@ def _labels(snapshot: Snapshot, form: Form) -> dict[str, str]:
 def _config(snapshot: Snapshot) -> dict[str, Any]:
     stored = snapshot.files.get("config.json")
     try:
-        config = orjson.loads(read_regular(stored.location, _MAX_CONFIG)) if stored else {}
+        config = orjson.loads(read_regular(local_path(stored), _MAX_CONFIG)) if stored else {}
     except (OSError, orjson.JSONDecodeError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -33,8 +33,9 @@ from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
 from mirror.web.observe import METRICS_FOLDER, AccessLog, JsonFormatter
+from mirror.web.proxy import ProxySettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

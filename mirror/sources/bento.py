@@ -26,7 +26,7 @@ from mirror.core.files import read_regular
 from mirror.core.record import parse_files
 from mirror.core.repo import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
 from mirror.core.safe_yaml import BadYamlError, load
-from mirror.core.source import Snapshot, StoredFile
+from mirror.core.source import LocalFile, Snapshot
 from mirror.sources.plain import PlainFiles
 from mirror.sources.scan import moment
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
@@ -196,7 +196,7 @@ def _as_written(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
             corrupt=True,
             absent=changed,
         )
-    stored = {path: StoredFile(file, str(entry.folder / path)) for path, file in files.items()}
+    stored = {path: LocalFile(file, str(entry.folder / path)) for path, file in files.items()}
     return PlainFiles(stored, {}, entry.created_at)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mirror.core.errors import RequestError, RevisionNotFoundError, UnavailableError
 from mirror.core.repo import find_commit
-from mirror.core.source import Snapshot, StoredFile
+from mirror.core.source import LocalFile, Snapshot, StoredFile
 from mirror.core.tree import RepoFile, check_file_path, lfs_file
 from mirror.derived.digests import DigestJob
 from mirror.sources.plain import by_rule, stored_file
@@ -92,9 +92,11 @@ class ForeignRevisions:
         named = {path: _named(path, file, tree.get(path)) for path, file in found.items()}
         unnamed = [path for path, file in named.items() if file is None]
         rule = LfsRule.of(snapshot) if unnamed else LfsRule(None)
-        files = {path: StoredFile(one, found[path].location) for path, one in named.items() if one}
+        files: dict[str, StoredFile] = {
+            path: LocalFile(one, found[path].location) for path, one in named.items() if one
+        }
         looked_at = {path: by_rule(path, _wanted(found[path]), rule) for path in unnamed}
-        files |= {path: one for path, one in looked_at.items() if isinstance(one, StoredFile)}
+        files |= {path: one for path, one in looked_at.items() if isinstance(one, LocalFile)}
         wanted = {path: one for path, one in looked_at.items() if isinstance(one, DigestJob)}
         digests = self.digests.each(str(self.folder.repo), wanted.values()) if wanted else []
         for (path, want), digest in zip(wanted.items(), digests, strict=True):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import RevisionIncompleteError, RevisionNotFoundError, UnavailableError
 from mirror.core.record import ManifestError
 from mirror.core.repo import COMMIT_HASH, find_commit, short_ref
-from mirror.core.source import Snapshot, StoredFile
+from mirror.core.source import LocalFile, Snapshot, StoredFile
 from mirror.core.units import human
 from mirror.sources.repo_dir import WORK_DIR, LinkError, RepoDir
 
@@ -123,13 +123,13 @@ class ManagedRevisions:
         """The files that are here with their right size."""
         blobs = f"{self.folder.path}/blobs"
         is_real = self.folder.is_real(blobs)
-        found = {}
+        found: dict[str, StoredFile] = {}
         for file in record.files.values():
             place = f"{blobs}/{file.etag}"
             if not (is_real and _has_size(place, file.size)):
                 place = self._linked(record.commit_hash, file)
             if place:
-                found[file.path] = StoredFile(file, place)
+                found[file.path] = LocalFile(file, place)
         return found
 
     def _linked(self, commit_hash: str, file: RepoFile) -> str:

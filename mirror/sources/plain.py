@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mirror.core.errors import BlobUnreadableError, RequestError
 from mirror.core.files import read_regular
-from mirror.core.source import StoredFile
+from mirror.core.source import LocalFile
 from mirror.core.tree import Tree, check_file_path, lfs_file
 from mirror.derived.digests import DigestJob
 from mirror.sources.scan import LfsRule, digested, files_below, moment
@@ -35,7 +35,7 @@ _LONGEST_POINTER = 200
 class PlainFiles:
     """Files by path, and why others are not offered."""
 
-    files: Mapping[str, StoredFile]
+    files: Mapping[str, LocalFile]
     absent: Mapping[str, str]
     last_modified: datetime
 
@@ -52,7 +52,7 @@ class PlainFiles:
         root = os.path.realpath(folder, strict=True)
         rule = LfsRule.of(root)
         absent: dict[str, str] = {}
-        found: dict[str, DigestJob | StoredFile] = {}
+        found: dict[str, DigestJob | LocalFile] = {}
         newest = 0
         for path in files_below(root, _SKIPPED.union(skip)):
             try:
@@ -69,30 +69,30 @@ class PlainFiles:
 
 
 def _digested(
-    found: Mapping[str, DigestJob | StoredFile], name: str, digests: Digests
-) -> dict[str, StoredFile]:
+    found: Mapping[str, DigestJob | LocalFile], name: str, digests: Digests
+) -> dict[str, LocalFile]:
     wanted = {path: one for path, one in found.items() if isinstance(one, DigestJob)}
-    files = {path: one for path, one in found.items() if isinstance(one, StoredFile)}
+    files = {path: one for path, one in found.items() if isinstance(one, LocalFile)}
     found_digests = digests.each(name, wanted.values())
     for (path, want), digest in zip(wanted.items(), found_digests, strict=True):
         files[path] = stored_file(path, want, digest)
     return files
 
 
-def stored_file(path: str, want: DigestJob, digest: str | BlobUnreadableError) -> StoredFile:
+def stored_file(path: str, want: DigestJob, digest: str | BlobUnreadableError) -> LocalFile:
     """A file whose digest was asked for, and may be unknown since it cannot be read."""
     if isinstance(digest, BlobUnreadableError):
-        return StoredFile.unreadable(path, want.location, want.size, digest.cause)
-    return StoredFile(digested(path, want, digest), want.location, want.mtime_ns)
+        return LocalFile.unreadable(path, want.location, want.size, digest.cause)
+    return LocalFile(digested(path, want, digest), want.location, want.mtime_ns)
 
 
-def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | StoredFile:
+def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | LocalFile:
     """What is to be computed of a file; its entry where the file cannot be read."""
     try:
         return replace(want, kind=rule.kind(path, want.location, want.size))
     except OSError as exc:
         cause = exc.strerror or "it cannot be read"
-        return StoredFile.unreadable(path, want.location, want.size, cause)
+        return LocalFile.unreadable(path, want.location, want.size, cause)
 
 
 class _NotServed(Exception):
@@ -117,7 +117,7 @@ def _follow(root: str, path: str) -> tuple[str, int, int]:
     return location, found.st_size, found.st_mtime_ns
 
 
-def _pointed_at(root: str, path: str, location: str, size: int) -> StoredFile | None:
+def _pointed_at(root: str, path: str, location: str, size: int) -> LocalFile | None:
     """The LFS object that a git clone keeps for a pointer which was never checked out."""
     if size > _LONGEST_POINTER:
         return None
@@ -131,4 +131,4 @@ def _pointed_at(root: str, path: str, location: str, size: int) -> StoredFile | 
     kept = os.path.join(root, ".git/lfs/objects", sha256[:2], sha256[2:4], sha256)
     if not os.path.isfile(kept) or os.path.getsize(kept) != true_size:
         raise _NotServed("it is a git-lfs pointer whose content was never fetched (git lfs pull).")
-    return StoredFile(lfs_file(path, true_size, sha256), kept)
+    return LocalFile(lfs_file(path, true_size, sha256), kept)

@@ -12,19 +12,20 @@ import hmac
 import re
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 
-from mirror.core.errors import ForbiddenError, UnauthorizedError
+from mirror.core.errors import ForbiddenError, RequestError, UnauthorizedError
 from mirror.web.errors import error_response
+from mirror.web.routing import Access
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_OPEN_PATHS = frozenset({"/healthz", "/readyz", "/v1/telemetry"})
-_CAS = re.compile(rb"(/-/cas/[^/]+/(?:[^/]+/){1,2}[0-9a-f]{40})/(.+)")
-_DATA = b"blocks/"
+    from mirror.web.routing import Router
+
+_CAS = re.compile(rb"(/-/cas/[^/]+/(?:[^/]+/){1,2}[0-9a-f]{40})/.+")
 
 
 class Signer:
@@ -89,14 +90,15 @@ class Signer:
 
 
 class Gate:
-    """ASGI middleware: only requests that the signer lets through pass, but for health."""
+    """ASGI middleware: only requests pass that carry what their route asks for."""
 
-    def __init__(self, app: ASGIApp, signer: Signer) -> None:
+    def __init__(self, app: ASGIApp, signer: Signer, router: Router) -> None:
         self._app = app
         self._signer = signer
+        self._router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._signer.closed and scope["path"] not in _OPEN_PATHS:
+        if scope["type"] == "http" and self._signer.closed:
             try:
                 self._check(scope)
             except (ForbiddenError, UnauthorizedError) as exc:
@@ -106,19 +108,31 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         path = scope["raw_path"]
-        token = _given(Headers(raw=scope["headers"]).get("authorization", ""))
-        match = _CAS.fullmatch(path)
-        if match is None:
-            self._signer.check_token(token)
-        elif unquote_to_bytes(match[2]).startswith(_DATA):
+        access, token = self._access(path), _given(Headers(raw=scope["headers"]))
+        if access is Access.OPEN:
+            return
+        if access is Access.SIGNATURE:
             self._signer.check_query(scope["query_string"], path.decode("ascii", "replace"))
+        elif access is Access.CAS_TOKEN and (prefix := _CAS.fullmatch(path)):
+            self._signer.check_access_token(token, prefix[1].decode("ascii", "replace"))
         else:
-            self._signer.check_access_token(token, match[1].decode("ascii", "replace"))
+            self._signer.check_token(token)
+
+    def _access(self, raw_path: bytes) -> Access:
+        try:
+            match = self._router.match(raw_path)
+        except RequestError:
+            return Access.TOKEN
+        if match is None:
+            return Access.TOKEN
+        route = match.route
+        is_exact = raw_path.decode("ascii", "replace") in route.templates
+        return route.access if route.access is not Access.OPEN or is_exact else Access.TOKEN
 
 
-def _given(header: str) -> str:
-    """The token of an Authorization header: a bearer's, or the password of git, pip and uv."""
-    scheme, _, value = header.partition(" ")
+def _given(headers: Headers) -> str:
+    """The token of the Authorization header: a bearer's, or the password of git, pip and uv."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
     match scheme.lower():
         case "bearer":
             return value.strip()

@@ -8,14 +8,17 @@ from urllib.parse import parse_qsl, quote
 import orjson
 from starlette.responses import Response
 
-from mirror.core.errors import EntryNotFoundError, NotOfferedError, RequestError
+from mirror.core.errors import (
+    EntryNotFoundError,
+    NotOfferedError,
+    ReadOnlyError,
+    RequestError,
+)
 from mirror.core.tree import RepoFile, Tree, check_path
 from mirror.derived import hub_json
 from mirror.web.paging import page_link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirror.core.source import Snapshot
     from mirror.core.tree import RepoFolder
     from mirror.web.request import HubRequest
@@ -30,7 +33,7 @@ def json_response(body: Any, headers: dict[str, str] | None = None, status: int 
 
 def info(request: HubRequest) -> Response:
     """`/api/{type}s/{repo}[/revision/{revision}]` (`model_info`, `snapshot_download`)."""
-    snapshot = request.revision_and_path()[0] if request.target.rest else request.snapshot()
+    snapshot = request.revision_and_path()[0] if request.params else request.snapshot()
     expand, blobs = request.several("expand"), request.flag("blobs")
     return json_response(
         hub_json.info(request.facts(snapshot), request.files(snapshot), expand, blobs=blobs)
@@ -87,7 +90,7 @@ def tree_size(request: HubRequest) -> Response:
 
 
 def discussions(request: HubRequest) -> Response:
-    if request.target.rest:
+    if request.params:
         raise NotOfferedError
     request.snapshot()
     return json_response({"discussions": [], "count": 0, "start": 0})
@@ -110,10 +113,10 @@ def parquet(request: HubRequest) -> Response:
             url = f"{base}/{quote(path)}"
             urls.setdefault(config, {}).setdefault(split, []).append(url)
     body: Any = urls
-    for key in request.target.rest:
+    for key in request.params:
         body = body.get(key) if isinstance(body, dict) else None
     if body is None:
-        raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, "/".join(request.target.rest))
+        raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, "/".join(request.params))
     return json_response(body)
 
 
@@ -135,8 +138,26 @@ def empty_object(_: HubRequest) -> Response:
     return json_response({})
 
 
+def identity(request: HubRequest) -> Response:
+    """The names of the managed caches: a pull compares them with its own."""
+    return json_response({"caches": request.context.source.identities()})
+
+
 def not_offered(_: HubRequest) -> Response:
     raise NotOfferedError
+
+
+def lfs_batch(request: HubRequest) -> Response:
+    """git-lfs asks here (git-lfs specification, Batch API)."""
+    try:
+        operation = orjson.loads(request.body)["operation"]
+    except (ValueError, TypeError, KeyError) as exc:
+        raise RequestError("The body is not a request of git-lfs.") from exc
+    if operation != "download":
+        raise ReadOnlyError
+    raise NotOfferedError(
+        "This mirror does not serve git-lfs. Download the repository with `hf download`."
+    )
 
 
 def _rows(
@@ -162,21 +183,3 @@ def _asked_paths(request: HubRequest) -> tuple[list[str], bool]:
 
 
 _EXPAND = (("expand", "true"), ("expand", "True"), ("expand", "1"))
-
-ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
-    "info": info,
-    "revision": info,
-    "tree": tree,
-    "paths-info": paths_info,
-    "refs": refs,
-    "commits": commits,
-    "treesize": tree_size,
-    "discussions": discussions,
-    "auth-check": auth_check,
-    "parquet": parquet,
-    "whoami-v2": whoami,
-    "agent-harnesses": agent_harnesses,
-    "models-tags-by-type": empty_object,
-    "datasets-tags-by-type": empty_object,
-    "telemetry": empty_object,
-}

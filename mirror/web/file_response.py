@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import aiofiles
 import anyio
+import anyio.to_thread
 from starlette.responses import Response
 
 from mirror.core.errors import BlobChangedError
-from mirror.core.source import check_blob, open_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from mirror.core.blob import Blob
     from mirror.core.source import StoredFile
     from mirror.web.xorb import Segment, Xorb
 
@@ -94,33 +94,33 @@ class FileRequest:
     on_loop: bool = False
 
 
-def blob_response(stored: StoredFile, headers: Mapping[str, str], asked: FileRequest) -> Response:
+def blob_response(stored: StoredFile, headers: Mapping[str, str], request: FileRequest) -> Response:
     """The answer for a file: whole, a range, or 416. Blocks on the disk.
 
     Raises BlobUnreadableError where the file is not there with its right size.
     """
     size = stored.file.size
-    again = partial(blob_response, stored, headers)
-    if asked.accel and not asked.head and size > CHUNK:
-        check_blob(stored)
-        told = {"accept-ranges": "bytes", "x-accel-redirect": accel_path(stored.location)}
-        return Response(headers={**headers, **told})
-    plan = _plan(size, headers, asked)
+    reopen = partial(blob_response, stored, headers)
+    if request.accel and not request.head and size > CHUNK and stored.local_path is not None:
+        stored.check()
+        accel = {"accept-ranges": "bytes", "x-accel-redirect": accel_path(stored.local_path)}
+        return Response(headers={**headers, **accel})
+    plan = _plan(size, headers, request)
     return _send(
-        stored, plan, lambda span: FileSegments(span.offset, [(b"", span.count)]), again, asked
+        stored, plan, lambda span: FileSegments(span.offset, [(b"", span.count)]), reopen, request
     )
 
 
-def xorb_response(stored: StoredFile, xorb: Xorb, asked: FileRequest) -> Response:
+def xorb_response(stored: StoredFile, xorb: Xorb, request: FileRequest) -> Response:
     """The same for a virtual xorb of a file, which is small heads and parts of it in turn."""
     headers = {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
-    plan = _plan(xorb.stored_size, headers, asked)
+    plan = _plan(xorb.stored_size, headers, request)
     return _send(
         stored,
         plan,
         lambda span: FileSegments(*xorb.cut(span.offset, span.count)),
         partial(xorb_response, stored, xorb),
-        asked,
+        request,
     )
 
 
@@ -128,32 +128,38 @@ def _send(
     stored: StoredFile,
     plan: tuple[int, Span, dict[str, str]],
     cut: Callable[[Span], FileSegments],
-    again: Callable[[FileRequest], Response],
-    asked: FileRequest,
+    reopen: Callable[[FileRequest], Response],
+    request: FileRequest,
 ) -> Response:
     status, span, headers = plan
-    if asked.head or status == 416:
-        check_blob(stored)
+    if request.head or status == 416:
+        stored.check()
         return Response(status_code=status, headers=headers)
-    descriptor = open_blob(stored)
-    if span.count <= CHUNK and not asked.on_loop:
-        return Response(_read(descriptor, cut(span)), status, headers)
-    return BlobResponse(descriptor, cut(span), status, headers, again)
+    blob = stored.open()
+    if url := blob.redirect_url():
+        blob.close()
+        return Response(
+            status_code=302, headers={**headers, "content-length": "0", "location": url}
+        )
+    if span.count <= CHUNK and not request.on_loop:
+        with contextlib.closing(blob):
+            return Response(_read(blob, cut(span)), status, headers)
+    return BlobResponse(blob, cut(span), status, headers, reopen)
 
 
-def body_response(body: bytes, headers: Mapping[str, str], asked: FileRequest) -> Response:
+def body_response(body: bytes, headers: Mapping[str, str], request: FileRequest) -> Response:
     """The same for a file that lies nowhere, but is made here."""
-    status, span, full = _plan(len(body), headers, asked)
+    status, span, full = _plan(len(body), headers, request)
     return Response(body[span.offset : span.offset + span.count], status, full)
 
 
 def _plan(
-    size: int, headers: Mapping[str, str], asked: FileRequest
+    size: int, headers: Mapping[str, str], request: FileRequest
 ) -> tuple[int, Span, dict[str, str]]:
     """The status, the part to send and the headers, for what was asked of a file."""
     full = {"accept-ranges": "bytes", **headers}
-    is_same = asked.if_range in (None, headers.get("etag"))
-    range_header = asked.range if is_same else None
+    is_same = request.if_range in (None, headers.get("etag"))
+    range_header = request.range if is_same else None
     try:
         span = parse_range(range_header, size) if range_header else None
     except ValueError:
@@ -172,63 +178,58 @@ def accel_path(location: str) -> str:
     return quote(f"/-/files{location}")
 
 
-def _read(descriptor: int, cut: FileSegments) -> bytes:
-    """All of the cut; closes the descriptor."""
+def _read(blob: Blob, cut: FileSegments) -> bytes:
+    """All bytes of the segments."""
     body, offset = b"", cut.offset
-    try:
-        for head, count in cut.parts:
-            read = os.pread(descriptor, count, offset)
-            if len(read) != count:
-                raise BlobChangedError
-            body += head + read
-            offset += count
-    finally:
-        os.close(descriptor)
+    for head, count in cut.parts:
+        read = blob.pread(offset, count)
+        if len(read) != count:
+            raise BlobChangedError
+        body += head + read
+        offset += count
     return body
 
 
 class BlobResponse(Response):
-    """Sends a cut of an open file, which it closes, and stops when the client has gone."""
+    """Sends segments of an open file, which it closes, and stops when the client has gone."""
 
     def __init__(
         self,
-        descriptor: int,
+        blob: Blob,
         cut: FileSegments,
         status: int,
         headers: Mapping[str, str],
-        again: Callable[[FileRequest], Response],
+        reopen: Callable[[FileRequest], Response],
     ) -> None:
-        """`again` makes the answer to another request for the same file."""
+        """`reopen` makes the answer to another request for the same file."""
         super().__init__(status_code=status, headers=headers)
-        self._descriptor = descriptor
+        self._blob = blob
         self._cut = cut
-        self.again = again
+        self.reopen = reopen
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}
-        with os.fdopen(self._descriptor, "rb", buffering=0) as file:
+        with contextlib.closing(self._blob):
             await send({**start, "headers": self.raw_headers})
-            if ZERO_COPY in scope.get("extensions", {}):
+            if ZERO_COPY in scope.get("extensions", {}) and self._blob.fileno() is not None:
                 cut = {"offset": self._cut.offset, "parts": self._cut.parts}
-                await send({"type": ZERO_COPY, "file": file, **cut})
+                await send({"type": ZERO_COPY, "file": self._blob, **cut})
             else:
                 await self._copy(receive, send)
 
     async def _copy(self, receive: Receive, send: Send) -> None:
-        """For servers without zero copy: read in a thread, a window at a time."""
-        is_short = False
-        async with (
-            aiofiles.open(self._descriptor, "rb", buffering=0, closefd=False) as file,
-            anyio.create_task_group() as tasks,
-        ):
+        """For servers without zero copy, and for blobs that have no descriptor: read in a thread, a
+        window at a time."""
+        is_short, offset = False, self._cut.offset
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
-            await file.seek(self._cut.offset)
             for parts in _windows(self._cut.parts):
                 count = sum(length for _, length in parts)
-                read = await file.read(count)
+                read = await anyio.to_thread.run_sync(self._blob.pread, offset, count)
                 if len(read) < count:
                     is_short = True
                     break
+                offset += count
                 await send(_body(_joined(parts, read)))
             tasks.cancel_scope.cancel()
         if is_short:

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 import anyio
 from starlette.responses import Response
 
+from mirror.core.blob import LocalBlob
 from mirror.core.errors import (
     HubmirrorError,
     NotOfferedError,
@@ -34,7 +35,7 @@ from mirror.web.errors import error_response
 from mirror.web.file_response import CHUNK, BlobResponse, FileSegments, until_disconnect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from anyio.abc import Process
@@ -99,7 +100,7 @@ def receive_pack(_: HubRequest) -> Response:
 
 
 def _view(request: HubRequest) -> Path:
-    return request.context.shelf.git(request.context.state.folder / "git", *request.target.rest)
+    return request.context.shelf.git(request.context.state.folder / "git", *request.params)
 
 
 def _unzip(body: bytes) -> bytes:
@@ -267,7 +268,11 @@ class GitResponse(Response):
         if not _spool.has_room(size):
             raise UnavailableError(_BUSY)
         return BlobResponse(
-            os.dup(descriptor), FileSegments(0, [(self._start, size)]), 200, headers, _never
+            LocalBlob(os.dup(descriptor), size),
+            FileSegments(0, [(self._start, size)]),
+            200,
+            headers,
+            _never,
         )
 
 
@@ -296,10 +301,3 @@ _spool = _Spool()
 def _never(_: FileRequest) -> Response:
     """No other request is answered from the same file."""
     raise NotOfferedError
-
-
-ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
-    "git-refs": refs,
-    "git-upload-pack": upload_pack,
-    "git-receive-pack": receive_pack,
-}

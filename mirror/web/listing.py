@@ -36,7 +36,7 @@ def listing(request: HubRequest) -> Response:
     entries = [
         one
         for one in request.context.catalog.entries()
-        if one.repo.repo_type is request.target.repo_type
+        if one.repo.repo_type is request.match.repo_type
     ]
     visible = [one for one in entries if one.row]
     if not visible and (why := _why_empty(request, entries)):

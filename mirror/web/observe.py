@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from mirror.derived.catalog import Catalog
+    from mirror.web.proxy import ProxySettings
 
 log = logging.getLogger("hubmirror")
 
@@ -114,8 +115,11 @@ class _Revisions:
 class Observe:
     """ASGI middleware: counts and logs what the application answers."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, log: AccessLog | None) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, log: AccessLog | None, proxy: ProxySettings
+    ) -> None:
         self._app = app
+        self._proxy = proxy
         self._metrics = metrics
         self._log = log
 
@@ -124,7 +128,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
-        seen = RequestLog(scope, send)
+        seen = RequestLog(scope, send, self._proxy)
         try:
             await self._app(scope, receive, seen.send)
         except Exception as exc:
@@ -142,11 +146,13 @@ class RequestLog:
     """What is to be known of one request. Never a header of the client but its user agent."""
 
     __slots__ = (
-        "_scope", "_send", "began", "code", "method", "request_id", "sent", "started", "status",
+        "_proxy", "_scope", "_send", "began", "code", "method", "request_id", "sent", "started",
+        "status",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, proxy: ProxySettings) -> None:
         self._scope = scope
+        self._proxy = proxy
         self._send = send
         self.method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self.started = self.began = time.perf_counter()
@@ -162,7 +168,8 @@ class RequestLog:
 
     @property
     def client(self) -> str:
-        return str((self._scope.get("client") or "-")[0])
+        """The address of the client, behind trusted proxies too."""
+        return self._proxy.client(self._scope, self._header(b"x-forwarded-for"))
 
     @property
     def path(self) -> str:
@@ -171,10 +178,13 @@ class RequestLog:
 
     @property
     def agent(self) -> str:
+        return self._header(b"user-agent") or "-"
+
+    def _header(self, wanted: bytes) -> str:
         for name, value in self._scope["headers"]:
-            if name == b"user-agent":
+            if name == wanted:
                 return str(value[:200].decode("ascii", "backslashreplace"))
-        return "-"
+        return ""
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -43,7 +43,7 @@ _FILE_TYPES = {
 def manifest(request: HubRequest) -> Response:
     """The manifest of one quantisation, in the form that the client knows."""
     snapshot = request.snapshot()
-    stored = _choose(snapshot, request.target.rest[0])
+    stored = _choose(snapshot, request.params[0])
     if "llama-cpp" in request.headers.get("user-agent", ""):
         return json_response(_llama_manifest(snapshot, stored))
     if _SPLIT.search(stored.file.path):
@@ -69,7 +69,7 @@ def manifest(request: HubRequest) -> Response:
 def blob(request: HubRequest) -> Response:
     """A layer or a config by its digest."""
     snapshot = request.snapshot()
-    digest = request.target.rest[0].removeprefix("sha256:")
+    digest = request.params[0].removeprefix("sha256:")
     headers = {
         "content-type": "application/octet-stream",
         "docker-content-digest": f"sha256:{digest}",

@@ -11,15 +11,13 @@ from packaging.utils import canonicalize_name
 from starlette.responses import Response
 
 from mirror.core.errors import NotOfferedError
-from mirror.core.source import StoredFile
+from mirror.core.source import LocalFile
 from mirror.core.tree import lfs_file
 from mirror.openllm.wheel_metadata import metadata
 from mirror.web.api import json_response
 from mirror.web.file_response import blob_response, body_response
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mirror.openllm.shelf import Wheel
     from mirror.web.request import HubRequest
 
@@ -37,18 +35,18 @@ def index(request: HubRequest) -> Response:
 
 
 def project(request: HubRequest) -> Response:
-    wheels = request.context.shelf.wheels(request.target.rest[0])
+    wheels = request.context.shelf.wheels(request.params[0])
     if _wants_json(request):
         rows = [_row(request, wheel) for wheel in wheels]
         versions = sorted({wheel.filename.split("-")[1] for wheel in wheels})
-        name = canonicalize_name(request.target.rest[0])
+        name = canonicalize_name(request.params[0])
         return _json({"meta": _META, "name": name, "versions": versions, "files": rows})
     return _html([_anchor(request, wheel) for wheel in wheels])
 
 
 def wheel(request: HubRequest) -> Response:
     """A wheel, or its metadata alone (PEP 658)."""
-    filename = request.target.rest[0]
+    filename = request.params[0]
     path = request.context.shelf.wheel(filename.removesuffix(_METADATA))
     if filename.endswith(_METADATA):
         body = metadata(path)
@@ -57,7 +55,7 @@ def wheel(request: HubRequest) -> Response:
         headers = {"content-type": "text/plain; charset=utf-8", "etag": f'"{_sha256(body)}"'}
         return body_response(body, headers, request.file_request)
     found = path.stat()
-    stored = StoredFile(lfs_file(filename, found.st_size, 64 * "0"), str(path), found.st_mtime_ns)
+    stored = LocalFile(lfs_file(filename, found.st_size, 64 * "0"), str(path), found.st_mtime_ns)
     etag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
     return blob_response(
         stored, {"content-type": "application/octet-stream", "etag": etag}, request.file_request
@@ -65,9 +63,7 @@ def wheel(request: HubRequest) -> Response:
 
 
 def constraints(request: HubRequest) -> Response:
-    return Response(
-        request.context.shelf.constraints(request.target.rest[0]), media_type="text/plain"
-    )
+    return Response(request.context.shelf.constraints(request.params[0]), media_type="text/plain")
 
 
 def _wants_json(request: HubRequest) -> bool:
@@ -111,11 +107,3 @@ def _html(links: list[str]) -> Response:
 
 def _sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
-
-
-ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
-    "simple-index": index,
-    "simple-project": project,
-    "wheels": wheel,
-    "constraints": constraints,
-}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from starlette.datastructures import Headers, QueryParams
+    from starlette.types import Scope
 
     from mirror.core.source import Snapshot, Source
     from mirror.core.tree import RepoFile
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from mirror.derived.state import State
     from mirror.derived.xet_hashes import XetHashes
     from mirror.openllm.shelf import Shelf
-    from mirror.web.access import Signer
-    from mirror.web.urls import Target
+    from mirror.web.observe import Metrics
+    from mirror.web.proxy import ProxySettings
+    from mirror.web.routing import Match
 
 _TRUE = frozenset({"true", "True", "1"})
 # A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
@@ -39,38 +41,55 @@ class AppContext:
     state: State
     xet_hashes: XetHashes
     shelf: Shelf
-    signer: Signer
+    proxy: ProxySettings
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class HubRequest:
-    """A request for a `target`. `base_url` is how the client reaches this server, without a
-    slash at its end; `accel` whether a proxy in front of it sends files that it is told to send.
-    Everything in here may block: it runs in a thread."""
+    """A request, and the route that it matches. Its methods may block: they run in a thread."""
 
     context: AppContext
-    target: Target
+    match: Match
+    scope: Scope
     query: QueryParams
     headers: Headers
-    base_url: str
-    path: str
     body: bytes = b""
-    head: bool = False
-    accel: bool = False
+
+    @property
+    def params(self) -> tuple[str, ...]:
+        """The segments of the path that the route's template does not name, decoded."""
+        return self.match.params
+
+    @property
+    def path(self) -> str:
+        """The path as it came, percent-encoded."""
+        return str(self.scope["raw_path"].decode("ascii"))
+
+    @property
+    def base_url(self) -> str:
+        """The address by which the client reaches this server, without a slash at its end. Raises
+        RequestError."""
+        return self.context.proxy.base_url(self.scope, self.headers)
 
     @property
     def repo(self) -> Repo:
         """Raises RequestError for an id that no repository can have."""
-        repo_id = self.target.repo_id
+        repo_id = self.match.repo_id
         if not is_repo_id(repo_id):
-            raise RequestError(f"{repo_id[:200]!r} is no repository id.")
-        return Repo(self.target.repo_type, repo_id)
+            raise RequestError(f"{repo_id[:200]!r} is not a repository id.")
+        return Repo(self.match.repo_type, repo_id)
 
     @property
     def file_request(self) -> FileRequest:
         """How a file is asked for."""
-        headers = self.headers
-        return FileRequest(headers.get("range"), headers.get("if-range"), self.head, self.accel)
+        headers, proxy = self.headers, self.context.proxy
+        return FileRequest(
+            headers.get("range"),
+            headers.get("if-range"),
+            self.scope["method"] == "HEAD",
+            proxy.accel == "nginx" and proxy.trusts(self.scope),
+        )
 
     def flag(self, name: str) -> bool:
         """A boolean of the query: `True` in requests' time, `true` in httpx's."""
@@ -93,7 +112,7 @@ class HubRequest:
 
     def revision_and_path(self) -> tuple[Snapshot, str]:
         """The snapshot that the segments after the action begin with, and the path they end in."""
-        segments = self.target.rest
+        segments = self.params
         if not segments:
             raise RequestError("The revision is missing.")
         try:

@@ -31,7 +31,7 @@ def resolve(request: HubRequest) -> Response:
     request.context.xet_hashes.want(stored)
     file = request.context.xet_hashes.entry(stored)
     headers = _headers(file, snapshot.commit_hash) | hints(request, file, snapshot.commit_hash)
-    if request.headers.get("if-none-match") in (headers["etag"], "*"):
+    if _is_known(request.headers.get("if-none-match", ""), headers["etag"]):
         return Response(status_code=304, headers=headers)
     return blob_response(stored, headers, request.file_request)
 
@@ -44,6 +44,13 @@ def raw(request: HubRequest) -> Response:
         return resolve(request)
     headers = {"x-repo-commit": snapshot.commit_hash, "etag": f'"{file.blob_id}"'}
     return Response(lfs_pointer(file.lfs_sha256, file.size), 200, headers, _TEXT)
+
+
+def _is_known(if_none_match: str, etag: str) -> bool:
+    """Whether the client has the file already (RFC 9110, section 13.1.2: a list, compared
+    weakly)."""
+    given = (one.strip().removeprefix("W/") for one in if_none_match.split(","))
+    return if_none_match.strip() == "*" or etag in given
 
 
 def _headers(file: RepoFile, commit_hash: str) -> dict[str, str]:

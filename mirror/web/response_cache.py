@@ -60,7 +60,7 @@ class ResponseCache:
 
     def find(self, scope: Scope) -> tuple[str, Response] | None:
         """The route and the answer, where it was just given to somebody."""
-        return self.get(key_of(scope)) or self.again(scope)
+        return self.get(key_of(scope)) or self.reopen(scope)
 
     async def share(self, scope: Scope, respond: Callable[[], Awaitable[Response]]) -> Response:
         """The answer to a request that may be kept: by `respond`, which is asked once by all who
@@ -85,7 +85,7 @@ class ResponseCache:
             if first:
                 self._in_flight.pop(question).set()
 
-    def again(self, scope: Scope) -> tuple[str, Response] | None:
+    def reopen(self, scope: Scope) -> tuple[str, Response] | None:
         """The route and the answer for a large file that was just sent to somebody."""
         kept = self._files.get(_file_key(scope))
         if kept is None or time.monotonic() > kept[0] or scope["method"] != "GET":
@@ -104,7 +104,7 @@ class ResponseCache:
         key, route = key_of(scope), scope["state"].get("route", "none")
         if isinstance(response, BlobResponse) and self._ttl_s:
             file_key = _file_key(scope)
-            self._files[file_key] = (time.monotonic() + self._ttl_s, route, response.again)
+            self._files[file_key] = (time.monotonic() + self._ttl_s, route, response.reopen)
             self._files.move_to_end(file_key)
             if len(self._files) > _MAX_FILES:
                 self._files.popitem(last=False)

@@ -17,8 +17,6 @@ from mirror.web.file_response import Span, parse_range, xorb_response
 from mirror.web.xorb import CHUNK, Xorb, terms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.responses import Response
 
     from mirror.core.repo import Repo
@@ -50,8 +48,8 @@ def read_token(request: HubRequest) -> Response:
     """Where to ask for reconstructions (`parse_xet_connection_info_from_headers`, hf_xet)."""
     snapshot, _ = request.revision_and_path()
     path = cas_path(snapshot.repo, snapshot.commit_hash)
-    expires = request.context.signer.expiry()
-    url, token = request.base_url + path, request.context.signer.access_token(path, expires)
+    expires = request.context.proxy.signer.expiry()
+    url, token = request.base_url + path, request.context.proxy.signer.access_token(path, expires)
     headers = {
         "x-xet-cas-url": url,
         "x-xet-access-token": token,
@@ -62,10 +60,10 @@ def read_token(request: HubRequest) -> Response:
 
 def reconstruction(request: HubRequest) -> Response:
     """`/v2/reconstructions/{hash}`, and the v1 form, which hf_xet 1.1 asks below another name."""
-    version, xet_hash = request.target.rest[1:]
+    *version, xet_hash = request.params[1:]
     if not _XET_HASH.fullmatch(xet_hash):
         raise RequestError(f"{xet_hash[:80]!r} is no xet hash.")
-    snapshot = request.snapshot(request.target.rest[0])
+    snapshot = request.snapshot(request.params[0])
     asked = request.headers.get("range", "")
     stored = request.context.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
     size = stored.file.size
@@ -80,7 +78,7 @@ def reconstruction(request: HubRequest) -> Response:
     urls = _urls(request, snapshot, stored, wanted)
     fetched = zip(wanted, rows, urls, strict=True)
     body: dict[str, Any] = {"offset_into_first_range": span.offset % CHUNK, "terms": rows}
-    if version == "v2":
+    if version == ["v2"]:
         body["xorbs"] = {row["hash"]: [_fetch_v2(term, url)] for term, row, url in fetched}
     else:
         body["fetch_info"] = {row["hash"]: [_fetch_v1(term, url)] for term, row, url in fetched}
@@ -90,7 +88,7 @@ def reconstruction(request: HubRequest) -> Response:
 def block(request: HubRequest) -> Response:
     """A part of a virtual xorb. Where the file is another by now, the client is to ask for the
     reconstruction again, as it does after a 403."""
-    commit_hash, etag, number, *path = request.target.rest
+    commit_hash, etag, number, *path = request.params
     stored = request.snapshot(commit_hash).find(check_path("/".join(path)))
     if stored.file.etag != etag:
         raise ForbiddenError("The file is another by now. Ask again.")
@@ -130,7 +128,7 @@ def _urls(
 ) -> list[str]:
     """Where the block of each term is read. The file's path spares another look for its hash, and
     its etag says which content is meant."""
-    signer, base = request.context.signer, cas_path(snapshot.repo, snapshot.commit_hash)
+    signer, base = request.context.proxy.signer, cas_path(snapshot.repo, snapshot.commit_hash)
     expires = signer.expiry()
     place, name = f"{base}/blocks/{stored.file.etag}", quote(stored.file.path)
     paths = [f"{place}/{term.block}/{name}" for term in wanted]
@@ -147,11 +145,3 @@ def telemetry(_: HubRequest) -> Response:
     """hf_xet sends it after each transfer, to the root of the host that the CAS address names,
     and waits for up to two seconds."""
     return json_response({})
-
-
-ANSWERS: dict[str, Callable[[HubRequest], Response]] = {
-    "xet-read-token": read_token,
-    "reconstructions": reconstruction,
-    "blocks": block,
-    "xet-telemetry": telemetry,
-}

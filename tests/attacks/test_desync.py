@@ -23,7 +23,8 @@ from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
+from mirror.web.proxy import ProxySettings
 from tests.attacks.raw import Said, exchange
 from tests.folders import Content, make_classic
 from tests.servers import run_server

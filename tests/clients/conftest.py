@@ -24,8 +24,8 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.hf_cache import HfCache
 from mirror.store.demo import write_demo
 from mirror.web.access import Signer
-from mirror.web.app import ProxySettings
 from mirror.web.observe import AccessLog
+from mirror.web.proxy import ProxySettings
 from tests import folders
 from tests.clients.clients import Cell, Run
 from tests.clients.proxies import Trap, run_trap

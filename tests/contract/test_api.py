@@ -18,7 +18,8 @@ from mirror.core.tree import lfs_pointer
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
+from mirror.web.proxy import ProxySettings
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.contract.conftest import Served

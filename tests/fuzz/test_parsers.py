@@ -25,13 +25,12 @@ from mirror.config import File
 from mirror.core.errors import (
     CarryError,
     ConfigError,
-    NotOfferedError,
     RequestError,
     UnavailableError,
 )
 from mirror.core.record import ManifestError, Record, parse_tree, render_tree
 from mirror.core.repo import COMMIT_HASH, Repo
-from mirror.core.source import Snapshot, StoredFile
+from mirror.core.source import LocalFile, Snapshot
 from mirror.core.tree import Tree, lfs_pointer
 from mirror.derived.digests import Digests
 from mirror.derived.facts import Facts
@@ -44,7 +43,8 @@ from mirror.sources.repo_dir import RepoDir
 from mirror.sources.scan import LfsRule
 from mirror.transfer.bundle_manifest import Manifest
 from mirror.web.file_response import parse_range
-from mirror.web.urls import Target, parse
+from mirror.web.routes import ROUTER
+from mirror.web.routing import Match
 from tests.attacks.test_bundles import seal
 from tests.carried import hubmirror, put_grown
 from tests.folders import COMMIT, MODEL, Content, entry, make_record, make_safetensors, write
@@ -292,7 +292,7 @@ def _facts(scratch: Path, files: dict[str, bytes]) -> Facts:
     stored = {}
     for path, body in files.items():
         write(scratch / "facts" / path, body)
-        stored[path] = StoredFile(entry(path, body), str(scratch / "facts" / path))
+        stored[path] = LocalFile(entry(path, body), str(scratch / "facts" / path))
     snapshot = Snapshot(
         repo=MODEL, commit_hash=COMMIT, files=stored, last_modified=datetime(2026, 1, 1, tzinfo=UTC)
     )
@@ -359,10 +359,10 @@ _WORDS = (
 )
 @fuzzed(500)
 def test_urls(segments: list[bytes]) -> None:
-    target = soon(lambda: parse(b"/" + b"/".join(segments)), NotOfferedError, RequestError)
-    assert target is None or isinstance(target, Target)
-    if target is not None:
-        parts = [part for one in (target.repo_id, *target.rest) for part in one.split("/")]
+    match = soon(lambda: ROUTER.match(b"/" + b"/".join(segments)), RequestError)
+    assert match is None or isinstance(match, Match)
+    if match is not None:
+        parts = [part for one in (match.repo_id, *match.params) for part in one.split("/")]
         assert not any(part == ".." or "\0" in part for part in parts)
 
 

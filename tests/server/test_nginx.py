@@ -17,7 +17,8 @@ import pytest
 from mirror.derived.state import State
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
+from mirror.web.proxy import ProxySettings
 from tests.folders import COMMIT, Content, make_classic
 from tests.servers import run_server
 

@@ -24,7 +24,6 @@ from mirror.core.errors import (
 )
 from mirror.core.record import render_files
 from mirror.core.repo import Repo, RepoType
-from mirror.core.source import open_blob
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.server.run import open_sources
@@ -34,7 +33,7 @@ from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from tests.carried import hubmirror
 from tests.conftest import Serve
-from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, make_managed, write
+from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, content_of, make_managed, write
 
 DERIVED = Repo.parse("org/model")
 IMPORTED: dict[str, Any] = {"labels": {"backend": "vllm", "framework": "transformers"},
@@ -81,7 +80,7 @@ def store(home: Path, digests: Digests) -> BentoStore:
 
 def bodies(store: BentoStore, repo: Repo = MODEL, revision: str = "main") -> dict[str, bytes]:
     files = store.snapshot(repo, revision).files
-    return {path: Path(stored.location).read_bytes() for path, stored in files.items()}
+    return {path: content_of(stored) for path, stored in files.items()}
 
 
 # What `bento add` wrote
@@ -257,7 +256,7 @@ def test_another_entry_of_the_commit_answers_for_a_changed_one(
     changed = make_entry(home, f"org--model:{COMMIT}", metadata=added())
     make_entry(home, f"vllm-org--model:{COMMIT}", metadata=added())
     write(changed / "config.json", b"changed")
-    assert "vllm-" in store.snapshot(MODEL, "main").find("config.json").location
+    assert "vllm-" in str(store.snapshot(MODEL, "main").find("config.json").local_path)
 
 
 def test_a_file_that_changes_after_a_look_is_not_sent(home: Path, digests: Digests) -> None:
@@ -265,7 +264,7 @@ def test_a_file_that_changes_after_a_look_is_not_sent(home: Path, digests: Diges
     stored = BentoStore(home, digests).snapshot(MODEL, "main").find("config.json")
     write(folder / "config.json", b"other size")
     with pytest.raises(BlobUnreadableError):
-        open_blob(stored)
+        stored.open()
 
 
 BROKEN = {

@@ -21,7 +21,7 @@ from mirror.core.tree import lfs_pointer
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.folder import Folder
-from tests.folders import FILES, MODEL, Content, make_plain, write
+from tests.folders import FILES, MODEL, Content, content_of, make_plain, write
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_git_clone_with_lfs_objects(root: Path, plain: Folder) -> None:
     write(root / f".git/lfs/objects/{sha256[:2]}/{sha256[2:4]}/{sha256}", b"content")
     stored = plain.snapshot(MODEL, "main").find("w.safetensors")
     assert stored.file.lfs_sha256 == sha256
-    assert Path(stored.location).read_bytes() == b"content"
+    assert content_of(stored) == b"content"
 
 
 def test_only_its_own_repository_is_answered(root: Path, plain: Folder) -> None:

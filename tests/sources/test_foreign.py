@@ -15,7 +15,6 @@ from mirror.core.errors import (
     UnavailableError,
 )
 from mirror.core.repo import Repo
-from mirror.core.source import check_blob, open_blob
 from mirror.sources.hf_cache import HfCache
 from tests.folders import (
     COMMIT,
@@ -111,18 +110,18 @@ def test_a_blob_of_the_wrong_size_is_never_served(hub: Path, foreign: HfCache) -
     add_tree(folder, Content())
     (folder / "blobs" / Content().entries[WEIGHTS].etag).write_bytes(b"short")
     stored = foreign.snapshot(MODEL, "main").find(WEIGHTS)
-    for serve in (open_blob, check_blob):
+    for serve in (stored.open, stored.check):
         with pytest.raises(BlobUnreadableError, match="5 bytes where 320000"):
-            serve(stored)
+            serve()
 
 
 def test_a_blob_that_vanished_is_an_outage(hub: Path, foreign: HfCache) -> None:
     folder = make_classic(hub)
     stored = foreign.snapshot(MODEL, "main").find(WEIGHTS)
     (folder / "blobs" / stored.file.etag).unlink()
-    for serve in (open_blob, check_blob):
+    for serve in (stored.open, stored.check):
         with pytest.raises(BlobUnreadableError, match="No such file"):
-            serve(stored)
+            serve()
 
 
 def test_a_damaged_tree_file_is_passed_over(hub: Path, foreign: HfCache) -> None:

@@ -18,7 +18,17 @@ from mirror.core.errors import (
 from mirror.core.tree import lfs_file
 from mirror.sources.hf_cache import HfCache
 from mirror.sources.repo_dir import RepoDir
-from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, make_classic, make_managed, write
+from tests.folders import (
+    COMMIT,
+    FILES,
+    MODEL,
+    OLDER,
+    Content,
+    content_of,
+    make_classic,
+    make_managed,
+    write,
+)
 
 WEIGHTS = "model.safetensors"
 NEWER = Content({**FILES, "config.json": b'{"new": true}'}, COMMIT)
@@ -166,7 +176,7 @@ def test_no_order_of_arrival_shows_half_a_revision(
         except RevisionIncompleteError:
             continue
         wanted = {OLDER: OLD, COMMIT: NEWER}[snapshot.commit_hash].files
-        found = {path: Path(one.location).read_bytes() for path, one in snapshot.files.items()}
+        found = {path: content_of(one) for path, one in snapshot.files.items()}
         assert found == wanted
         arrived.append(True)
     assert arrived[-1]

@@ -13,6 +13,7 @@ import pytest
 from mirror.core.errors import EntryNotFoundError
 from mirror.core.repo import Repo
 from mirror.sources.hf_cache import HfCache
+from tests.folders import content_of
 from tests.hub import HubSimulator
 from tests.servers import run_server
 
@@ -57,7 +58,7 @@ def download(simulator: HubSimulator, hub: Path) -> Iterator[Download]:
 
 def _bodies(source: HfCache, revision: str = "main") -> dict[str, bytes]:
     files = source.snapshot(REPO, revision).files
-    return {path: Path(stored.location).read_bytes() for path, stored in files.items()}
+    return {path: content_of(stored) for path, stored in files.items()}
 
 
 def test_a_whole_snapshot(download: Download, foreign: HfCache) -> None:

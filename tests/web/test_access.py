@@ -16,7 +16,8 @@ from mirror.openllm.shelf import Shelf
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
+from mirror.web.proxy import ProxySettings
 from tests.conftest import Serve
 from tests.folders import FILES, make_managed, write
 from tests.servers import run_server

@@ -27,8 +27,9 @@ from mirror.server.run import open_sources
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
 from mirror.web.observe import AccessLog
+from mirror.web.proxy import ProxySettings
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.folders import COMMIT, FILES, OLDER, Content

@@ -25,7 +25,8 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
-from mirror.web.app import ProxySettings, create_app
+from mirror.web.app import create_app
+from mirror.web.proxy import ProxySettings
 from mirror.web.xorb import BLOCK, CHUNK, HEAD
 from tests.folders import COMMIT, MODEL, OLDER
 from tests.servers import run_server

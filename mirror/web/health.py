@@ -1,0 +1,42 @@
+"""The routes for the operator: health, metrics, and a word for whoever opens the address."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.responses import PlainTextResponse, Response
+
+from mirror.core.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from mirror.web.request import HubRequest
+
+
+def healthz(_: HubRequest) -> Response:
+    """200 while the process runs. It needs no thread and no disk."""
+    return PlainTextResponse("ok\n")
+
+
+def readyz(request: HubRequest) -> Response:
+    """200 if every source can be listed."""
+    try:
+        count = sum(1 for _ in request.context.source.repos())
+    except UnavailableError as exc:
+        return PlainTextResponse(f"{exc}\n", 503)
+    return PlainTextResponse(f"ready: {count} repositories\n")
+
+
+def metrics(request: HubRequest) -> Response:
+    """The text that Prometheus scrapes."""
+    body = request.context.metrics.render()
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def welcome(request: HubRequest) -> Response:
+    base = request.base_url
+    return PlainTextResponse(
+        "This is hubmirror, a local Hugging Face hub. On a client:\n\n"
+        f"  export HF_ENDPOINT={base}\n"
+        "  hf download ORG/NAME\n\n"
+        f"What is here: {base}/api/models\n"
+    )

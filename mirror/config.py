@@ -65,33 +65,37 @@ SETTINGS = {
         Setting("port", "The port to listen on; 0 takes a free one.", int, 8400),
         Setting(
             "workers",
-            "Processes that serve [default: as many as cores, at most 4].",
+            "Processes that serve [default: one for each core, at most 4].",
             int,
             min(os.cpu_count() or 1, 4),
         ),
-        Setting("public_url", "How clients reach this server, where Host does not tell."),
+        Setting("public_url", "The URL of this server, if the Host header does not have it."),
         Setting(
             "trusted_proxies",
             "An address or network whose X-Forwarded-* headers are believed.",
             default=("127.0.0.0/8", "::1"),
             several=True,
         ),
-        Setting("accel", "The proxy in front that sends large files itself: nginx."),
+        Setting("accel", "The proxy in front that sends the large files: nginx."),
         Setting("token_file", "A file with the one token that clients must send.", Path),
-        Setting("tls", "Whether https is served as well, as the names.", bool, default=False),
+        Setting("tls", "Serve https as well, under the names.", bool, default=False),
         Setting("tls_port", "The port of https.", int, 8443),
-        Setting("names", "A name that https answers to: huggingface.co.", several=True, default=()),
-        Setting("ca", "The folder of the private authority.", Path, Path("hubmirror-ca")),
-        Setting("log_format", "The form of log lines: text or json.", str, "text"),
+        Setting(
+            "names", "A name in the certificate of https: huggingface.co.", several=True, default=()
+        ),
+        Setting(
+            "ca", "The folder of the private certificate authority.", Path, Path("hubmirror-ca")
+        ),
+        Setting("log_format", "The format of log lines: text or json.", str, "text"),
         Setting(
             "xet",
-            "Whether clients are told that files can be had by Xet.",
+            "Offer large files to clients by Xet.",
             bool,
             default=True,
         ),
         Setting(
             "xet_min_size",
-            "The smallest file, in bytes, that clients are told to fetch by Xet.",
+            "The smallest file, in bytes, that is offered by Xet.",
             int,
             20_000_000,
             table="xet",

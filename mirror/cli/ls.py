@@ -30,7 +30,7 @@ _WIDE = 1000  # for programs, which want a row on a line
 @settings(*PLACE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: bool) -> None:
-    """List what the sources ttl_s, revision by revision."""
+    """List what the sources hold, revision by revision."""
     place = open_sources(data, state, [SourceSpec.parse(text) for text in sources])
     rows = list(inventory(place.sources))
     if as_json:

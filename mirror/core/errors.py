@@ -79,7 +79,7 @@ class UnauthorizedError(HubmirrorError):
 
 
 class ForbiddenError(HubmirrorError):
-    """The request carries a signature that does not ttl_s, or holds no more."""
+    """The request carries a signature that is wrong or has expired."""
 
 
 class ReadOnlyError(HubmirrorError):

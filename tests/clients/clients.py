@@ -123,10 +123,10 @@ class Run:
         return json.loads(done.stdout.splitlines()[-1])
 
 
-_BY_URL = "it takes URLs, and knows no repositories"
-_BY_HUB = "it leaves that to the huggingface_hub that it stands on"
+_BY_URL = "it takes URLs, not repositories"
+_BY_HUB = "it uses huggingface_hub for that"
 _LEFT_TO_HUB = dict.fromkeys(("snapshot", "info", "resume", "xet", "login", "upload"), _BY_HUB)
-_NO_XET = "it has no Xet"
+_NO_XET = "it does not support Xet"
 # It counts a download, looks for a prepared copy (2.14) and for a viewer: all may fail.
 _ASKED_BY_DATASETS = ("s3.amazonaws.com", "storage.googleapis.com", "//datasets-server.")
 
@@ -150,7 +150,10 @@ NODE = Client(
     "node",
     "node",
     "@huggingface/hub",
-    {"resume": "it begins a broken download anew", "xet": "it asks for Xet in a way of its own"},
+    {
+        "resume": "it does not resume a broken download",
+        "xet": "it asks for Xet by a header of its own",
+    },
 )
 CURL = Client(
     "curl",

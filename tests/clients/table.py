@@ -32,6 +32,8 @@ class Table:
             "|---|---|" + ":-:|" * len(CAPABILITIES),
             *(self._row(client) for client in CLIENTS if client.name in ran),
             "",
+            "A – means that the capability is not tested:",
+            "",
             *_reasons(ran),
         ]
         return "\n".join(lines)
@@ -60,4 +62,4 @@ def _reasons(ran: set[str]) -> list[str]:
     for client in (one for one in CLIENTS if one.name in ran):
         for reason in dict.fromkeys(client.lacks.values()):
             clients.setdefault(reason, []).append(client.name)
-    return [f"- – for {', '.join(names)}: {reason}." for reason, names in clients.items()]
+    return [f"- {', '.join(names)}: {reason}." for reason, names in clients.items()]

@@ -23,29 +23,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_WIDE = 1000  # for programs, which want a row on a line
+_PIPE_WIDTH = 1000  # columns; keeps each row on one line
 
 
 @click.command()
 @settings(*PLACE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def ls(data: Path, state: Path | None, sources: tuple[str, ...], *, as_json: bool) -> None:
-    """List what the sources hold, revision by revision."""
+    """List the revisions of all sources."""
     place = open_sources(data, state, [SourceSpec.parse(text) for text in sources])
     rows = list(inventory(place.sources))
     if as_json:
         for row in rows:
-            click.echo(orjson.dumps(_plain(row)))
+            click.echo(orjson.dumps(_to_dict(row)))
         return
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
     if rows:
         console.print(_table(rows))
     else:
-        console.print("Nothing is here yet.")
+        console.print("The sources have no repositories yet.")
     warn_unrecorded(console, place)
 
 
 def warn_unrecorded(console: Console, place: OpenedSources) -> None:
+    """Print a warning for repositories of a managed source that have no record."""
     for source in place.sources.sources:
         if repos := source.unrecorded():
             folder = source.label.partition(":")[2]
@@ -58,8 +59,8 @@ def _table(rows: list[Row]) -> Table:
         names.insert(5, "pulled")
     table = Table(box=None, header_style="bold")
     for name in names:
-        number = name in ("files", "size")
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        is_number = name in ("files", "size")
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         cells = {
             "repository": str(row.repo),
@@ -75,7 +76,7 @@ def _table(rows: list[Row]) -> Table:
     return table
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _to_dict(row: Row) -> dict[str, Any]:
     return {
         "repo_type": row.repo.repo_type, "repo_id": row.repo.repo_id,
         "commit_hash": row.commit_hash, "refs": row.refs, "source": row.source,

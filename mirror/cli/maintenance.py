@@ -1,4 +1,4 @@
-"""The commands that look after what is here, in every kind of source."""
+"""The commands `verify`, `adopt`, `rm` and `gc`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mirror.maintenance.garbage import (
     Garbage,
     collect,
     delete_garbage,
+    find_garbage,
     remove_entry,
     remove_repo,
     remove_revision,
-    waste,
 )
 from mirror.maintenance.verify import Problem, Verify
 from mirror.server.opened_sources import OpenedSources, open_sources
@@ -46,46 +46,47 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("repos", nargs=-1, metavar="[REPO…]")
 @settings(*PLACE, "upstream")
-@click.option("--repair", is_flag=True, help="Fetch what is missing or corrupt again.")
+@click.option("--repair", is_flag=True, help="Fetch missing and corrupt files again.")
 @AS_JSON
 def verify(
     repos: tuple[str, ...], data: Path, state: Path | None, sources: tuple[str, ...], **options: Any
 ) -> None:
-    """Read every file again, and report what is missing, truncated, corrupt, dangling or stray.
+    """Check the digest of every file.
 
-    What is corrupt in a managed cache is set aside, and not served again.
+    Reports files that are missing, truncated, corrupt, dangling (a symlink without its blob) or
+    stray (a blob of no revision). In a managed cache, corrupt blobs are set aside and not served.
     """
     place = _open(data, state, sources)
     problems: list[Problem] = []
-    names = _names(place, repos)
+    names = _parse_names(place, repos)
     with showing(as_json=options["as_json"]) as report:
         run = Verify(report)
         for source in place.sources.sources:
             if isinstance(source, HfCache) and source.managed:
                 cache = Cache.of(source.root)
                 found = run.cache(cache, _folders(cache, names))
-                if options["repair"] and any(problem.harms for problem in found):
+                if options["repair"] and any(problem.is_harmful for problem in found):
                     _repair(cache, found, options["upstream"], report)
                     found = run.cache(cache, _folders(cache, names))
                 problems += found
             elif chosen := _chosen(source, names):
                 found = run.source(source, chosen)
                 if options["repair"] and found:
-                    text = f"{source.label} is served in place: --repair changes nothing in it."
+                    text = f"{source.label} is served in place. --repair does not change it."
                     report(Message("warning", text))
                 problems += found
     place.digests.close()
     _show_problems(problems, as_json=options["as_json"])
-    sys.exit(1 if any(problem.harms for problem in problems) else 0)
+    sys.exit(1 if any(problem.is_harmful for problem in problems) else 0)
 
 
-def _names(place: OpenedSources, repos: tuple[str, ...]) -> set[str]:
-    """The names of repositories, in small letters; none means all. Raises ConfigError for one that
-    no source holds."""
-    here = {str(repo).lower() for source in place.sources.sources for repo in source.repos()}
+def _parse_names(place: OpenedSources, repos: tuple[str, ...]) -> set[str]:
+    """The named repositories, in lower case; an empty set means all. Raises ConfigError for a
+    repository that no source has."""
+    known = {str(repo).lower() for source in place.sources.sources for repo in source.repos()}
     names = {str(_parse(text)).lower() for text in repos}
-    for name in sorted(names - here):
-        raise ConfigError(f"No source holds {name}. `hubmirror ls` shows what is here.")
+    for name in sorted(names - known):
+        raise ConfigError(f"No source has {name}. List the repositories with `hubmirror ls`.")
     return names
 
 
@@ -93,17 +94,17 @@ def _parse(text: str) -> Repo:
     try:
         return Repo.parse(text)
     except ValueError as exc:
-        hint = " A revision cannot be named here." if "@" in text else ""
-        raise ConfigError(f"{text!r} is no repo id. Write ORG/NAME.{hint}") from exc
+        hint = " This command takes no revision." if "@" in text else ""
+        raise ConfigError(f"{text!r} is not a repo_id. Write ORG/NAME.{hint}") from exc
 
 
 def _folders(cache: Cache, names: set[str]) -> list[RepoDir]:
-    return [one for one in cache.folders() if not names or str(one.repo).lower() in names]
+    return [folder for folder in cache.folders() if not names or str(folder.repo).lower() in names]
 
 
 def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report: Report) -> None:
-    """Pull the revisions again that something is wrong with, and no file that they did not want."""
-    revisions = {(problem.repo, one) for problem in problems for one in problem.revisions}
+    """Pull the revisions that have problems again, limited to their wanted files."""
+    revisions = {(problem.repo, commit) for problem in problems for commit in problem.revisions}
     specs = []
     for repo, revision in sorted(revisions):
         wanted = wanted_files(cache, repo, revision)
@@ -116,15 +117,17 @@ def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report:
 
 
 def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
-    for one in problems:
+    for problem in problems:
+        repo, kind, text = str(problem.repo), problem.kind, problem.text
         if as_json:
-            row = {"repo": str(one.repo), "path": one.path, "kind": one.kind, "text": one.text}
-            click.echo(orjson.dumps(row))
+            click.echo(
+                orjson.dumps({"repo": repo, "path": problem.path, "kind": kind, "text": text})
+            )
         else:
-            click.echo(f"{one.kind:<10}  {one.repo}  {one.text}")
+            click.echo(f"{kind:<10}  {repo}  {text}")
     if not as_json:
-        harms = sum(problem.harms for problem in problems)
-        click.echo(f"{several(harms, 'problem')}." if harms else "All is as it should be.")
+        harmful = sum(problem.is_harmful for problem in problems)
+        click.echo(f"{several(harmful, 'problem')}." if harmful else "No problems found.")
 
 
 @click.command()
@@ -133,8 +136,8 @@ def _show_problems(problems: list[Problem], *, as_json: bool) -> None:
 @click.option(
     "--as-whole",
     is_flag=True,
-    help="Take revisions as whole of which nobody here knows all files: those of caches of "
-    "huggingface_hub before 1.22, and of Bento entries that OpenLLM wrote.",
+    help="Treat a revision as complete if the source has no list of its files: caches of "
+    "huggingface_hub before 1.22, and Bento entries of OpenLLM.",
 )
 @AS_JSON
 def adopt(
@@ -144,17 +147,23 @@ def adopt(
     sources: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Make repositories of other sources (--source) managed ones, by hard link where possible."""
+    """Add repositories of other sources to the managed cache, by hard link if possible.
+
+    Name the sources with --source.
+    """
     if not sources:
-        raise ConfigError("Name what to adopt: --source hf-cache:PATH or folder:PATH=ORG/NAME.")
+        raise ConfigError(
+            "There is no source to adopt from. Name one with --source hf-cache:PATH or "
+            "--source folder:PATH=ORG/NAME."
+        )
     place = _open(data, state, sources)
-    names = _names(place, repos)
+    names = _parse_names(place, repos)
     cache = Cache.of(data / "hub")
     failed: list[str] = []
     with showing(as_json=options["as_json"]) as report:
-        others = [(source, _chosen(source, names)) for source in _others(place, cache)]
+        others = [(source, _chosen(source, names)) for source in _other_sources(place, cache)]
         if not any(chosen for _, chosen in others):
-            report(Message("info", "The sources hold nothing to adopt."))
+            report(Message("info", "The sources have no repositories to adopt."))
         for source, chosen in others:
             if chosen:
                 adoption = Adopt(cache, report, as_whole=options["as_whole"])
@@ -164,11 +173,11 @@ def adopt(
 
 
 def _chosen(source: Source, names: set[str]) -> list[Repo]:
-    """The repositories of a source that were named; all of them where none was."""
+    """The named repositories of a source; all of them if `names` is empty."""
     return [repo for repo in source.repos() if not names or str(repo).lower() in names]
 
 
-def _others(place: OpenedSources, cache: Cache) -> list[Any]:
+def _other_sources(place: OpenedSources, cache: Cache) -> list[Any]:
     return [
         source
         for source in place.sources.sources
@@ -177,9 +186,9 @@ def _others(place: OpenedSources, cache: Cache) -> list[Any]:
 
 
 def _cache(data: Path) -> Cache:
-    """The managed cache of a data folder that must be there."""
+    """The managed cache of a data folder. Raises ConfigError if the folder does not exist."""
     if not data.is_dir():
-        raise ConfigError(f"The data folder {data} is not there. Name another with --data.")
+        raise ConfigError(f"The data folder {data} does not exist. Name another with --data.")
     return Cache.of(data / "hub")
 
 
@@ -187,18 +196,22 @@ def _cache(data: Path) -> Cache:
 @click.argument("target", metavar="REPO[@REVISION]")
 @settings(*PLACE)
 def rm(target: str, data: Path, state: Path | None, sources: tuple[str, ...]) -> None:
-    """Remove a repository, or one revision of it, from the data folder; where it is not there,
-    from the first other source that holds it."""
+    """Remove a repository or one revision.
+
+    It is removed from the data folder, or, if it is not there, from the first other source that
+    has it.
+    """
     text, at, revision = target.partition("@")
     repo = _parse(text)
     cache, home = _cache(data), data / "bentoml"
     folder = cache.folder(repo)
-    is_here = folder.path.is_dir()
+    is_managed = folder.path.is_dir()
     stored = [entry for entry in entries(home) if entry.holds(repo, revision)]
-    if not is_here and not stored:
-        _remove_elsewhere(_others(_open(data, state, sources), cache), target, repo, revision)
+    if not is_managed and not stored:
+        others = _other_sources(_open(data, state, sources), cache)
+        _remove_from_others(others, target, repo, revision)
         return
-    if is_here and (not at or _knows(folder, revision) or not stored):
+    if is_managed and (not at or _has_revision(folder, revision) or not stored):
         with showing(as_json=False) as report:
             waiting = waiting_for(repo, report)
             freed = (
@@ -212,39 +225,41 @@ def rm(target: str, data: Path, state: Path | None, sources: tuple[str, ...]) ->
         click.echo(f"Removed {entry.tag} from the Bento store.")
 
 
-def _remove_elsewhere(sources: list[Any], target: str, repo: Repo, revision: str) -> None:
+def _remove_from_others(sources: list[Any], target: str, repo: Repo, revision: str) -> None:
     for source in sources:
         freed = remove_from(source, repo, revision)
         if freed is not None:
             click.echo(f"Removed {target} from {source.label}: {human(freed)} freed.")
             return
     raise ConfigError(
-        f"{target} is neither in the data folder nor in a cache or store that is served in place: "
-        "`hubmirror ls` shows what is. A plain folder is its owner's: remove it yourself, and its "
-        "declaration."
+        f"{target} is neither in the data folder nor in a cache or Bento store of --source. List "
+        "the repositories with `hubmirror ls`. hubmirror does not remove plain folders: remove the "
+        "folder and its declaration yourself."
     )
 
 
-def _knows(folder: RepoDir, revision: str) -> bool:
+def _has_revision(folder: RepoDir, revision: str) -> bool:
     return find_commit(revision, folder.refs(), folder.recorded_commits()) is not None
 
 
 @click.command()
 @settings(*PLACE)
-@click.option("--dry-run", is_flag=True, help="Show what would go.")
+@click.option("--dry-run", is_flag=True, help="List the garbage, and remove nothing.")
 def gc(data: Path, state: Path | None, sources: tuple[str, ...], *, dry_run: bool) -> None:
-    """Remove what nothing needs: old revisions, blobs of none, and unfinished work. In sources that
-    others fill, every revision stays, and what changed within a day."""
+    """Remove old revisions, blobs of no revision, and unfinished work.
+
+    In other sources (--source), no revision is removed, and no file that changed within a day.
+    """
     cache = _cache(data)
-    found: list[Garbage] = waste(cache)
-    others = _others(_open(data, state, sources), cache)
-    abandoned = [one for source in others for one in abandoned_in(source)]
-    for one in (*found, *abandoned):
-        click.echo(f"{human(one.size):>10}  {one.text}")
+    managed: list[Garbage] = find_garbage(cache)
+    others = _other_sources(_open(data, state, sources), cache)
+    foreign = [item for source in others for item in abandoned_in(source)]
+    for item in (*managed, *foreign):
+        click.echo(f"{human(item.size):>10}  {item.text}")
     if dry_run:
-        click.echo(f"{human(sum(one.size for one in (*found, *abandoned)))} could be freed.")
+        click.echo(f"{human(sum(item.size for item in (*managed, *foreign)))} could be freed.")
     else:
-        click.echo(f"{human(collect(cache, found) + sum(map(delete_garbage, abandoned)))} freed.")
+        click.echo(f"{human(collect(cache, managed) + sum(map(delete_garbage, foreign)))} freed.")
 
 
 def _open(data: Path, state: Path | None, sources: tuple[str, ...]) -> OpenedSources:

@@ -1,4 +1,4 @@
-"""Showing what happens: bars on a terminal, lines elsewhere, JSON for programs."""
+"""Shows progress events: bars on a terminal, lines otherwise, and JSON with `--json`."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from mirror.store.progress import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SMALL = 32 * 1024 * 1024  # files below have no bar of their own
-_EVERY = 10.0  # seconds between two lines about the whole
+_MIN_BAR_SIZE = 32 * 1024 * 1024  # smaller files get no progress bar
+_LINE_INTERVAL_S = 10.0
 _STYLES = {"warning": "yellow", "error": "red"}
 
 
 @contextlib.contextmanager
 def showing(*, as_json: bool) -> Iterator[Report]:
-    """A report that shows events in the way that fits where they go."""
+    """A callback that shows events as JSON, as bars if stderr is a terminal, or as lines."""
     if as_json:
-        yield _json
+        yield _print_json
     elif sys.stderr.isatty():
         with _Bars() as bars:
             yield bars
@@ -54,7 +54,7 @@ def showing(*, as_json: bool) -> Iterator[Report]:
         yield _Lines()
 
 
-def _json(event: Event) -> None:
+def _print_json(event: Event) -> None:
     if isinstance(event, FileAdvanced):
         return
     fields: dict[str, Any] = {
@@ -64,7 +64,7 @@ def _json(event: Event) -> None:
     click.echo(orjson.dumps({"event": type(event).__name__, **fields}))
 
 
-def _done(event: RevisionDone) -> str:
+def _revision_line(event: RevisionDone) -> str:
     return (
         f"{event.repo} at {event.commit_hash[:12]}: {event.outcome} "
         f"({several(event.files, 'file')}, {human(event.size)})"
@@ -72,42 +72,42 @@ def _done(event: RevisionDone) -> str:
 
 
 class _Lines:
-    """A line for each revision and note, and now and then one for the whole."""
+    """Prints a line for each revision and message, and regularly a line with the total progress."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._size = self._came = 0
-        self._began = self._told = time.monotonic()
+        self._size = self._received = 0
+        self._started_at = self._printed_at = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
             match event:
                 case Planned():
-                    self._size, self._came = event.size, 0
-                    self._began = self._told = time.monotonic()
+                    self._size, self._received = event.size, 0
+                    self._started_at = self._printed_at = time.monotonic()
                     click.echo(f"{several(event.files, 'file')}, {human(event.size)}", err=True)
                 case RevisionDone():
-                    click.echo(_done(event), err=True)
+                    click.echo(_revision_line(event), err=True)
                 case Message():
-                    start = "" if event.level == "info" else f"{event.level}: "
-                    click.echo(f"{start}{event.text}", err=True)
+                    prefix = "" if event.level == "info" else f"{event.level}: "
+                    click.echo(f"{prefix}{event.text}", err=True)
                 case FileAdvanced():
-                    self._came += event.count
-                    if time.monotonic() - self._told > _EVERY:
-                        self._tell()
+                    self._received += event.count
+                    if time.monotonic() - self._printed_at > _LINE_INTERVAL_S:
+                        self._print_total()
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        rate = self._came / (self._told - self._began)
-        left = (self._size - self._came) / rate if rate > 0 else 0
+    def _print_total(self) -> None:
+        self._printed_at = time.monotonic()
+        rate = self._received / (self._printed_at - self._started_at)
+        left_s = (self._size - self._received) / rate if rate > 0 else 0
         click.echo(
-            f"{human(self._came)} of {human(self._size)}, {human(rate)}/s, {left:.0f} s left",
+            f"{human(self._received)} of {human(self._size)}, {human(rate)}/s, {left_s:.0f} s left",
             err=True,
         )
 
 
 class _Bars:
-    """A bar for the whole, and one for each large file under way."""
+    """Shows a progress bar for the total, and one for each large file in progress."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
@@ -120,7 +120,7 @@ class _Bars:
             console=self._console,
             transient=True,
         )
-        self._all: TaskID | None = None
+        self._total: TaskID | None = None
         self._files: dict[tuple[str, str], TaskID] = {}
         self._lock = threading.Lock()
 
@@ -136,7 +136,7 @@ class _Bars:
             match event:
                 case Planned():
                     self._plan(event)
-                case FileBegan() if event.size > _SMALL:
+                case FileBegan() if event.size > _MIN_BAR_SIZE:
                     name = f"  {event.path[-40:]}"
                     task = self._bars.add_task(name, total=event.size)
                     self._files[str(event.repo), event.path] = task
@@ -145,14 +145,14 @@ class _Bars:
                 case FileDone():
                     self._end(str(event.repo), event.path)
                 case RevisionDone():
-                    self._console.print(_done(event), markup=False)
+                    self._console.print(_revision_line(event), markup=False)
                 case Message():
                     self._console.print(event.text, style=_STYLES.get(event.level), markup=False)
 
     def _plan(self, event: Planned) -> None:
-        if self._all is not None:
-            self._bars.remove_task(self._all)
-        self._all = self._bars.add_task(several(event.files, "file"), total=event.size)
+        if self._total is not None:
+            self._bars.remove_task(self._total)
+        self._total = self._bars.add_task(several(event.files, "file"), total=event.size)
 
     def _end(self, repo: str, path: str) -> None:
         task = self._files.pop((repo, path), None)
@@ -160,8 +160,8 @@ class _Bars:
             self._bars.remove_task(task)
 
     def _advance(self, event: FileAdvanced) -> None:
-        if self._all is not None:
-            self._bars.advance(self._all, event.count)
+        if self._total is not None:
+            self._bars.advance(self._total, event.count)
         task = self._files.get((str(event.repo), event.path))
         if task is not None:
             self._bars.advance(task, event.count)

@@ -1,4 +1,4 @@
-"""`hubmirror pull`."""
+"""`hubmirror pull`: its options, its messages, and `last-pull.json`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mirror.derived.state import write_atomically
 from mirror.maintenance.garbage import prunable, remove_repo, remove_revision
 from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
-from mirror.sync.completeness import holds, needed
+from mirror.sync.completeness import has_complete_revision, needed
 from mirror.sync.pull import Outcome, Pull, PullPlan
 from mirror.sync.upstream import Upstream
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from mirror.core.repo import Repo
     from mirror.sync.dependencies import Need
 
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 _LAST_PULL = "last-pull.json"
 
 
 @click.command()
 @click.argument("repos", nargs=-1, metavar="[REPO[@REVISION]…]")
 @settings("data", "upstream")
-@click.option("--include", multiple=True, help="A pattern of files to bring, and no other.")
-@click.option("--exclude", multiple=True, help="A pattern of files to leave out.")
-@click.option("--dry-run", is_flag=True, help="Show files and bytes, and bring nothing.")
-@click.option("--prune", is_flag=True, help="Remove what the configuration lists no more.")
-@click.option("--with-needs", is_flag=True, help="Bring repositories that a model names, too.")
+@click.option("--include", multiple=True, help="Pull only files that match this pattern.")
+@click.option("--exclude", multiple=True, help="Omit files that match this pattern.")
+@click.option("--dry-run", is_flag=True, help="Show files and sizes, and pull nothing.")
+@click.option("--prune", is_flag=True, help="Remove revisions that are not declared.")
+@click.option("--with-needs", is_flag=True, help="Also pull the repositories that a model needs.")
 @AS_JSON
 @click.pass_obj
 def pull(
@@ -53,9 +53,10 @@ def pull(
     upstream: str | None,
     **options: Any,
 ) -> None:
-    """Bring revisions from a hub into the managed cache; by default those of [[repo]].
+    """Pull revisions from a hub into the managed cache.
 
-    REPO is ORG/NAME, datasets/ORG/NAME or spaces/ORG/NAME.
+    REPO is ORG/NAME, datasets/ORG/NAME or spaces/ORG/NAME. Without REPO, all [[repo]] of the
+    configuration are pulled.
     """
     declared = file.repos if file else ()
     filters = options["include"], options["exclude"]
@@ -69,46 +70,49 @@ def pull(
     with _recorded(cache) as last:
         with _working(cache, upstream, as_json=options["as_json"]) as run:
             outcome = last.outcome = run.run(run.plan(specs))
-        _bring_needs(cache, upstream, outcome, **options)
+        _pull_needs(cache, upstream, outcome, **options)
         if not repos:
             with showing(as_json=options["as_json"]) as report:
-                _prune(cache, declared, outcome, report, really=options["prune"])
+                _prune(cache, declared, outcome, report, remove=options["prune"])
     sys.exit(1 if outcome.failed else 0)
 
 
 @contextlib.contextmanager
 def _working(cache: Cache, upstream: str | None, *, as_json: bool) -> Iterator[Pull]:
-    """A pull that shows what it does."""
+    """A pull that shows its progress."""
     with showing(as_json=as_json) as report:
         yield Pull(cache, open_upstream(upstream, report), report)
 
 
 def _check(repos: tuple[str, ...], specs: Sequence[RepoSpec], options: dict[str, Any]) -> None:
-    """Raises ConfigError for words that do not go together."""
+    """Raises ConfigError if there is nothing to pull, or for options that exclude each other."""
     if not specs:
         raise ConfigError(
-            "Nothing to pull. Name a repository (hubmirror pull ORG/NAME), or declare some as "
-            "[[repo]] in hubmirror.toml."
+            "There is nothing to pull. Name a repository (hubmirror pull ORG/NAME), or declare "
+            "repositories as [[repo]] in hubmirror.toml."
         )
     if options["prune"] and repos:
-        raise ConfigError("--prune goes with what the configuration declares: name no repository.")
+        raise ConfigError(
+            "--prune applies to the repositories of the configuration. Run `hubmirror pull "
+            "--prune` without repository names."
+        )
     if (options["include"] or options["exclude"]) and not repos:
         raise ConfigError(
-            "--include and --exclude go with repositories that are named; those of [[repo]] have "
-            "filters of their own."
+            "--include and --exclude apply only to repositories on the command line. Set the "
+            "filters of [[repo]] in hubmirror.toml."
         )
 
 
 def open_upstream(url: str | None, report: Report) -> Upstream:
-    """A hub whose new tries are told."""
+    """An upstream hub that reports its retries as warnings."""
 
-    def retrying(text: str, pause: float) -> None:
-        report(Message("warning", f"{text}. Trying again in {pause:.0f} s."))
+    def retrying(cause: str, pause_s: float) -> None:
+        report(Message("warning", f"{cause}. Retry in {pause_s:.0f} s."))
 
     return Upstream(url or "", retrying=retrying)
 
 
-def _bring_needs(
+def _pull_needs(
     cache: Cache,
     upstream: str | None,
     outcome: Outcome,
@@ -117,17 +121,17 @@ def _bring_needs(
     with_needs: bool,
     **_: Any,
 ) -> None:
-    """Tell what else a start will need, and bring it where that is wanted."""
-    asked: set[Repo] = set()
-    while needs := [need for need in outcome.needs if need.repo not in asked]:
-        asked |= {need.repo for need in needs}
-        absent = [need for need in needs if not holds(cache, need.repo)]
-        hint = "" if with_needs else " --with-needs brings it."
+    """Report the repositories that the pulled models need, and pull them if requested."""
+    handled: set[Repo] = set()
+    while needs := [need for need in outcome.needs if need.repo not in handled]:
+        handled |= {need.repo for need in needs}
+        absent = [need for need in needs if not has_complete_revision(cache, need.repo)]
+        hint = "" if with_needs else " Pull it with --with-needs."
         with showing(as_json=as_json) as report:
             for need in absent:
-                text = f"A start will need {need.repo} as well ({need.why}).{hint}"
+                text = f"A pulled model also needs {need.repo} ({need.why}) to start.{hint}"
                 report(Message("warning", text))
-        if not with_needs and not (absent and not as_json and _agrees(absent)):
+        if not with_needs and not (absent and not as_json and _confirm(absent)):
             return
         with _working(cache, upstream, as_json=as_json) as run:
             chosen = needs if with_needs else absent
@@ -137,23 +141,23 @@ def _bring_needs(
         outcome.needs = more.needs
 
 
-def _agrees(needs: Sequence[Need]) -> bool:
-    """Whether the person at the terminal, if there is one, wants them."""
+def _confirm(needs: Sequence[Need]) -> bool:
+    """Ask the operator on a terminal whether to pull the repositories; False without a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    what = "it" if len(needs) == 1 else f"these {len(needs)}"
-    return click.confirm(f"Pull {what} as well?", err=True)
+    objects = "it" if len(needs) == 1 else f"these {len(needs)}"
+    return click.confirm(f"Pull {objects} too?", err=True)
 
 
 def _show_plans(run: Pull, specs: Sequence[RepoSpec], *, as_json: bool) -> int:
-    """Show what would be fetched; the exit status."""
+    """Show the files to fetch; returns the exit status."""
     plans = run.plan(specs)
     for plan in plans:
         _show_plan(plan, as_json=as_json)
-    wanted = run.to_fetch(plans)
+    sizes = run.to_fetch(plans)
     if not as_json:
-        files = sum(file.etag in wanted for plan in plans for file in plan.missing)
-        click.echo(f"To fetch: {several(files, 'file')}, {human(sum(wanted.values()))}.")
+        files = sum(file.etag in sizes for plan in plans for file in plan.missing)
+        click.echo(f"To fetch: {several(files, 'file')}, {human(sum(sizes.values()))}.")
     if problem := run.lack_of_space(plans):
         click.echo(problem, err=True)
     return 1 if problem or len(plans) < len(specs) else 0
@@ -171,26 +175,29 @@ def _show_plan(plan: PullPlan, *, as_json: bool) -> None:
         return
     click.echo(f"{record.repo} at {record.commit_hash}")
     if plan.widens:
-        click.echo("  It was served with fewer files: clients that listed it will not see the new.")
+        click.echo(
+            "  It was served with fewer files. Clients that have its list do not see new files."
+        )
     for file in record.files.values():
         mark = "+" if file.path in missing else " "
         click.echo(f"  {mark} {human(file.size):>10}  {file.path}")
 
 
 def _prune(
-    cache: Cache, declared: Sequence[RepoSpec], outcome: Outcome, report: Report, *, really: bool
+    cache: Cache, declared: Sequence[RepoSpec], outcome: Outcome, report: Report, *, remove: bool
 ) -> None:
-    """Report what is declared no more, and remove it if that is asked for and all else went well:
-    what failed may be declared under a wrong name."""
+    """Report revisions that are not declared, and remove them if `remove` is true and no pull
+    failed: a failed pull may mean a misspelled name in the configuration."""
     wanted = needed(cache, [spec.repo for spec in declared])
     for folder, revision in list(prunable(cache, declared)):
         if not revision and str(folder.repo).lower() in wanted:
             continue
         name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
-        if not really:
-            report(Message("warning", f"{name} is declared no more. --prune removes it."))
+        if not remove:
+            report(Message("warning", f"{name} is not declared. Remove it with --prune."))
         elif outcome.failed:
-            report(Message("warning", f"{name} is declared no more. It stays, since pulls failed."))
+            text = f"{name} is not declared, but is kept, because a pull failed."
+            report(Message("warning", text))
         else:
             waiting = waiting_for(folder.repo, report)
             if revision:
@@ -201,17 +208,17 @@ def _prune(
 
 
 def waiting_for(repo: Repo, report: Report) -> Callable[[], None]:
-    """What says that somebody else works on a repository."""
-    return lambda: report(Message("info", f"A pull works on {repo}; waiting for it."))
+    """A callback that reports that another process has the lock of a repository."""
+    return lambda: report(Message("info", f"Waiting for a pull of {repo} to finish."))
 
 
 @dataclass(slots=True)
 class _LastPull:
-    """What a monitor reads of a run."""
+    """The content of `last-pull.json`, which monitoring reads."""
 
     started_at: datetime
     outcome: Outcome | None = None
-    error: str = "It has not ended yet, or was ended by force."
+    error: str = "The pull is still running or was killed."
 
     def write(self, cache: Cache, finished_at: datetime | None) -> None:
         errors = [*(self.outcome.failed if self.outcome else ()), self.error]
@@ -229,7 +236,7 @@ class _LastPull:
 
 @contextlib.contextmanager
 def _recorded(cache: Cache) -> Iterator[_LastPull]:
-    """Keep how a run ends, whatever ends it; until then it has not gone well."""
+    """Write `last-pull.json` at the start, as not finished, and at the end of a run."""
     last = _LastPull(datetime.now(UTC))
     last.write(cache, None)
     try:
@@ -239,10 +246,10 @@ def _recorded(cache: Cache) -> Iterator[_LastPull]:
         last.error = str(exc)
         raise
     except KeyboardInterrupt:
-        last.error = "It was interrupted."
+        last.error = "The pull was interrupted."
         raise
     except BaseException as exc:
-        last.error = f"It failed: {exc!r}"
+        last.error = f"The pull failed: {exc!r}"
         raise
     finally:
         try:

@@ -1,1 +1,1 @@
-"""Looking after what is here: verify, adopt, remove."""
+"""Verifies, adopts and removes repositories."""

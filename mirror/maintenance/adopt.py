@@ -1,4 +1,4 @@
-"""Making what lies in another folder a managed repository, by hard link where that can be."""
+"""Adds the revisions of other sources to the managed cache, by hard link if possible."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mirror.core.errors import ConfigError, CorruptBlobError, HubmirrorError
 from mirror.core.record import Record
 from mirror.core.source import local_path
 from mirror.core.tree import used_storage
+from mirror.core.units import several
 from mirror.store.cache import share
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, RevisionDone
 from mirror.store.publish import publish
@@ -29,28 +30,28 @@ class Adopt:
     """One run of `hubmirror adopt`."""
 
     def __init__(self, cache: Cache, report: Report, *, as_whole: bool = False) -> None:
-        """With `as_whole`, a revision is taken as whole where nobody knows what it lacks."""
+        """`as_whole` treats a revision as complete if the source has no list of its files."""
         self._cache = cache
         self._report = report
         self._as_whole = as_whole
 
     def run(self, source: Source, repos: Sequence[Repo]) -> list[str]:
-        """Adopt every revision of the repositories that is whole; what failed, in words."""
-        found, failed = [], []
+        """Adopt every complete revision of the repositories. Returns the error messages."""
+        snapshots, failed = [], []
         for repo in repos:
             try:
-                found += [source.snapshot(repo, one) for one in source.commits(repo)]
+                snapshots += [source.snapshot(repo, commit) for commit in source.commits(repo)]
             except HubmirrorError as exc:
                 failed.append(str(exc))
-        files = sum(len(snapshot.files) for snapshot in found)
-        self._report(Planned(files, sum(map(_size, found))))
-        for snapshot in found:
+        files = sum(len(snapshot.files) for snapshot in snapshots)
+        self._report(Planned(files, sum(map(_size, snapshots))))
+        for snapshot in snapshots:
             try:
                 self._adopt(source, snapshot)
             except HubmirrorError as exc:
                 failed.append(f"{snapshot.repo} at {snapshot.commit_hash[:12]}: {exc}")
             except OSError as exc:
-                failed.append(f"{snapshot.repo} could not be written: {exc.strerror}.")
+                failed.append(f"{snapshot.repo} cannot be written: {exc.strerror}.")
         for text in failed:
             self._report(Message("error", text))
         return failed
@@ -58,58 +59,58 @@ class Adopt:
     def _adopt(self, source: Source, snapshot: Snapshot) -> None:
         repo, commit = snapshot.repo, snapshot.commit_hash
         folder = self._cache.folder(repo)
-        named = [name for name, target in source.refs(repo).items() if target == commit]
-        # One that a pull has moved on, or that points here already, stays.
-        refs = tuple(name for name in named if folder.points_to(name) in ("", commit))
+        source_refs = [name for name, target in source.refs(repo).items() if target == commit]
+        # A ref that a pull moved to another commit keeps that commit.
+        refs = tuple(name for name in source_refs if folder.points_to(name) in ("", commit))
         size = used_storage(stored.file for stored in snapshot.files.values())
         if folder.record(commit).exists():
-            told = RevisionDone(repo, commit, "managed already", len(snapshot.files), size)
-            self._report(told)
+            files = len(snapshot.files)
+            self._report(RevisionDone(repo, commit, "already managed", files, size))
             return
         with self._cache.lock(repo, lambda: None):
             for stored in snapshot.files.values():
-                self._take(repo, stored)
-            self._check(snapshot)
-            files = {path: stored.file for path, stored in snapshot.files.items()}
+                self._add_blob(repo, stored)
+            self._check_complete(snapshot)
             record = Record(
                 repo=repo,
                 commit_hash=commit,
-                files=files,
+                files={path: stored.file for path, stored in snapshot.files.items()},
                 refs=refs,
                 pulled_at=datetime.now(UTC),
                 upstream=f"adopted from {source.label.partition(':')[0]}",
                 info=snapshot.info,
             )
             publish(self._cache.root, record)
-        self._report(RevisionDone(repo, commit, "adopted", len(files), size))
+        self._report(RevisionDone(repo, commit, "adopted", len(snapshot.files), size))
 
-    def _check(self, snapshot: Snapshot) -> None:
-        """Raises ConfigError where files are missing, or may be; those that are there were taken,
-        so that a pull needs to fetch the rest alone."""
+    def _check_complete(self, snapshot: Snapshot) -> None:
+        """Raises ConfigError if files are missing, or if the source has no list of the files. The
+        present files are already adopted, so that a pull fetches only the missing files."""
         pull = f"`hubmirror pull {snapshot.repo}@{snapshot.commit_hash}`"
-        taken = f"The {len(snapshot.files)} files that are there were taken"
+        adopted = f"Adopted {several(len(snapshot.files), 'present file')}."
         if snapshot.absent:
             path, reason = next(iter(snapshot.absent.items()))
             raise ConfigError(
-                f"it is not whole: {path} is not there, and {len(snapshot.absent) - 1} others. "
-                f"{reason} {taken}; {pull} fetches the rest, and makes it visible."
+                f"the revision lacks {several(len(snapshot.absent), 'file')} (first: {path}). "
+                f"{reason} {adopted} Fetch the rest and publish the revision with {pull}."
             )
         if not snapshot.whole and not self._as_whole:
             raise ConfigError(
-                f"nobody here knows whether it is whole. {taken}. If they are all, run it again "
-                "with --as-whole (any other will be told not to exist); where there is a network, "
-                f"{pull} makes sure, and makes it visible."
+                "the source has no list of all files, so the revision may be incomplete. "
+                f"{adopted} If you have network access, complete the revision with {pull}. If you "
+                "know that these are all files, run this command again with --as-whole: the mirror "
+                "then answers 404 for any other file."
             )
 
-    def _take(self, repo: Repo, stored: StoredFile) -> None:
-        """Prove a file, and give it its blob's name."""
+    def _add_blob(self, repo: Repo, stored: StoredFile) -> None:
+        """Check the digest of a file, and add it as a blob."""
         file, folder = stored.file, self._cache.folder(repo)
         if stored.problem:
             raise CorruptBlobError(file.path, stored.problem)
         self._report(FileBegan(repo, file.path, file.size))
         if self._cache.has(folder, file):
             if digest(folder.blobs / file.etag, file.etag, file.size) != file.etag:
-                raise CorruptBlobError(file.path, "its bytes are not what its name says")
+                raise CorruptBlobError(file.path, "its bytes do not match its digest")
         else:
             staged = self._cache.staging(repo) / file.etag
             staged.parent.mkdir(parents=True, exist_ok=True)

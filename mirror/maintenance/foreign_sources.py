@@ -1,4 +1,4 @@
-"""Removing from sources that others fill: HF caches, and Bento stores outside the data folder."""
+"""Removes repositories and garbage from HF caches and Bento stores outside the data folder."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def remove_from(source: Source, repo: Repo, revision: str) -> int | None:
-    """Remove a repository, or one `revision` of it; the bytes freed, None where it is not there.
+    """Remove a repository, or one revision of it if `revision` is not empty.
 
-    A plain folder is left alone: it is somebody's own, and no store of repositories.
+    Returns the freed bytes; None if the source does not have it. A plain folder is never removed,
+    since it belongs to another user.
     """
     if isinstance(source, HfCache):
         return _remove_from_cache(source.root, repo, revision)
@@ -38,43 +39,45 @@ def remove_from(source: Source, repo: Repo, revision: str) -> int | None:
 
 
 def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
-    """As `hf cache rm` does, which knows the shared blobs of huggingface_hub 2. Raises ConfigError
-    where the cache holds what huggingface_hub would read without end."""
-    if odd := special_file(root):
+    """Remove from an HF cache like `hf cache rm`, which handles the shared blobs of
+    huggingface_hub 2. Raises ConfigError for a FIFO or device, which `scan_cache_dir` would read
+    without end."""
+    if special := special_file(root):
         raise ConfigError(
-            f"{odd} is neither a file, nor a folder, nor a link to one; or its folder is too deep. "
-            "No client of the hub made it. Remove it first."
+            f"{special} is not a file, a folder or a symlink, or its folder is nested too deep. No "
+            "hub client creates such files. Remove it first."
         )
-    found = scan_cache_dir(root)
-    for one in found.repos:
-        if (one.repo_type, one.repo_id.lower()) != (repo.repo_type.value, repo.repo_id.lower()):
+    cache_info = scan_cache_dir(root)
+    for cached in cache_info.repos:
+        key = (cached.repo_type, cached.repo_id.lower())
+        if key != (repo.repo_type.value, repo.repo_id.lower()):
             continue
-        folder = RepoDir(root, repo, one.repo_path)
-        here = [held.commit_hash for held in one.revisions]
-        commit = find_commit(revision, folder.refs(), here) if revision else None
+        folder = RepoDir(root, repo, cached.repo_path)
+        commits = [cached_revision.commit_hash for cached_revision in cached.revisions]
+        commit = find_commit(revision, folder.refs(), commits) if revision else None
         if revision and commit is None:
             return None
-        # A repository that was renamed may be here twice, with the same commits.
-        alone = replace(found, repos=frozenset({one}))
-        strategy = alone.delete_revisions(*([commit] if commit else here))
+        # After a rename, two repositories of the cache may have the same commits.
+        single = replace(cache_info, repos=frozenset({cached}))
+        strategy = single.delete_revisions(*([commit] if commit else commits))
         strategy.execute()
         return strategy.expected_freed_size
     return None
 
 
 def abandoned_in(source: Source) -> Iterator[Garbage]:
-    """Downloads that were never finished, and blobs that no snapshot links to; entries that were
-    never finished. What changed within a day is left alone."""
+    """Unfinished downloads and blobs without a snapshot in an HF cache; unfinished entries in a
+    Bento store. Omits files that changed within a day."""
     if isinstance(source, HfCache):
         for repo in source.repos():
-            yield from _stray(source.root, repo)
+            yield from _stray_blobs(source.root, repo)
     elif isinstance(source, BentoStore) and source.home.is_dir():
         for path in source.home.glob(".hubmirror-*"):
             if is_old(path):
                 yield Garbage("an unfinished entry of the Bento store", folder_size(path), path)
 
 
-def _stray(root: Path, repo: Repo) -> Iterator[Garbage]:
+def _stray_blobs(root: Path, repo: Repo) -> Iterator[Garbage]:
     folder = RepoDir(root, repo, root / repo.folder_name)
     snapshots = folder.path / "snapshots"
     if folder.recorded() or not folder.blobs.is_dir() or not snapshots.is_dir():

@@ -1,4 +1,4 @@
-"""Taking away: repositories, revisions, and what nothing needs any more."""
+"""Removes repositories, revisions, and garbage: old revisions, stray blobs, unfinished work."""
 
 from __future__ import annotations
 
@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 
 _ABANDONED_AFTER_S = 24 * 3600.0
-"""Seconds after which what is under way is abandoned."""
+"""Unfinished work and stray blobs of this age are abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """Something that may go: what it is in words, and its bytes."""
+    """A file, folder or revision that may be removed.
+
+    `text` describes it to the operator; `size` is in bytes. `commit_hash` is set for a revision,
+    and `folder` for a revision or a blob of a managed repository.
+    """
 
     text: str
     size: int
@@ -45,8 +49,8 @@ class Garbage:
 
 
 def remove_repo(cache: Cache, folder: RepoDir, waiting: Callable[[], None]) -> int:
-    """Remove a repository at once, for readers; the bytes that it had. `waiting` is called where a
-    pull works on it."""
+    """Remove a repository atomically for readers. Returns its size in bytes. `waiting` is called
+    before this blocks, if a pull holds the lock."""
     with cache.lock(folder.repo, waiting):
         return _remove_folder(cache, folder)
 
@@ -54,7 +58,8 @@ def remove_repo(cache: Cache, folder: RepoDir, waiting: Callable[[], None]) -> i
 def remove_revision(
     cache: Cache, folder: RepoDir, revision: str, waiting: Callable[[], None]
 ) -> int:
-    """The same for one revision, its refs, and the blobs that no other one wants; bytes of those.
+    """Remove one revision, its refs, and the blobs that no other revision wants. Returns the freed
+    bytes.
 
     Raises RevisionNotFoundError.
     """
@@ -65,7 +70,7 @@ def remove_revision(
             raise RevisionNotFoundError(folder.repo, revision)
         if folder.recorded_commits() == [commit]:
             return _remove_folder(cache, folder)
-        return _forget(folder, commit)
+        return _remove_files(folder, commit)
 
 
 def _remove_folder(cache: Cache, folder: RepoDir) -> int:
@@ -79,25 +84,26 @@ def _remove_folder(cache: Cache, folder: RepoDir) -> int:
 
 
 def remove_entry(home: Path, entry: Entry) -> int:
-    """Take an entry away at once, and point `latest` to what is left; the bytes that it had."""
+    """Remove a Bento entry atomically for readers, and point `latest` to the newest other entry.
+    Returns its size in bytes."""
     size = folder_size(entry.folder)
     name = entry.tag.partition(":")[0]
     trash = home / f".hubmirror-{uuid.uuid4().hex}"
     entry.folder.rename(trash)
     remove_tree(trash)
     folder = entry.folder.parent
-    rest = [one for one in entries(home) if one.tag.startswith(f"{name}:")]
-    if not rest:
+    remaining = [other for other in entries(home) if other.tag.startswith(f"{name}:")]
+    if not remaining:
         remove_tree(folder)
     elif entry.is_latest:
-        newest = max(rest, key=attrgetter("created_at"))
+        newest = max(remaining, key=attrgetter("created_at"))
         write_atomically(folder / "latest", newest.folder.name.encode())
     return size
 
 
-def _forget(folder: RepoDir, commit: str) -> int:
-    """Take a revision's refs, record, list and links away, in the order in which it vanishes
-    whole, and then its own blobs; the bytes of those."""
+def _remove_files(folder: RepoDir, commit: str) -> int:
+    """Remove the refs, record, tree file, snapshot and own blobs of a revision, in this order, so
+    that readers never see a part of it. Returns the bytes of the blobs."""
     own = _own_blobs(folder, commit)
     for name, target in folder.refs().items():
         if target == commit:
@@ -111,8 +117,8 @@ def _forget(folder: RepoDir, commit: str) -> int:
 
 
 def _own_blobs(folder: RepoDir, commit: str) -> dict[str, int]:
-    """The blobs that a revision alone wants, and their sizes; none where another record is damaged,
-    which may want any of them."""
+    """The blobs that only this revision wants, with their sizes. Empty if another record is
+    damaged, since it may want any blob."""
     records = _records(folder)
     if len(records) < len(folder.recorded_commits()):
         return {}
@@ -131,26 +137,26 @@ def _own_blobs(folder: RepoDir, commit: str) -> dict[str, int]:
     }
 
 
-def waste(cache: Cache) -> list[Garbage]:
-    """Revisions that their refs have left, blobs of no revision, and what was abandoned; nothing
-    while a bundle is being applied, whose blobs come before their records."""
+def find_garbage(cache: Cache) -> list[Garbage]:
+    """Revisions without refs, blobs of no revision, and abandoned work. Empty while a bundle is
+    applied, since its blobs arrive before their records."""
     with cache.try_lock(BUNDLE_LOCK) as is_free:
         if not is_free:
             return []
-        found = [one for folder in cache.folders() for one in _waste_of(folder)]
+        found = [item for folder in cache.folders() for item in _garbage_of(folder)]
         return found + list(_abandoned(cache))
 
 
 def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:
-    """Repositories that are declared no more, and revisions of others; those with an empty
-    revision are whole repositories."""
+    """Repositories and revisions that are not declared. An empty revision means the whole
+    repository."""
     wanted: dict[str, list[str]] = {}
     for spec in declared:
         wanted.setdefault(str(spec.repo).lower(), []).append(spec.revision)
     for folder in cache.folders():
         revisions = wanted.get(str(folder.repo).lower())
         if revisions is None:
-            if folder.recorded_commits():  # else it is arriving
+            if folder.recorded_commits():  # without a record, the first pull is not finished
                 yield folder, ""
             continue
         refs, commits = folder.refs(), folder.recorded_commits()
@@ -160,30 +166,31 @@ def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoD
 
 
 def collect(cache: Cache, found: list[Garbage]) -> int:
-    """Remove waste, but for that of repositories that a pull works on; the bytes freed."""
+    """Remove garbage, except in repositories that a pull has locked. Returns the freed bytes."""
     freed = 0
-    for one in found:
-        name = one.folder.repo.folder_name if one.folder else one.path.name
+    for item in found:
+        name = item.folder.repo.folder_name if item.folder else item.path.name
         with cache.try_lock(name) as is_free:
-            freed += _collect(one) if is_free else 0
+            freed += _collect(item) if is_free else 0
     return freed
 
 
-def _collect(one: Garbage) -> int:
-    """Remove it where it is waste still."""
-    if one.folder is None:
-        return delete_garbage(one)
-    if one.commit_hash:
-        if one.commit_hash not in {record.commit_hash for record in old_revisions(one.folder)}:
+def _collect(item: Garbage) -> int:
+    """Remove an item if it is still garbage: a pull may have used it since it was found."""
+    if item.folder is None:
+        return delete_garbage(item)
+    if item.commit_hash:
+        if item.commit_hash not in {record.commit_hash for record in old_revisions(item.folder)}:
             return 0
-        return _forget(one.folder, one.commit_hash)
-    if one.path.exists() and one.path.name not in _kept_blobs(one.folder):
-        return delete_garbage(one)
+        return _remove_files(item.folder, item.commit_hash)
+    if item.path.exists() and item.path.name not in _kept_blobs(item.folder):
+        return delete_garbage(item)
     return 0
 
 
 def old_revisions(folder: RepoDir) -> list[Record]:
-    """Revisions that refs pointed to when they were pulled, and point to no more."""
+    """Revisions whose refs now all point to other revisions. A revision that was pulled by its
+    commit hash has no refs, and is not old."""
     commits = set(folder.recorded_commits())
     old = []
     for record in _records(folder):
@@ -193,10 +200,10 @@ def old_revisions(folder: RepoDir) -> list[Record]:
     return old
 
 
-def _waste_of(folder: RepoDir) -> Iterator[Garbage]:
+def _garbage_of(folder: RepoDir) -> Iterator[Garbage]:
     for record in old_revisions(folder):
         own = _own_blobs(folder, record.commit_hash)
-        text = f"{folder.repo} at {record.commit_hash[:12]}: no ref names it any more"
+        text = f"{folder.repo} at {record.commit_hash[:12]}: no ref points to it"
         yield Garbage(
             text, sum(own.values()), folder.record(record.commit_hash), record.commit_hash, folder
         )
@@ -204,10 +211,10 @@ def _waste_of(folder: RepoDir) -> Iterator[Garbage]:
 
 
 def _stray_blobs(folder: RepoDir) -> Iterator[Garbage]:
-    """Blobs of no revision, that came a day ago or more: those of one that is arriving come before
-    its record."""
+    """Blobs of no revision that are at least a day old: rsync may copy the blobs of a revision
+    before its record."""
     if len(_records(folder)) < len(folder.recorded_commits()):
-        return  # a damaged record may want any of them
+        return  # a damaged record may want any blob
     kept = _kept_blobs(folder)
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder.blobs):
@@ -218,7 +225,7 @@ def _stray_blobs(folder: RepoDir) -> Iterator[Garbage]:
 
 
 def is_old(path: Path) -> bool:
-    """Whether it is as it is for a day or more. rsync keeps other times, but not this one."""
+    """Whether the ctime is older than a day. rsync sets the mtime, but cannot set the ctime."""
     return time.time() - path.lstat().st_ctime > _ABANDONED_AFTER_S
 
 
@@ -251,10 +258,10 @@ def _records(folder: RepoDir) -> list[Record]:
     return records
 
 
-def delete_garbage(one: Garbage) -> int:
-    """Remove it; the bytes freed."""
-    if one.path.is_dir():
-        remove_tree(one.path)
+def delete_garbage(item: Garbage) -> int:
+    """Delete the file or folder. Returns the freed bytes."""
+    if item.path.is_dir():
+        remove_tree(item.path)
     else:
-        one.path.unlink(missing_ok=True)
-    return one.size
+        item.path.unlink(missing_ok=True)
+    return item.size

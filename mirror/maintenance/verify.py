@@ -1,4 +1,4 @@
-"""Reading everything again, and saying what is not as it should be."""
+"""Checks every file, symlink, ref and tree file of a source, and reports problems."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray` or
-    `unreadable`; `stray` harms nobody. `revisions` are the commit hashes that it concerns."""
+    """A problem of a repository. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray`
+    or `unreadable`. `revisions` are the affected commit hashes."""
 
     repo: Repo
     path: str
@@ -43,13 +43,14 @@ class Problem:
     revisions: tuple[str, ...] = ()
 
     @property
-    def harms(self) -> bool:
+    def is_harmful(self) -> bool:
+        """Whether clients are affected; a stray blob affects no client."""
         return self.kind != "stray"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A file to read, and what to do if its bytes are wrong."""
+    """A file to check; `when_corrupt` is called if its bytes do not match its digest."""
 
     repo: Repo
     file: RepoFile
@@ -59,16 +60,16 @@ class Check:
 
 
 class Verify:
-    """One run of `hubmirror verify`, with as many threads as cores."""
+    """One run of `hubmirror verify`, with one thread per core."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._read: dict[tuple[int, int, int], tuple[threading.Lock, list[str]]] = {}
+        self._digests: dict[tuple[int, int, int], tuple[threading.Lock, list[str]]] = {}
         self._guard = threading.Lock()
         self._stopped = threading.Event()
 
     def cache(self, cache: Cache, folders: Iterable[RepoDir]) -> list[Problem]:
-        """Check a managed cache. What is corrupt is set aside, so that it is served no more."""
+        """Check a managed cache. Corrupt blobs are set aside and not served."""
         problems: list[Problem] = []
         checks: list[Check] = []
         for folder in folders:
@@ -85,23 +86,23 @@ class Verify:
                 )
                 for etag, (file, revisions) in wanted.items()
             ]
-            problems += _links(folder, records)
-            problems += _pointers(folder, records)
+            problems += _link_problems(folder, records)
+            problems += _pointer_problems(folder, records)
             if not damaged:
-                problems += _strays(folder, wanted)
+                problems += _stray_blobs(folder, wanted)
         return problems + self._run(checks)
 
     def source(self, source: Source, repos: Sequence[Repo]) -> list[Problem]:
-        """Check repositories of a source that is served in place. Nothing in it is changed."""
+        """Check repositories of a source that is served in place. Does not change the source."""
         problems: list[Problem] = []
         checks: list[Check] = []
         for repo in repos:
             try:
                 for commit in source.commits(repo):
                     snapshot = source.snapshot(repo, commit)
-                    problems += _known_problems(repo, snapshot)
+                    problems += _reported_problems(repo, snapshot)
                     checks += [
-                        Check(repo, stored.file, local_path(stored), (commit,), _leave)
+                        Check(repo, stored.file, local_path(stored), (commit,), _do_nothing)
                         for stored in snapshot.files.values()
                         if not stored.problem and stored.local_path
                     ]
@@ -132,7 +133,7 @@ class Verify:
             return None
         repo, file = check.repo, check.file
         self._report(FileBegan(repo, file.path, file.size))
-        problem = self._look(check)
+        problem = self._find_problem(check)
         if problem and problem.kind == "corrupt":
             try:
                 check.when_corrupt()
@@ -144,33 +145,33 @@ class Verify:
         self._report(FileDone(repo, file.path, file.size))
         return problem
 
-    def _look(self, check: Check) -> Problem | None:
+    def _find_problem(self, check: Check) -> Problem | None:
         file = check.file
 
         def problem(kind: str, text: str) -> Problem:
             return Problem(check.repo, file.path, kind, f"{file.path} {text}", check.revisions)
 
         try:
-            found = check.location.lstat()
+            status = check.location.lstat()
             if not check.location.is_file() or check.location.is_symlink():
-                return problem("corrupt", "is no plain file.")
-            if found.st_size != file.size:
-                has = f"has {found.st_size} bytes of {file.size}."
-                return problem("truncated" if found.st_size < file.size else "corrupt", has)
-            bytes_are = self._digest(check, (found.st_dev, found.st_ino, found.st_mtime_ns))
+                return problem("corrupt", "is not a regular file.")
+            if status.st_size != file.size:
+                kind = "truncated" if status.st_size < file.size else "corrupt"
+                return problem(kind, f"has {status.st_size} bytes instead of {file.size}.")
+            found = self._digest(check, (status.st_dev, status.st_ino, status.st_mtime_ns))
         except FileNotFoundError:
             return problem("missing", "is missing.")
         except OSError as exc:
             return problem("unreadable", f"cannot be read: {exc.strerror}.")
-        if bytes_are != file.etag:
-            return problem("corrupt", "is corrupt: its bytes are not what its digest says.")
+        if found != file.etag:
+            return problem("corrupt", "is corrupt: its bytes do not match its digest.")
         return None
 
     def _digest(self, check: Check, inode: tuple[int, int, int]) -> str:
-        """Bytes that several repositories share are read once."""
+        """The digest of a file. Hard links of the same inode are read once."""
         with self._guard:
-            turn, known = self._read.setdefault(inode, (threading.Lock(), []))
-        with turn:
+            lock, known = self._digests.setdefault(inode, (threading.Lock(), []))
+        with lock:
             if not known:
                 advanced = partial(FileAdvanced, check.repo, check.file.path)
                 known.append(
@@ -196,8 +197,8 @@ def _records(folder: RepoDir) -> tuple[list[Record], list[Problem]]:
     return records, problems
 
 
-def _known_problems(repo: Repo, snapshot: Snapshot) -> Iterator[Problem]:
-    """What a snapshot says of its own files, before any of them is read."""
+def _reported_problems(repo: Repo, snapshot: Snapshot) -> Iterator[Problem]:
+    """The problems that a source reports for the files of a snapshot, before they are read."""
     commit = snapshot.commit_hash
     for path, reason in snapshot.absent.items():
         yield Problem(repo, path, "missing", reason, (commit,))
@@ -217,25 +218,28 @@ def _wanted(records: Iterable[Record]) -> dict[str, tuple[RepoFile, tuple[str, .
     return wanted
 
 
-def _links(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:
-    """Links of the snapshots that lead nowhere, or are not there."""
+def _link_problems(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:
+    """Symlinks of the snapshots that are absent or do not point to their blobs."""
     for record in records:
         commit = record.commit_hash
         for path, file in record.files.items():
             link = folder.snapshot(commit) / path
             if link.is_symlink() and link.resolve() != (folder.blobs / file.etag).resolve():
-                text = f"The link of {path} at {commit[:12]} does not lead to its blob."
+                text = f"The symlink of {path} at {commit[:12]} does not point to its blob."
                 yield Problem(folder.repo, path, "dangling", text, (commit,))
             elif not link.is_symlink() and not link.exists():
-                text = f"{path} at {commit[:12]} has no link to its blob."
+                text = f"{path} at {commit[:12]} has no symlink to its blob."
                 yield Problem(folder.repo, path, "dangling", text, (commit,))
 
 
-def _pointers(folder: RepoDir, records: Sequence[Record]) -> Iterator[Problem]:
-    """What leads others to the revisions, and leads astray."""
+def _pointer_problems(folder: RepoDir, records: Sequence[Record]) -> Iterator[Problem]:
+    """Records, tree files and refs that are absent or wrong."""
     if not folder.recorded_commits():
-        text = "has no record of a pull: it is arriving still, or its first pull was not finished."
-        yield Problem(folder.repo, "hubmirror", "missing", f"The repository {text}")
+        text = (
+            "The repository has no record: a copy is still running, or its first pull did not "
+            "finish. Pull it again."
+        )
+        yield Problem(folder.repo, "hubmirror", "missing", text)
         return
     for record in records:
         commit = record.commit_hash
@@ -244,11 +248,13 @@ def _pointers(folder: RepoDir, records: Sequence[Record]) -> Iterator[Problem]:
             yield Problem(folder.repo, f"trees/{commit}.json", "dangling", text, (commit,))
     for name, target in folder.refs().items():
         if target not in folder.recorded_commits():
-            text = f"{name} leads to no revision that is here. Pull it again."
+            text = f"{name} points to a revision that the cache does not have. Pull it again."
             yield Problem(folder.repo, name, "dangling", text)
 
 
-def _strays(folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]) -> list[Problem]:
+def _stray_blobs(
+    folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]
+) -> list[Problem]:
     try:
         names = list(files_below(str(folder.blobs)))
     except OSError:
@@ -260,5 +266,5 @@ def _strays(folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]
     ]
 
 
-def _leave() -> None:
-    """A foreign folder is not ours to change."""
+def _do_nothing() -> None:
+    """Keep a corrupt file of a source that is served in place."""

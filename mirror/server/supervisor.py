@@ -57,6 +57,7 @@ class Worker:
     @property
     def was_killed(self) -> bool:
         """Whether a signal ended it, rather than a fault of its own."""
+        self.process.join(1)
         return (self.process.exitcode or 0) < 0
 
     def stop(self) -> None:

@@ -1,1 +1,1 @@
-"""The managed cache as those who write to it see it: blobs, proofs, publication, progress."""
+"""Writes to the managed cache: blobs, digest checks, publication of revisions, progress events."""

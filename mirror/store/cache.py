@@ -1,5 +1,5 @@
-"""The blobs of a managed cache: a file gets its digest for a name once its bytes were read and
-found right, and its bytes are on the disk."""
+"""Adds blobs to a managed cache. A file gets its digest as its name only after its bytes match the
+digest and are synced to disk."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
 
 BUNDLE_LOCK = "bundle"
-"""The lock that whoever applies a bundle holds."""
+"""The name of the lock that `hubmirror bundle apply` holds."""
 
 _READ = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Cache:
-    """A managed cache as those who write to it see it.
+    """A managed cache, for writing.
 
-    What is under way lies in a folder of its own on the same file system, `.hubmirror`, which no
-    reader looks at and no copy needs.
+    Unfinished work is kept in `.hubmirror`, on the same file system. Readers ignore this folder,
+    and a copy of the cache does not need it.
     """
 
     root: Path
@@ -45,7 +45,7 @@ class Cache:
 
     @classmethod
     def of(cls, root: Path) -> Cache:
-        """The cache at `root`, which is made."""
+        """The cache at `root`. Creates the folder if it is absent."""
         root.mkdir(parents=True, exist_ok=True)
         return cls(Path(os.path.realpath(root)))
 
@@ -57,28 +57,28 @@ class Cache:
         return self.work_dir / "staging" / repo.folder_name
 
     def identity(self) -> str:
-        """A name for this cache, invented when it is first asked for, and again in a copy."""
+        """A random name of this cache. It is created at the first call, and again in a copy."""
         if not identity(self.root):
             self.work_dir.mkdir(exist_ok=True)
             temporary = self.work_dir / f".id.{uuid.uuid4().hex[:8]}"
-            with temporary.open("x") as opened:
-                opened.write(f"{uuid.uuid4().hex} {os.fstat(opened.fileno()).st_ino}")
+            with temporary.open("x") as id_file:
+                id_file.write(f"{uuid.uuid4().hex} {os.fstat(id_file.fileno()).st_ino}")
             temporary.replace(self.work_dir / "id")
         return identity(self.root)
 
     def folder(self, repo: Repo) -> RepoDir:
-        """The repository's folder, in the case in which it is here already."""
+        """The repository's folder. An existing folder is found without regard to case."""
         exact = self.root / repo.folder_name
         if not exact.is_dir():
             for name in os.listdir(self.root):
                 if name.lower() == repo.folder_name.lower():
-                    true = Repo.from_folder_name(name)
-                    return RepoDir(self.root, true or repo, self.root / name)
+                    stored_repo = Repo.from_folder_name(name)
+                    return RepoDir(self.root, stored_repo or repo, self.root / name)
         return RepoDir(self.root, repo, exact)
 
     def folders(self) -> list[RepoDir]:
-        """All repositories, in the order of their names; those without a record too, whose first
-        pull was not finished, or which are arriving."""
+        """All repositories, sorted by folder name. This includes repositories without a record:
+        their first pull did not finish, or rsync still copies them."""
         found = []
         for name in sorted(os.listdir(self.root)):
             repo = Repo.from_folder_name(name)
@@ -87,7 +87,7 @@ class Cache:
         return found
 
     def has(self, folder: RepoDir, file: RepoFile) -> bool:
-        """Whether the blob is in place with its size."""
+        """Whether the blob exists as a real file of the right size."""
         try:
             found = (folder.blobs / file.etag).lstat()
         except (FileNotFoundError, NotADirectoryError):
@@ -96,7 +96,8 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, repo: Repo, waiting: Callable[[], None]) -> Iterator[None]:
-        """Be the only one that changes a repository; `waiting` is called if somebody else does."""
+        """Hold the exclusive lock of a repository. `waiting` is called before this blocks, if
+        another process holds the lock."""
         with self._open_lock(repo.folder_name) as file:
             if not try_lock(file):
                 waiting()
@@ -105,7 +106,8 @@ class Cache:
 
     @contextlib.contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
-        """Hold the lock of a repository's folder, or of another job, unless somebody has it."""
+        """Try to hold the lock `name`: a repository's folder name, or a constant such as
+        BUNDLE_LOCK. Yields False if another process holds it."""
         with self._open_lock(name) as file:
             yield try_lock(file)
 
@@ -122,11 +124,12 @@ class Cache:
         advanced: Callable[[int], None] = no_progress,
         found: str | None = None,
     ) -> None:
-        """Give a file its blob's name, once it is proven and on the disk. `found` is its digest,
-        where it was read already.
+        """Check the digest of a staged file, sync it to disk, and move it to its blob's name.
 
-        Raises CorruptBlobError, and removes the file, where its bytes are not the blob's. Raises
-        ValueError for a file that is not below `.hubmirror`, and leaves that alone.
+        `advanced` receives the count of bytes that were read. `found` is the digest of the file,
+        if the caller has computed it already. Raises CorruptBlobError and removes the file if its
+        bytes do not match. Raises ValueError for a file that is not below `.hubmirror`; this file
+        is kept.
         """
         if self.work_dir not in staged.parents or ".." in staged.parts or staged.is_symlink():
             raise ValueError(f"{staged} is not a staged file.")
@@ -140,7 +143,7 @@ class Cache:
             raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")
         descriptor = os.open(staged, os.O_RDONLY)
         try:
-            if os.fstat(descriptor).st_nlink == 1:  # else it is somebody's own file as well
+            if os.fstat(descriptor).st_nlink == 1:  # a hard link shares its mode with other names
                 os.fchmod(descriptor, 0o644)
             os.fsync(descriptor)
         finally:
@@ -150,35 +153,38 @@ class Cache:
         with self._lock:
             self._index[file.etag] = folder.blobs
 
-    def link_twin(self, folder: RepoDir, file: RepoFile) -> bool:
-        """Take the blob from another managed repository, where one has it."""
-        twin = self.twin(file)
-        if twin is None:
+    def link_existing_blob(self, folder: RepoDir, file: RepoFile) -> bool:
+        """Hard-link (or copy) the blob from another managed repository. False if none has it."""
+        existing = self.find_blob(file)
+        if existing is None:
             return False
         folder.blobs.mkdir(parents=True, exist_ok=True)
-        return share(twin, folder.blobs / file.etag)
+        return share(existing, folder.blobs / file.etag)
 
-    def twin(self, file: RepoFile) -> Path | None:
-        """A blob of the same name anywhere in the cache, which was proven when it got it."""
+    def find_blob(self, file: RepoFile) -> Path | None:
+        """The same blob in any repository of the cache that has a record; None if there is none.
+
+        Its digest was checked when it got its name.
+        """
         with self._lock:
             if not self._index:
-                for one in self.folders():
-                    if not one.recorded_commits():
-                        continue  # nobody has proven what lies there
+                for other in self.folders():
+                    if not other.recorded_commits():
+                        continue  # its blobs may be unchecked
                     with contextlib.suppress(OSError):
-                        self._index.update({name: one.blobs for name in os.listdir(one.blobs)})
+                        self._index.update({name: other.blobs for name in os.listdir(other.blobs)})
                 self._index.setdefault("", self.root)
         blobs = self._index.get(file.etag)
         if blobs is None:
             return None
-        twin = blobs / file.etag
+        existing = blobs / file.etag
         try:
-            return twin if twin.lstat().st_size == file.size else None
+            return existing if existing.lstat().st_size == file.size else None
         except OSError:
             return None
 
     def set_aside(self, folder: RepoDir, name: str) -> None:
-        """Take a corrupt blob away from readers; it stays for whoever wants to know why."""
+        """Move a corrupt blob to `.hubmirror/corrupt`, where an operator can inspect it."""
         aside = self.work_dir / "corrupt" / folder.repo.folder_name
         aside.mkdir(parents=True, exist_ok=True)
         (folder.blobs / name).replace(aside / name)
@@ -186,8 +192,11 @@ class Cache:
 
 
 def share(source: Path, target: Path) -> bool:
-    """Put the same bytes at `target`, by hard link, else by a copy (which shares the bytes where
-    the file system can). False where it was not possible; raises OSError for a full disk."""
+    """Create `target` with the bytes of `source`: by hard link, else by reflink or copy.
+
+    False if `source` cannot be linked. Raises OSError if the copy fails, for example on a full
+    disk.
+    """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
     try:
         try:
@@ -203,7 +212,7 @@ def share(source: Path, target: Path) -> bool:
 
 
 def copy(source: Path, target: Path) -> None:
-    """A copy of the bytes, synced to disk; by reflink or in the kernel where that is possible."""
+    """Copy the bytes and sync them to disk; by reflink if the file system supports it."""
     with source.open("rb") as reader, target.open("xb") as writer:
         if not _clone(reader.fileno(), writer.fileno()):
             shutil.copyfileobj(reader, writer, _READ)

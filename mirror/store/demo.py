@@ -1,4 +1,4 @@
-"""A tiny model with real file formats, so that the first download needs no network."""
+"""Writes a tiny model with real file formats, so that a first download needs no network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Random weights of a very small Llama: it loads, and it says nothing of sense.
 
 
 def write_demo(hub: Path) -> Record:
-    """Publish the demo model in the managed cache `hub`; the same bytes each time."""
+    """Publish the demo model in the managed cache `hub`. The bytes are the same in each run."""
     bodies = _bodies()
     files = {path: _entry(path, body) for path, body in bodies.items()}
     blobs = hub / REPO.folder_name / "blobs"
@@ -98,8 +98,8 @@ def _bodies() -> dict[str, bytes]:
 
 
 def _weights() -> bytes:
-    """A safetensors file: eight bytes of length, a JSON header, the tensors."""
-    draw = random.Random(0)  # noqa: S311  (no secret)
+    """A safetensors file: 8 bytes with the length of the header, a JSON header, the tensors."""
+    draw = random.Random(0)  # noqa: S311  (not a secret)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     data = array.array("f")
     for name, shape in _tensors().items():
@@ -120,7 +120,7 @@ def _tensors() -> dict[str, list[int]]:
             f"{start}.{norm}.weight": [hidden]
             for norm in ("input_layernorm", "post_attention_layernorm")
         }
-        shapes |= {f"{start}.self_attn.{one}_proj.weight": [hidden, hidden] for one in "qkvo"}
-        shapes |= {f"{start}.mlp.{one}_proj.weight": [inner, hidden] for one in ("gate", "up")}
+        shapes |= {f"{start}.self_attn.{name}_proj.weight": [hidden, hidden] for name in "qkvo"}
+        shapes |= {f"{start}.mlp.{name}_proj.weight": [inner, hidden] for name in ("gate", "up")}
         shapes[f"{start}.mlp.down_proj.weight"] = [hidden, inner]
     return shapes | {"model.norm.weight": [hidden], "lm_head.weight": [len(_VOCABULARY), hidden]}

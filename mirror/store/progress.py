@@ -1,4 +1,4 @@
-"""What happens while a cache is filled or checked, for whoever shows it."""
+"""Progress events of pull, verify, adopt and bundle, which `mirror.cli.progress` shows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened; sizes in bytes."""
+    """Base class of progress events. Sizes are in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned(Event):
-    """How much work lies ahead, in all."""
+    """The total work of a run, reported before it starts."""
 
     files: int
     size: int
@@ -32,7 +32,7 @@ class FileBegan(Event):
 
 @dataclass(frozen=True, slots=True)
 class FileAdvanced(Event):
-    """`count` more bytes; negative where they must come again."""
+    """`count` more bytes were processed. A negative count means that they are read again."""
 
     repo: Repo
     path: str
@@ -48,7 +48,7 @@ class FileDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class RevisionDone(Event):
-    """`outcome` in a few words: `pulled`, `up to date`, …"""
+    """A revision is finished; `outcome` is a short text such as `pulled` or `up to date`."""
 
     repo: Repo
     commit_hash: str
@@ -59,7 +59,7 @@ class RevisionDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class Message(Event):
-    """Something that the operator should know; `level` is `info`, `warning` or `error`."""
+    """A message for the operator; `level` is `info`, `warning` or `error`."""
 
     level: str
     text: str

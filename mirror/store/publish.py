@@ -1,4 +1,4 @@
-"""Making a revision of a managed cache visible, in an order that no reader can see half of."""
+"""Publishes a revision in a managed cache, in an order in which readers never see a part of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 
 def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> None:
-    """List, link and record a revision whose blobs are all in place; its refs come last: those of
-    the record, or `refs`.
+    """Write the tree file, the snapshot's links, the record, and last the refs of a revision.
 
-    Afterwards the folder is a complete cache to huggingface_hub as well: its tree file lists the
-    wanted files alone, since `HF_HUB_OFFLINE=1` refuses a snapshot that lacks a listed one. That
-    file comes first where there was none, so that a snapshot which is linked in part is refused
-    too; one that grows is listed after its links. Each step is on the disk before the next.
+    All its blobs must be in place. `refs` replaces the refs of the record. Each step is synced to
+    disk before the next step starts.
+
+    The folder is then also a complete cache for huggingface_hub. The tree file lists only the
+    wanted files, because `snapshot_download` with `HF_HUB_OFFLINE=1` refuses a snapshot that lacks
+    a listed file. A new tree file is written before the links, so that huggingface_hub also
+    refuses a snapshot with a part of its links. A revision that grows gets its new tree file after
+    its links.
     """
     folder = RepoDir(root, record.repo, root / record.repo.folder_name)
     snapshot = folder.snapshot(record.commit_hash)
@@ -40,8 +43,8 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
                 link.rmdir()
             link.unlink(missing_ok=True)
             link.symlink_to(target)
-    for one in {snapshot, snapshot.parent, *(link.parent for link in links)}:
-        sync_folder(one)
+    for parent in {snapshot, snapshot.parent, *(link.parent for link in links)}:
+        sync_folder(parent)
     if folder.blobs.is_dir():
         sync_folder(folder.blobs)
     _write(tree, body)

@@ -1,4 +1,4 @@
-"""Threads at work for a command that an interrupt can end at any moment."""
+"""Thread pools for commands that Ctrl-C must end at any moment."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-_POLL_INTERVAL_S = 0.1  # seconds
+_POLL_INTERVAL_S = 0.1
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 @contextlib.contextmanager
 def threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that are waited for, unless something ends the run: then the process is to end."""
+    """A thread pool. At the normal end its threads are joined; after an exception they are not,
+    since the process then exits."""
     pool = ThreadPoolExecutor(count, name)
     try:
         yield pool
@@ -29,13 +30,13 @@ def threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
 def results(
     pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> list[_Result]:
-    """As `pool.map` gives them, or what the first that fails raises.
+    """The results in the order of `items`. Raises the exception of the first item that fails.
 
-    The main thread must look up now and then: Python raises KeyboardInterrupt in it alone, and a
-    signal that another thread got does not wake it from a lock.
+    This polls: Python raises KeyboardInterrupt only in the main thread, and a signal that another
+    thread received does not wake the main thread from a lock.
     """
     futures = [pool.submit(work, item) for item in items]
     while True:
-        done, left = wait(futures, _POLL_INTERVAL_S, FIRST_EXCEPTION)
-        if not left or any(one.exception() for one in done):
-            return [one.result() for one in (futures if not left else done)]
+        done, pending = wait(futures, _POLL_INTERVAL_S, FIRST_EXCEPTION)
+        if not pending or any(future.exception() for future in done):
+            return [future.result() for future in (done if pending else futures)]

@@ -1,1 +1,1 @@
-"""Bringing revisions from a hub into the managed cache."""
+"""Pulls revisions from a hub into the managed cache."""

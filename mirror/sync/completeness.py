@@ -1,4 +1,4 @@
-"""What a managed cache holds of the revisions that its records want."""
+"""Compares a managed cache with its records: missing blobs, broken links, needed repositories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_CONFIG = 8 * 1024 * 1024
 
 
 def read_record(folder: RepoDir, commit_hash: str) -> Record | None:
-    """The record of a revision; None where it is absent or damaged."""
+    """The record of a revision; None if it is absent or damaged."""
     try:
         return folder.read_record(commit_hash)
     except (OSError, ManifestError):
@@ -31,21 +31,23 @@ def read_record(folder: RepoDir, commit_hash: str) -> Record | None:
 
 
 def wanted_files(cache: Cache, repo: Repo, commit_hash: str) -> set[str]:
-    """The files that a recorded revision wants, though its record may be damaged; empty for all."""
+    """The paths of the wanted files of a revision. If its record is damaged, its tree file lists
+    them; an empty set means all files."""
     folder = cache.folder(repo)
     record = read_record(folder, commit_hash)
     return set(record.files if record else folder.read_tree(commit_hash) or ())
 
 
-def holds(cache: Cache, repo: Repo) -> bool:
-    """Whether a revision of the repository is here as a whole."""
+def has_complete_revision(cache: Cache, repo: Repo) -> bool:
+    """Whether the cache has at least one complete revision of the repository."""
     folder = cache.folder(repo)
     records = (read_record(folder, commit) for commit in folder.recorded_commits())
     return any(record and not files_missing(cache, folder, record) for record in records)
 
 
 def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
-    """The repositories, and all that their files name, at any remove; as `str(repo).lower()`."""
+    """The repositories and all repositories that their files name, directly or through other
+    repositories; as `str(repo).lower()`."""
     found: set[str] = set()
     pending = list(repos)
     while pending:
@@ -66,7 +68,7 @@ def files_missing(cache: Cache, folder: RepoDir, record: Record) -> tuple[RepoFi
 
 
 def is_linked(folder: RepoDir, record: Record) -> bool:
-    """Whether the refs, and the links of the snapshot, are in place as well."""
+    """Whether the refs, the tree file and the symlinks of the snapshot match the record."""
     snapshot = folder.snapshot(record.commit_hash)
     return (
         all(folder.points_to(name) == record.commit_hash for name in record.refs)
@@ -79,12 +81,12 @@ def is_linked(folder: RepoDir, record: Record) -> bool:
 
 def _leads_to_blob(folder: RepoDir, link: Path, file: RepoFile) -> bool:
     if not link.is_symlink():
-        return link.exists()  # on a disk without links
+        return link.exists()  # the file system may have no symlinks
     return os.path.realpath(link) == os.path.realpath(folder.blobs / file.etag)
 
 
 def read_file(folder: RepoDir, record: Record, path: str) -> bytes:
-    """A small file of a revision; empty where it is absent, or large."""
+    """A file of a revision; empty if it is absent or larger than 8 MiB."""
     file = record.files.get(path)
     try:
         return read_regular(folder.blobs / file.etag, _MAX_CONFIG) if file else b""

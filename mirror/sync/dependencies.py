@@ -1,4 +1,4 @@
-"""What else a model needs to start, as its own files name it."""
+"""Finds the other repositories that a model needs to start, from its config files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILES = (
     "config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
     "adapter_config.json", "generation_config.json",
 )  # fmt: skip
-_NAMES = {
+_ROLES = {
     "base_model_name_or_path": "its base model",
     "draft_model": "its draft model",
     "assistant_model": "its draft model",
@@ -27,63 +27,66 @@ _NAMES = {
 }
 
 
-# Tables of speculative decoding, as vLLM and speculators write them.
-_INNER = {
+# Nested tables for speculative decoding, as vLLM and speculators write them.
+_TABLES = {
     "speculative_config": ("model", "its draft model"),
-    "verifier": ("name_or_path", "the model that it drafts for"),
+    "verifier": ("name_or_path", "the target model of this draft model"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Another repository, and why it is needed."""
+    """Another repository that a model needs; `why` names its role, such as `its base model`."""
 
     repo: Repo
     why: str
 
 
 def needs(repo: Repo, read: Callable[[str], bytes]) -> list[Need]:
-    """What the files of a model name; `read` gives a file's bytes, empty where it is absent."""
+    """The repositories that the config files of a model name.
+
+    `read` returns the bytes of a file, empty if the file is absent.
+    """
     if repo.repo_type is not RepoType.MODEL:
         return []
     found: dict[str, Need] = {}
     for name in _FILES:
-        for repo_id, why in _named(_json(read(name))):
+        for repo_id, why in _named_repos(_parse_json(read(name))):
             if "/" in repo_id and is_repo_id(repo_id) and repo_id.lower() != repo.repo_id.lower():
                 found.setdefault(repo_id.lower(), Need(Repo(RepoType.MODEL, repo_id), why))
     return list(found.values())
 
 
-def _json(body: bytes) -> Any:
+def _parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
 
 
-def _named(value: Any) -> Iterator[tuple[str, str]]:
-    """Repo ids, where transformers and vLLM look for them: `auto_map` holds `org/name--file.Class`
-    (transformers `get_class_from_dynamic_module`)."""
+def _named_repos(value: Any) -> Iterator[tuple[str, str]]:
+    """Pairs of repo_id and role, from the keys that transformers and vLLM read. A value of
+    `auto_map` is `org/name--file.Class` (transformers `get_class_from_dynamic_module`)."""
     if isinstance(value, list):
-        for one in value:
-            yield from _named(one)
+        for item in value:
+            yield from _named_repos(item)
     elif isinstance(value, dict):
-        for key, one in value.items():
+        for key, item in value.items():
             if key == "auto_map":
-                yield from ((repo_id, "its code") for repo_id in _code_repos(one))
-            elif key in _INNER and isinstance(one, dict):
-                name, why = _INNER[key]
-                yield str(one.get(name)), why
-                yield from _named(one)
-            elif key in _NAMES and isinstance(one, str):
-                yield one, _NAMES[key]
+                yield from ((repo_id, "its code") for repo_id in _code_repos(item))
+            elif key in _TABLES and isinstance(item, dict):
+                name, why = _TABLES[key]
+                yield str(item.get(name)), why
+                yield from _named_repos(item)
+            elif key in _ROLES and isinstance(item, str):
+                yield item, _ROLES[key]
             else:
-                yield from _named(one)
+                yield from _named_repos(item)
 
 
 def _code_repos(value: Any) -> Iterator[str]:
     if isinstance(value, str) and "--" in value:
         yield value.partition("--")[0]
     elif isinstance(value, list | dict):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _code_repos(one)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _code_repos(item)

@@ -1,4 +1,4 @@
-"""Which files of a repository are wanted."""
+"""Include and exclude patterns, which select the wanted files of a repository."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Patterns as huggingface_hub's `allow_patterns` and `ignore_patterns`
-    (`filter_repo_objects`): `*` matches `/` too, and a pattern that ends in `/` means all below."""
+    """Patterns like huggingface_hub's `allow_patterns` and `ignore_patterns`
+    (`filter_repo_objects`): `*` also matches `/`, and `folder/` matches all files below `folder`.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __call__(self, path: str) -> bool:
-        wanted = not self.include or any(_matches(path, one) for one in self.include)
-        return wanted and not any(_matches(path, one) for one in self.exclude)
+        included = not self.include or any(_matches(path, pattern) for pattern in self.include)
+        return included and not any(_matches(path, pattern) for pattern in self.exclude)
 
 
 def _matches(path: str, pattern: str) -> bool:

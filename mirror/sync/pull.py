@@ -1,8 +1,8 @@
-"""Bringing revisions from a hub into a managed cache.
+"""Pulls revisions from a hub into a managed cache.
 
-First all that is wanted is asked for and compared with what is here; then missing blobs are
-fetched, several at once, each proven before it gets its name; and a revision is published when
-its last blob is in place. Killed at any point, it is run again, and fetches what is missing.
+`Pull.plan` resolves each spec and compares its files with the cache. `Pull.run` fetches the missing
+blobs in parallel, checks the digest of each, and publishes a revision after its last blob. A pull
+that was killed can run again at any time: it fetches only the missing blobs.
 """
 
 from __future__ import annotations
@@ -53,15 +53,19 @@ if TYPE_CHECKING:
     from mirror.store.progress import Report
     from mirror.sync.upstream import Head, Upstream
 
-_TRANSFERS = 8
-_QUESTIONS = 8
-_FETCHES = 3  # of one file whose bytes come wrong
+_MAX_TRANSFERS = 8
+_MAX_REQUESTS = 8
+_MAX_FETCHES = 3  # tries for a file whose digest does not match
 _MIN_FREE = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """One revision that is to be here. `missing` are the files whose blobs are not."""
+    """One revision to pull.
+
+    `missing` are the files without a blob in the cache. `is_new` is true if the record, the links
+    or the refs must be written. `widens` is true if a revision in the cache gets more files.
+    """
 
     spec: RepoSpec
     head: Head
@@ -72,13 +76,14 @@ class PullPlan:
 
     @property
     def missing_size(self) -> int:
-        """Bytes that are not here; files of the same content once."""
+        """The bytes of the missing files; files with the same content count once."""
         return used_storage(self.missing)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run did. `needs` are repositories that what was pulled names, here or not."""
+    """The result of a run: finished plans, error messages, and the repositories that the pulled
+    models need. `needs` includes repositories that the cache already has."""
 
     done: list[PullPlan] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -93,37 +98,42 @@ class Pull:
         self._upstream = upstream
         self._report = report
         self._failed: list[str] = []
-        self._wanted_here: dict[str, threading.Lock] = {}
+        self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
 
     def plan(self, specs: Sequence[RepoSpec]) -> list[PullPlan]:
-        """What each wish comes to. One that fails is reported, and is not among the plans."""
+        """Resolve each spec against upstream. Failures are reported and omitted.
+
+        Raises ConfigError if upstream is this mirror itself.
+        """
         if self._cache.identity() in self._upstream.identities():
             raise ConfigError(
                 f"{self._upstream.endpoint} is this mirror itself. "
                 "Name another hub with --upstream."
             )
-        with threads(_QUESTIONS, "questions") as pool:
-            planned = results(pool, self._try_plan, specs)
-        return [plan for plan in planned if plan is not None]
+        with threads(_MAX_REQUESTS, "requests") as pool:
+            plans = results(pool, self._try_plan, specs)
+        return [plan for plan in plans if plan is not None]
 
     def to_fetch(self, plans: Sequence[PullPlan]) -> dict[str, int]:
-        """What must come from upstream, by etag, in bytes: each content once, and none that another
-        repository has."""
+        """The blobs to fetch from upstream: etag to size in bytes. Omits blobs that another
+        repository of the cache has."""
         missing = {file.etag: file for plan in plans for file in plan.missing}
-        return {etag: one.size for etag, one in missing.items() if not self._cache.twin(one)}
+        return {
+            etag: file.size for etag, file in missing.items() if not self._cache.find_blob(file)
+        }
 
     def run(self, plans: Sequence[PullPlan]) -> Outcome:
-        """Fetch and publish; nothing at all where the disk is too small."""
+        """Fetch and publish the plans. Fetches nothing if the disk is too small."""
         outcome = Outcome(failed=self._failed)
         if problem := self.lack_of_space(plans):
             self._fail(problem)
             return outcome
-        wanted = self.to_fetch(plans)
-        self._report(Planned(len(wanted), sum(wanted.values())))
+        sizes = self.to_fetch(plans)
+        self._report(Planned(len(sizes), sum(sizes.values())))
         with (
-            threads(_TRANSFERS, "transfers") as transfers,
-            threads(_QUESTIONS, "revisions") as revisions,
+            threads(_MAX_TRANSFERS, "transfers") as transfers,
+            threads(_MAX_REQUESTS, "revisions") as revisions,
         ):
             done = results(revisions, lambda plan: self._try_fill(plan, transfers), plans)
             outcome.done = [plan for plan in done if plan is not None]
@@ -142,21 +152,24 @@ class Pull:
         if head.renamed_to:
             self._note(
                 "warning",
-                f"{spec.repo} is called {head.renamed_to} upstream. It is kept under the name that "
-                "was asked for; clients that ask for the new one do not find it here.",
+                f"{spec.repo} is named {head.renamed_to} upstream. The mirror serves it only as "
+                f"{spec.repo}. To serve the new name, pull {head.renamed_to}.",
             )
         folder = self._cache.folder(head.repo)
         head = replace(head, repo=folder.repo)
         known = read_record(folder, head.commit_hash)
         if known is None:
-            files, pinned = self._upstream.tree(head), frozenset[str]()
+            files, recorded = self._upstream.tree(head), frozenset[str]()
         else:
-            files, pinned = {**known.files, **known.left_out}, frozenset(known.files)
+            files, recorded = {**known.files, **known.left_out}, frozenset(known.files)
         filters = Filters(spec.include, spec.exclude)
-        wanted = {path: file for path, file in files.items() if path in pinned or filters(path)}
+        wanted = {path: file for path, file in files.items() if path in recorded or filters(path)}
         if not wanted:
-            cause = "passes the filters" if files else "is on the hub: the repository is empty"
-            raise UpstreamError(f"No file of {head.repo} {cause}. Nothing is pulled.")
+            raise UpstreamError(
+                f"{head.repo} has no file that matches the filters. Change --include and --exclude."
+                if files
+                else f"{head.repo} has no files upstream. Nothing was pulled."
+            )
         refs = self._refs(folder, known, head, spec.revision)
         record = Record(
             repo=head.repo,
@@ -175,7 +188,7 @@ class Pull:
             record,
             missing,
             is_new=known is None
-            or not _says_the_same(known, record)
+            or not _is_same_record(known, record)
             or not is_linked(folder, record),
             widens=known is not None and len(wanted) > len(known.files),
         )
@@ -184,29 +197,32 @@ class Pull:
         self, folder: RepoDir, known: Record | None, head: Head, revision: str
     ) -> tuple[str, ...]:
         """The refs that point to the commit after this pull."""
-        refs = _refs_left(folder, known)
+        refs = _current_refs(folder, known)
         if known is None and revision == head.commit_hash:
-            here = folder.refs()  # its record was lost, and they are what is left of it
-            return tuple(name for name, commit in here.items() if commit == revision)
+            local_refs = folder.refs()  # the record may be damaged: keep the refs of the commit
+            return tuple(name for name, commit in local_refs.items() if commit == revision)
         if any(revision in (ref, short_ref(ref)) for ref in refs):
             return refs
         name = self._upstream.ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
 
     def lack_of_space(self, plans: Sequence[PullPlan]) -> str:
-        """What to tell of a disk that is too small; empty where it will do."""
-        wanted = sum(self.to_fetch(plans).values())
+        """An error message if the disk is too small for the plans, else an empty string.
+
+        Removes partial downloads first, since they count as used space.
+        """
+        size = sum(self.to_fetch(plans).values())
         for repo in {plan.record.repo for plan in plans if plan.missing}:
             with self._cache.try_lock(repo.folder_name) as is_free:
                 if is_free:
-                    self._forget_partial(repo)
+                    self._remove_partial(repo)
         free = shutil.disk_usage(self._cache.root).free
-        if not wanted or wanted + _MIN_FREE <= free:
+        if not size or size + _MIN_FREE <= free:
             return ""
         return (
-            f"The disk is too small: {human(wanted)} are to be pulled, and {human(free)} are "
-            f"free. Make room for {human(wanted + _MIN_FREE - free)} (hubmirror gc, "
-            "hubmirror rm), or pull less with --include and --exclude."
+            f"The disk is too small: the pull needs {human(size)}, and {human(free)} are free. "
+            f"Free another {human(size + _MIN_FREE - free)} with `hubmirror gc` or `hubmirror "
+            "rm`, or pull less with --include and --exclude."
         )
 
     def _try_fill(self, plan: PullPlan, transfers: ThreadPoolExecutor) -> PullPlan | None:
@@ -215,123 +231,126 @@ class Pull:
         except HubmirrorError as exc:
             self._fail(str(exc))
         except OSError as exc:
-            self._fail(f"{plan.record.repo} could not be written: {exc.strerror}.")
+            self._fail(f"{plan.record.repo} cannot be written: {exc.strerror}.")
         return None
 
     def _fill(self, plan: PullPlan, transfers: ThreadPoolExecutor) -> PullPlan:
         record, repo = plan.record, plan.record.repo
         if not plan.missing and not plan.is_new:
-            self._tell(plan, "up to date")
+            self._report_done(plan, "up to date")
             return plan
         if plan.widens:
             self._note(
                 "warning",
                 f"{repo} at {record.commit_hash[:12]} was served with fewer files before. Clients "
-                "of huggingface_hub 2 keep the first listing of a commit, and will not see the "
-                "new ones until their cache of it is removed.",
+                "with huggingface_hub 2 keep the first file list of a commit. To see the new "
+                "files, they must remove the repository from their cache.",
             )
-        waiting = f"Another pull works on {repo}; waiting for it."
+        waiting = f"Waiting for another pull of {repo} to finish."
         with (
-            self._turn(str(repo).lower()),
+            self._exclusive(str(repo).lower()),
             self._cache.lock(repo, lambda: self._note("info", waiting)),
         ):
             folder = self._cache.folder(repo)
             record = _merged(folder, record, plan.spec.revision)
-            self._forget_partial(repo)
+            self._remove_partial(repo)
             if not folder.recorded_commits():
-                self._prove(folder, record, transfers)
+                self._check_local(folder, record, transfers)
             distinct = {file.etag: file for file in files_missing(self._cache, folder, record)}
-            jobs = [transfers.submit(self._bring, plan, folder, file) for file in distinct.values()]
-            wait(jobs)  # so that nothing of a pull that fails is at work without the lock
+            jobs = [
+                transfers.submit(self._add_blob, plan, folder, file) for file in distinct.values()
+            ]
+            wait(jobs)  # after a failure too: no job may run without the lock
             for job in jobs:
                 job.result()
             publish(self._cache.root, record)
             remove_tree(self._cache.staging(repo))
-        self._tell(plan, "pulled")
+        self._report_done(plan, "pulled")
         return plan
 
-    def _prove(self, folder: RepoDir, record: Record, readers: ThreadPoolExecutor) -> None:
-        """Read what is here of a repository that has no record: it may be of a pull that was
-        killed, but somebody may have copied it, too."""
-        here = [file for file in record.files.values() if self._cache.has(folder, file)]
-        if not here:
+    def _check_local(self, folder: RepoDir, record: Record, readers: ThreadPoolExecutor) -> None:
+        """Check the digests of the blobs of a repository without a record: they may come from a
+        pull that was killed, or from a copy."""
+        present = [file for file in record.files.values() if self._cache.has(folder, file)]
+        if not present:
             return
-        size = human(used_storage(here))
-        self._note("info", f"{record.repo}: {size} are here, without a record; they are read.")
+        size = human(used_storage(present))
+        self._note("info", f"{record.repo}: checking {size} of local files without a record.")
 
         def is_right(file: RepoFile) -> bool:
             return digest(folder.blobs / file.etag, file.etag, file.size) == file.etag
 
-        distinct = list({file.etag: file for file in here}.values())
+        distinct = list({file.etag: file for file in present}.values())
         for file, right in zip(distinct, readers.map(is_right, distinct), strict=True):
             if not right:
                 self._cache.set_aside(folder, file.etag)
-                self._note("warning", f"{record.repo}: {file.path} is corrupt, and is fetched.")
+                self._note(
+                    "warning", f"{record.repo}: {file.path} is corrupt. It is fetched again."
+                )
 
-    def _forget_partial(self, repo: Repo) -> None:
-        """Remove what huggingface_hub had half fetched when a pull was killed: it begins anew."""
+    def _remove_partial(self, repo: Repo) -> None:
+        """Remove partial downloads of a pull that was killed: huggingface_hub starts them again."""
         for path in self._cache.staging(repo).rglob("*.incomplete"):
             path.unlink(missing_ok=True)
 
-    def _bring(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
-        """Put one blob in its place: from another repository, from an earlier try, or from
-        upstream."""
+    def _add_blob(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
+        """Add one blob: by hard link from another repository, or by a fetch from upstream."""
         repo = plan.record.repo
         self._report(FileBegan(repo, file.path, file.size))
-        with self._turn(file.etag):
-            if not self._cache.link_twin(folder, file):
+        with self._exclusive(file.etag):
+            if not self._cache.link_existing_blob(folder, file):
                 self._fetch(plan, folder, file)
         self._report(FileDone(repo, file.path, file.size))
 
     def _fetch(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
         repo, staging = plan.record.repo, self._cache.staging(plan.record.repo)
-        for left in reversed(range(_FETCHES)):
-            came = 0
+        for tries_left in reversed(range(_MAX_FETCHES)):
+            received = 0
 
             def advanced(count: int) -> None:
-                nonlocal came
-                came += count
+                nonlocal received
+                received += count
                 if count < 0:
-                    following.invalidate()
+                    hasher.invalidate()
                 self._report(FileAdvanced(repo, file.path, count))
 
             try:
-                under_way = self._upstream.under_way(file, staging)
-                with TailHasher(file, under_way) as following:
+                with TailHasher(file, self._upstream.incomplete_path(file, staging)) as hasher:
                     staged = self._upstream.fetch(plan.head, file, staging, advanced)
-                    found = following.digest(staged)
+                    found = hasher.digest(staged)
                 self._cache.accept(folder, file, staged, found=found)
             except CorruptBlobError as exc:
-                self._report(FileAdvanced(repo, file.path, -came))
-                if not left:
+                self._report(FileAdvanced(repo, file.path, -received))
+                if not tries_left:
                     raise UpstreamError(
-                        f"{exc} {self._upstream.endpoint} sent it so {_FETCHES} times; nothing of "
-                        "it was kept. Pull from another hub, or tell the operator of that one."
+                        f"{exc} {self._upstream.endpoint} sent wrong bytes {_MAX_FETCHES} times, "
+                        "and they were removed. Pull from another hub, or contact the operator of "
+                        "this hub."
                     ) from exc
                 self._note("warning", f"{repo}: {exc} It is fetched again.")
             else:
                 return
 
     @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
-        """One at a time for one content, so that the second finds what the first brought; and for
-        one repository."""
+    def _exclusive(self, name: str) -> Iterator[None]:
+        """Hold the lock of a repository or of an etag, among the threads of this pull. A second
+        thread for an etag then finds the blob of the first thread."""
         with self._guard:
-            turn = self._wanted_here.setdefault(name, threading.Lock())
-        with turn:
+            lock = self._locks.setdefault(name, threading.Lock())
+        with lock:
             yield
 
     def _needs(self, done: Sequence[PullPlan]) -> Iterator[Need]:
-        asked: set[str] = set()
+        seen: set[str] = set()
         for plan in done:
             folder = self._cache.folder(plan.record.repo)
             for need in needs(plan.record.repo, partial(read_file, folder, plan.record)):
                 key = f"{need.repo}".lower()
-                if key not in asked:
-                    asked.add(key)
+                if key not in seen:
+                    seen.add(key)
                     yield need
 
-    def _tell(self, plan: PullPlan, outcome: str) -> None:
+    def _report_done(self, plan: PullPlan, outcome: str) -> None:
         record = plan.record
         files, size = len(record.files), used_storage(record.files.values())
         self._report(RevisionDone(record.repo, record.commit_hash, outcome, files, size))
@@ -345,30 +364,36 @@ class Pull:
 
 
 def _merged(folder: RepoDir, record: Record, revision: str) -> Record:
-    """The record with what another pull of the commit added since it was planned, and without the
-    refs that another has moved on, but for the one that was asked for."""
-    here = (record.commit_hash, "")
-    asked = [name for name in record.refs if revision in (name, short_ref(name))]
-    stayed = [name for name in record.refs if name in asked or folder.points_to(name) in here]
-    record = replace(record, refs=tuple(stayed))
+    """The planned record, merged with the changes of other pulls since the plan was made.
+
+    Adds the files of the same commit. Removes the refs that now point to another commit, except
+    the requested `revision`.
+    """
+    same_or_absent = (record.commit_hash, "")
+    refs = tuple(
+        name
+        for name in record.refs
+        if revision in (name, short_ref(name)) or folder.points_to(name) in same_or_absent
+    )
+    record = replace(record, refs=refs)
     known = read_record(folder, record.commit_hash)
     if known is None:
         return record
     files = {**known.files, **record.files}
     tree = {**known.files, **known.left_out, **record.files, **record.left_out}
     left_out = {path: file for path, file in tree.items() if path not in files}
-    refs = dict.fromkeys((*_refs_left(folder, known), *record.refs))
-    return replace(record, files=files, left_out=left_out, refs=tuple(refs))
+    refs = tuple(dict.fromkeys((*_current_refs(folder, known), *record.refs)))
+    return replace(record, files=files, left_out=left_out, refs=refs)
 
 
-def _refs_left(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
-    """The refs of a record that have not moved on to another commit."""
+def _current_refs(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
+    """The refs of a record that do not point to another commit now."""
     if known is None:
         return ()
-    mine = (known.commit_hash, "")
-    return tuple(name for name in known.refs if folder.points_to(name) in mine)
+    same_or_absent = (known.commit_hash, "")
+    return tuple(name for name in known.refs if folder.points_to(name) in same_or_absent)
 
 
-def _says_the_same(known: Record, record: Record) -> bool:
-    """Whether a pull has nothing to add to a record."""
+def _is_same_record(known: Record, record: Record) -> bool:
+    """Whether both records have the same files and refs."""
     return (known.files.keys(), set(known.refs)) == (record.files.keys(), set(record.refs))

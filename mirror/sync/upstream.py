@@ -1,6 +1,6 @@
-"""The hub that is pulled from: the real one, or any that speaks its language.
+"""A client of the upstream hub: huggingface.co, another hubmirror, or a compatible server.
 
-The one module that imports huggingface_hub, which brings tokens, transfers and Xet.
+huggingface_hub provides tokens, transfers and Xet.
 """
 
 from __future__ import annotations
@@ -44,22 +44,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-_TRIES = 6
+_MAX_TRIES = 6
 _MAX_WAIT_S = 60.0
-_MAX_WINDOW_S = 310.0
-"""The longest wait that an upstream may ask for: the real hub counts requests for five minutes."""
+_MAX_RETRY_AFTER_S = 310.0
+"""The longest wait that upstream may request: the rate limit window of huggingface.co is five
+minutes."""
 
 _MAX_ANSWER = 64 * 1024 * 1024
 _MAX_ANSWER_S = 300.0
 _MAX_PAGES = 10_000
 _MAX_FILES = 2_000_000
-_WRONG = (400, 401, 403, 404)
+_PERMANENT_STATUSES = (400, 401, 403, 404)
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
 def _client() -> httpx2.Client:
-    """huggingface_hub's own client, with time-outs, and with a bound on the waits that it obeys."""
+    """huggingface_hub's default client, with timeouts and with a limit on `Retry-After`."""
     client = default_client_factory()
     client.timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     hooks = client.event_hooks
@@ -68,19 +69,20 @@ def _client() -> httpx2.Client:
 
 
 def _refuse_long_waits(answer: httpx2.Response) -> None:
-    """huggingface_hub sleeps for as long as an answer says (`http_backoff`)."""
-    if answer.status_code in (429, 503) and _wait_asked(answer.headers) > _MAX_WINDOW_S:
+    """Raise UpstreamError for a long `Retry-After`; huggingface_hub's `http_backoff` would sleep
+    for the whole time."""
+    if answer.status_code in (429, 503) and _requested_wait(answer.headers) > _MAX_RETRY_AFTER_S:
         raise UpstreamError(
-            f"{answer.url.host} answers {answer.status_code}, and asks to wait for longer than "
-            f"{_MAX_WINDOW_S:.0f} s. Pull again later."
+            f"{answer.url.host} answers with status {answer.status_code} and requests a wait of "
+            f"more than {_MAX_RETRY_AFTER_S:.0f} s. Pull again later."
         )
 
 
-def _wait_asked(headers: httpx2.Headers) -> float:
-    """The seconds that an answer asks its client to wait; 0 where it asks for none."""
+def _requested_wait(headers: httpx2.Headers) -> float:
+    """The seconds that a response asks its client to wait; 0 if it does not ask."""
     try:
         limit = parse_ratelimit_headers(headers)
-    except ValueError:  # digits without end
+    except ValueError:  # a number with too many digits
         return float("inf")
     if limit is not None:
         return min(limit.reset_in_seconds, 10**9) + 1.0
@@ -93,8 +95,8 @@ set_client_factory(_client)
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What a revision of a repository is, upstream: its id, its commit, and its info. `repo` is the
-    one that was asked for, in upstream's case; `renamed_to` is its id where that is another."""
+    """A resolved revision. `repo` is the requested repository, in upstream's spelling of upper and
+    lower case. `renamed_to` is its new name if upstream renamed it, else empty."""
 
     repo: Repo
     commit_hash: str
@@ -103,11 +105,9 @@ class Head:
 
 
 class Upstream:
-    """A hub to pull from; `endpoint` is that of huggingface_hub where it is empty.
+    """A hub to pull from.
 
-    All methods block, may be called from threads, try again where that can help, and raise
-    UpstreamError; a URL that is none is a ConfigError. `retrying` is told why and for how many
-    seconds one waits.
+    All methods block, are thread-safe, retry temporary failures, and raise UpstreamError.
     """
 
     def __init__(
@@ -117,18 +117,25 @@ class Upstream:
         first_wait: float = 1.0,
         retrying: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
+        """`endpoint` is a URL; if it is empty, huggingface_hub's (`HF_ENDPOINT`) is used.
+
+        `first_wait` is the pause before the first retry, in seconds; each further pause is twice
+        as long. `retrying` is called before each pause with the cause and the seconds. Raises
+        ConfigError for an endpoint that is not an HTTP URL.
+        """
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         if not re.match(r"https?://[^/]", self.endpoint):
             raise ConfigError(
-                f"The upstream {self.endpoint!r} does not begin with http:// or https://."
+                f"The upstream {self.endpoint!r} does not begin with http:// or https://. "
+                "Correct --upstream or HF_ENDPOINT."
             )
         self._first_wait = first_wait
         self._retrying = retrying
 
     def head(self, repo: Repo, revision: str) -> Head:
-        """One request: `/api/{type}s/{repo}/revision/{revision}`."""
+        """Resolve a revision, with one request: `/api/{type}s/{repo}/revision/{revision}`."""
         url = f"{self._api(repo)}/revision/{quote(revision, safe='')}"
-        info = self._ask(repo, revision, lambda: self._get_json(url))
+        info = self._with_retries(repo, revision, lambda: self._get_json(url))
         try:
             found = Repo(repo.repo_type, info["id"])
             is_same = found.repo_id.lower() == repo.repo_id.lower()
@@ -140,8 +147,8 @@ class Upstream:
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise UpstreamError(
-                f"{self.endpoint} does not answer as a hub does: its info of {repo} has no id "
-                "or no commit hash."
+                f"{self.endpoint} does not answer like a hub: its response for {repo} has no "
+                "repo_id or no commit_hash. Check --upstream."
             ) from exc
 
     def tree(self, head: Head) -> dict[str, RepoFile]:
@@ -149,33 +156,33 @@ class Upstream:
         repo, commit_hash = head.repo, head.commit_hash
 
         first = f"{self._api(repo)}/tree/{commit_hash}?recursive=true"
-        rows = self._ask(repo, commit_hash, lambda: self._pages(first))
+        rows = self._with_retries(repo, commit_hash, lambda: self._pages(first))
         try:
             files = [_file(row) for row in rows if row["type"] == "file"]
             check_disjoint(file.path for file in files)
         except (AttributeError, KeyError, TypeError, RequestError, ValueError) as exc:
-            raise UpstreamError(
-                f"{self.endpoint} lists files of {repo} that no repository can have: {exc}"
-            ) from exc
+            raise UpstreamError(f"{self.endpoint} lists invalid files for {repo}: {exc}") from exc
         return {file.path: file for file in files}
 
     def _pages(self, url: str) -> list[Any]:
-        """The rows of all pages of a listing. The token goes to no other host, whatever a page
-        names as the next one."""
+        """The rows of all pages of a file list. A next page on another host is refused, so that
+        no other host receives the token."""
         rows: list[Any] = []
         seen: set[str] = set()
         while url:
-            if not self._is_ours(url) or url in seen or len(seen) >= _MAX_PAGES:
+            if not self._is_same_origin(url) or url in seen or len(seen) >= _MAX_PAGES:
                 raise UpstreamError(
-                    f"{self.endpoint} names {url[:200]!r} as the next page of a listing, which is "
-                    "another host's, or one that was read. Pull from another hub."
+                    f"{self.endpoint} names {url[:200]!r} as the next page of a file list. This "
+                    "URL is on another host, is a page that was already read, or is one page too "
+                    "many. Pull from another hub."
                 )
             seen.add(url)
             answer = self._get(url)
             page = orjson.loads(answer.content)
             if not isinstance(page, list) or len(rows) + len(page) > _MAX_FILES:
                 raise UpstreamError(
-                    f"{self.endpoint} lists something other than at most {_MAX_FILES} files."
+                    f"{self.endpoint} sends a file list that is not an array or has more than "
+                    f"{_MAX_FILES} files. Pull from another hub."
                 )
             rows += page
             url = self._next(url, answer)
@@ -186,17 +193,17 @@ class Upstream:
         return self._at_endpoint(urljoin(url, given)) if given else ""
 
     def _at_endpoint(self, url: str) -> str:
-        """A URL of the real hub, as other hubs hand it on, at this one
+        """Replace huggingface.co by this endpoint, since other hubs may pass on its URLs
         (`huggingface_hub.utils._xet.parse_xet_file_data_from_response` does the same)."""
         home = constants.HUGGINGFACE_CO_URL_HOME
         return f"{self.endpoint}/{url.removeprefix(home)}" if url.startswith(home) else url
 
-    def _is_ours(self, url: str) -> bool:
-        """Whether a URL has the origin of this hub, to which alone the token goes."""
+    def _is_same_origin(self, url: str) -> bool:
+        """Whether a URL has the origin of this hub. Only this origin receives the token."""
         return _origin(url) == _origin(self.endpoint)
 
     def ref_name(self, head: Head, revision: str) -> str | None:
-        """The full name of a ref that means the commit; None for a commit hash."""
+        """The full name of the ref `revision`; None for a commit hash or an unknown ref."""
         if COMMIT_HASH.fullmatch(revision):
             return None
         if revision.startswith("refs/"):
@@ -205,64 +212,65 @@ class Upstream:
             return "refs/heads/main"
         repo = head.repo
 
-        def named() -> dict[str, str]:
+        def matching_refs() -> dict[str, str]:
             refs = self._get_json(f"{self._api(repo)}/refs")
             rows = (*refs["tags"], *refs["branches"])
-            return {one["name"]: check_ref(one["ref"]) for one in rows if one["name"] == revision}
+            return {row["name"]: check_ref(row["ref"]) for row in rows if row["name"] == revision}
 
-        return self._ask(repo, revision, named).get(revision)
+        return self._with_retries(repo, revision, matching_refs).get(revision)
 
     def fetch(
         self, head: Head, file: RepoFile, staging: Path, advanced: Callable[[int], None]
     ) -> Path:
-        """Download a file into the folder `staging`; where its bytes are then.
+        """Download a file to `staging/<etag>` and return this path.
 
-        The file there is named by the digest that the tree has; no header of an answer becomes a
-        path. Raises CorruptBlobError where upstream has another size for it.
+        The etag is from the file list; no response header becomes a path. `advanced` receives
+        counts of bytes; a negative count before a retry. Raises CorruptBlobError if upstream sends
+        more than `file.size` bytes.
         """
-        came = 0
-        target, done = self.under_way(file, staging), staging / file.etag
+        received = 0
+        target, done = self.incomplete_path(file, staging), staging / file.etag
         if done.is_file() and not done.is_symlink() and done.stat().st_size == file.size:
-            return done  # by a pull that was killed before it proved the file
+            return done  # a pull was killed after the download and before the digest check
 
         class Bar(tqdm):
-            """Tells how many bytes came, and shows nothing."""
+            """Reports the count of bytes to `advanced`, and displays nothing."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
             def update(self, n: float | None = 1) -> None:
-                nonlocal came
-                came += int(n or 0)
-                if came > file.size:
+                nonlocal received
+                received += int(n or 0)
+                if received > file.size:
                     raise CorruptBlobError(file.path, f"it is longer than its {file.size} bytes")
                 advanced(int(n or 0))
 
             def update_transfer(self, n: float) -> None:
-                """Bytes on the wire; `update` counts those in the file."""
+                """Ignore the bytes of the network; `update` counts the bytes of the file."""
 
             def set_transfer_postfix_str(self, *_: Any, **__: Any) -> None:
-                """The rate on the wire."""
+                """Ignore the rate of the network."""
 
         def download() -> None:
-            nonlocal came
-            advanced(-came)
-            came = 0
+            nonlocal received
+            advanced(-received)
+            received = 0
             target.unlink(missing_ok=True)
             self._download(head, file, target, Bar)
 
         staging.mkdir(parents=True, exist_ok=True)
-        self._ask(head.repo, head.commit_hash, download)
+        self._with_retries(head.repo, head.commit_hash, download)
         target.replace(done)
         return done
 
     @staticmethod
-    def under_way(file: RepoFile, staging: Path) -> Path:
-        """What `fetch` writes into; a new file for each try."""
+    def incomplete_path(file: RepoFile, staging: Path) -> Path:
+        """The path to which `fetch` writes. Each try creates a new file."""
         return staging / f"{file.etag}.incomplete"
 
     def _download(self, head: Head, file: RepoFile, target: Path, bar: type[tqdm]) -> None:
-        """One try, as `huggingface_hub.file_download._download_to_tmp_and_move` makes it."""
+        """One try, like `huggingface_hub.file_download._download_to_tmp_and_move`."""
         repo = head.repo
         url = hf_hub_url(
             repo.repo_id,
@@ -275,24 +283,24 @@ class Upstream:
         found = get_hf_file_metadata(url, headers=headers, endpoint=self.endpoint)
         if found.size not in (None, file.size):
             raise UpstreamError(
-                f"{self.endpoint} lists {file.path} of {repo} with {file.size} bytes, and offers "
-                f"{found.size} bytes. Nothing of it was fetched. Pull from another hub, or tell "
-                "the operator of that one."
+                f"{self.endpoint} lists {file.path} of {repo} with {file.size} bytes, but sends "
+                f"{found.size} bytes. The file was not fetched. Pull from another hub, or contact "
+                "the operator of this hub."
             )
-        known: dict[str, Any] = {
+        options: dict[str, Any] = {
             "expected_size": file.size, "displayed_filename": file.path, "tqdm_class": bar,
         }  # fmt: skip
         xet = found.xet_file_data
-        with target.open("xb") as opened:
-            if xet is not None and is_xet_available() and self._is_ours(xet.refresh_route):
-                xet_get(incomplete_path=target, xet_file_data=xet, headers=headers, **known)
+        with target.open("xb") as writer:
+            if xet is not None and is_xet_available() and self._is_same_origin(xet.refresh_route):
+                xet_get(incomplete_path=target, xet_file_data=xet, headers=headers, **options)
                 return
-            if not self._is_ours(found.location):
+            if not self._is_same_origin(found.location):
                 headers.pop("authorization", None)
-            http_get(found.location, opened, headers=headers, **known)
+            http_get(found.location, writer, headers=headers, **options)
 
     def identities(self) -> set[str]:
-        """The names of the caches that upstream serves, where it is a hubmirror."""
+        """The names of the caches that upstream serves; empty if it is not a hubmirror."""
         try:
             return set(self._get_json(f"{self.endpoint}/-/identity")["caches"])
         except (httpx2.HTTPError, UpstreamError, OfflineModeIsEnabled, ValueError, KeyError,
@@ -303,18 +311,18 @@ class Upstream:
         return f"{self.endpoint}/api/{repo.repo_type.plural}/{repo.repo_id}"
 
     def _get(self, url: str) -> httpx2.Response:
-        """A small answer, whole: at most `_MAX_ANSWER` bytes, within `_MAX_ANSWER_S` seconds."""
+        """A GET with its whole body: at most `_MAX_ANSWER` bytes within `_MAX_ANSWER_S` seconds."""
         limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", url, headers=build_hf_headers(), timeout=limit) as answer:
             body = self._read(answer)
-        plain = httpx2.Headers(answer.headers)
+        headers = httpx2.Headers(answer.headers)
         for name in ("content-encoding", "content-length", "transfer-encoding"):
-            plain.pop(name, None)
-        whole = httpx2.Response(
-            answer.status_code, headers=plain, content=body, request=answer.request
+            headers.pop(name, None)  # the body is decoded
+        response = httpx2.Response(
+            answer.status_code, headers=headers, content=body, request=answer.request
         )
-        hf_raise_for_status(whole)
-        return whole
+        hf_raise_for_status(response)
+        return response
 
     def _get_json(self, url: str) -> Any:
         return orjson.loads(self._get(url).content)
@@ -325,24 +333,24 @@ class Upstream:
             body += chunk
             if len(body) > _MAX_ANSWER or time.monotonic() > deadline:
                 raise UpstreamError(
-                    f"{self.endpoint} sends an answer without end: more than {_MAX_ANSWER} bytes, "
-                    f"or for more than {_MAX_ANSWER_S:.0f} s. Pull from another hub."
+                    f"{self.endpoint} sends a response of more than {_MAX_ANSWER} bytes or for "
+                    f"more than {_MAX_ANSWER_S:.0f} s. Pull from another hub."
                 )
         return bytes(body)
 
-    def _ask(self, repo: Repo, revision: str, question: Callable[[], _Answer]) -> _Answer:
-        """The answer, after several tries where upstream is busy or fails."""
+    def _with_retries(self, repo: Repo, revision: str, request: Callable[[], _Result]) -> _Result:
+        """The result of `request`, which is retried while upstream is busy or fails."""
         wait = self._first_wait
-        for left in reversed(range(_TRIES)):
+        for tries_left in reversed(range(_MAX_TRIES)):
             try:
-                return question()
+                return request()
             except (UpstreamError, CorruptBlobError):
                 raise
-            except Exception as exc:  # hf_xet raises RuntimeError, the client OSError and others
-                if not left or not _may_pass(exc):
+            except Exception as exc:  # hf_xet raises RuntimeError, the client for example OSError
+                if not tries_left or not _is_temporary(exc):
                     raise self._error(repo, revision, exc) from exc
                 pause = max(_retry_after(exc), wait * random.uniform(0.75, 1.25))  # noqa: S311
-                self._retrying(f"{repo}: {_brief(exc)}", pause)
+                self._retrying(f"{repo}: {_summary(exc)}", pause)
                 time.sleep(pause)
                 wait = min(2 * wait, _MAX_WAIT_S)
         raise AssertionError
@@ -350,57 +358,59 @@ class Upstream:
     def _error(self, repo: Repo, revision: str, exc: BaseException) -> UpstreamError:
         if isinstance(exc, GatedRepoError):
             text = (
-                f"{repo} is gated: ask for access at {self.endpoint}/{repo}, then log in with "
+                f"{repo} is gated. Ask for access at {self.endpoint}/{repo}, log in with "
                 "`hf auth login` or set HF_TOKEN, and pull again."
             )
         elif isinstance(exc, RepositoryNotFoundError):
             text = (
-                f"{repo} is not on {self.endpoint}, or is private: check the spelling, or log in "
-                "with `hf auth login` or HF_TOKEN."
+                f"{repo} is not on {self.endpoint}, or it is private. Check the spelling, or log "
+                "in with `hf auth login` or HF_TOKEN."
             )
         elif isinstance(exc, HfHubHTTPError) and exc.response.status_code in (401, 403):
             text = (
-                f"{self.endpoint} refuses {repo}, or the token: log in with `hf auth login`, or "
-                "correct HF_TOKEN, and pull again."
+                f"{self.endpoint} refuses the token or access to {repo}. Log in with `hf auth "
+                "login`, or correct HF_TOKEN, and pull again."
             )
         elif isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
-            text = f"{repo} could not be written: {exc.strerror}."
+            text = f"{repo} cannot be written: {exc.strerror}. Free space and pull again."
         elif isinstance(exc, RevisionNotFoundError):
-            text = f"{repo} has no revision {revision} on {self.endpoint}."
+            text = f"{repo} has no revision {revision} on {self.endpoint}. Check the spelling."
         elif isinstance(exc, EntryNotFoundError):
-            text = f"{repo} at {revision}: {self.endpoint} lists a file that it does not have."
+            text = (
+                f"{repo} at {revision}: {self.endpoint} lists a file that it does not have. "
+                "Pull from another hub, or contact the operator of this hub."
+            )
         elif isinstance(exc, OfflineModeIsEnabled):
-            text = "HF_HUB_OFFLINE is set: unset it to pull."
+            text = "HF_HUB_OFFLINE is set. Unset it to pull."
         else:
-            text = f"{repo} at {revision} cannot be pulled from {self.endpoint}: {_brief(exc)}."
+            text = f"{repo} at {revision} cannot be pulled from {self.endpoint}: {_summary(exc)}."
         return UpstreamError(text)
 
 
-_STAYS = (errno.EACCES, errno.ENOSPC, errno.EROFS)
+_PERMANENT_ERRNOS = (errno.EACCES, errno.ENOSPC, errno.EROFS)
 
 
-def _may_pass(exc: BaseException) -> bool:
-    """Whether another try may succeed."""
+def _is_temporary(exc: BaseException) -> bool:
+    """Whether a retry may succeed."""
     if isinstance(exc, HfHubHTTPError):
-        return exc.response.status_code not in _WRONG
+        return exc.response.status_code not in _PERMANENT_STATUSES
     if isinstance(exc, OfflineModeIsEnabled | ValueError | TypeError | KeyError):
         return False
-    # A full disk stays full.
-    return not (isinstance(exc, OSError) and exc.errno is not None and exc.errno in _STAYS)
+    return not (isinstance(exc, OSError) and exc.errno in _PERMANENT_ERRNOS)
 
 
 def _retry_after(exc: BaseException) -> float:
     if not isinstance(exc, HfHubHTTPError):
         return 0.0
-    limit = _MAX_WINDOW_S if exc.response.status_code == 429 else _MAX_WAIT_S
-    return min(_wait_asked(exc.response.headers), limit)
+    limit = _MAX_RETRY_AFTER_S if exc.response.status_code == 429 else _MAX_WAIT_S
+    return min(_requested_wait(exc.response.headers), limit)
 
 
-def _brief(exc: BaseException) -> str:
+def _summary(exc: BaseException) -> str:
     if isinstance(exc, HfHubHTTPError):
         return f"status {exc.response.status_code}"
     if isinstance(exc, UnicodeEncodeError):
-        return "HF_TOKEN holds a character that no token has"
+        return "HF_TOKEN contains an invalid character"
     text = str(exc).strip().partition("\n")[0].rstrip(".")
     return text or type(exc).__name__
 
@@ -412,15 +422,15 @@ def _commit_hash(text: str) -> str:
 
 
 def _file(row: Mapping[str, Any]) -> RepoFile:
-    """A row of `/tree` (huggingface_hub `RepoFile`). Raises RequestError for a path, and
-    ValueError for a digest or a size, that no file has; KeyError or TypeError for another form."""
+    """A row of `/tree` (huggingface_hub `RepoFile`). Raises RequestError for an invalid path,
+    ValueError for an invalid digest or size, and KeyError or TypeError for a malformed row."""
     path, size, blob_id = check_file_path(row["path"]), row["size"], row["oid"]
     lfs = row.get("lfs")
     sha256 = lfs["oid"] if lfs else None
     if not is_etag(blob_id) or len(blob_id) != 40 or not (sha256 is None or _is_sha256(sha256)):
-        raise ValueError(f"{path} has a digest that is none.")
+        raise ValueError(f"{path} has an invalid digest.")
     if type(size) is not int or not 0 <= size <= MAX_FILE:
-        raise ValueError(f"{path} has the size {size!r}.")
+        raise ValueError(f"{path} has the invalid size {size!r}.")
     xet_hash = row.get("xetHash")
     return RepoFile(path, size, blob_id, sha256, xet_hash if _is_sha256(xet_hash) else None)
 
@@ -430,7 +440,7 @@ def _is_sha256(text: Any) -> bool:
 
 
 def _origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port. A URL that has none has an origin of its own."""
+    """Scheme, host and port. An invalid URL is its own origin."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -1,1 +1,1 @@
-"""Carrying a data folder elsewhere: rsync and bundles."""
+"""Copies a data folder to another host, with rsync or with bundles on a disk."""

@@ -1,4 +1,4 @@
-"""Bringing a bundle into a data folder: proven in full before anything changes."""
+"""Applies a bundle to a data folder. All volumes are checked before any file changes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mirror.store.publish import publish
 from mirror.store.verify_digest import digest, sha256_of
 from mirror.store.worker_pool import results, threads
 from mirror.transfer.bundle_base import (
+    blob_paths,
     check_base,
     check_blobs,
     is_blob,
     is_record,
     note_applied,
-    places,
 )
 from mirror.transfer.bundle_manifest import (
     MANIFEST,
@@ -34,7 +34,7 @@ from mirror.transfer.bundle_manifest import (
     Manifest,
     Volume,
     has_size,
-    naming_errors,
+    os_errors_as_carry_errors,
 )
 
 if TYPE_CHECKING:
@@ -46,29 +46,32 @@ if TYPE_CHECKING:
 _READ = 4 * 1024 * 1024
 
 
-class _WrongBytesError(CarryError):
-    """What a volume gave is not what the manifest says of a file."""
+class _DigestMismatchError(CarryError):
+    """The bytes of a file in a volume do not match its digest in the manifest."""
 
 
 def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
-    """Bring a bundle into `data`. Every volume is read and found right before anything changes.
+    """Apply the bundle `folder` to `data`. The digests of all volumes are checked first.
 
-    Run again after it was killed, it goes on. Raises CarryError, naming the volumes that are
-    missing or damaged.
+    After a kill, the next call continues. Raises CarryError with the names of missing or damaged
+    volumes.
     """
     folder = folder.parent if folder.name == MANIFEST else folder
     manifest = Manifest.read(folder)
-    with naming_errors(data):
+    with os_errors_as_carry_errors(data):
         cache = Cache.of(data / "hub")
         with cache.try_lock(BUNDLE_LOCK) as is_free:
             if not is_free:
-                raise CarryError("Another bundle is being applied. Wait for its end.")
+                raise CarryError(
+                    "Another `hubmirror bundle apply` is running. Wait until it ends, and run this "
+                    "command again."
+                )
             check_base(data, cache, manifest)
             _check_volumes(cache, folder, manifest, report)
             try:
                 _apply(data, cache, _Stream(folder, manifest.volumes), manifest, report)
-            except _WrongBytesError:
-                # A volume may have changed since it was found right: then it is named.
+            except _DigestMismatchError:
+                # A volume may have changed after its check: check all again, to name it.
                 remove_tree(_marks(cache, manifest))
                 _check_volumes(cache, folder, manifest, report)
                 raise
@@ -80,25 +83,26 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
 def _apply(data: Path, cache: Cache, stream: _Stream, manifest: Manifest, report: Report) -> None:
     records = [_record(stream, item) for item in manifest.items if is_record(item.name)]
     check_blobs(data, manifest, records)
-    remove_tree(_arriving(cache))
+    remove_tree(_staging(cache))
     absent = [
-        item for item in manifest.items if not is_record(item.name) and not _is_here(data, item)
+        item for item in manifest.items if not is_record(item.name) and not _is_present(data, item)
     ]
-    needed = sum({one.digest: one.size for one in absent if one.offset is not None}.values())
+    needed = sum({item.digest: item.size for item in absent if item.offset is not None}.values())
     free = shutil.disk_usage(cache.root).free
     if needed > free:
         raise CarryError(
-            f"The disk is too small: {human(needed)} are to be written, and {human(free)} are free."
+            f"The disk is too small: the bundle needs {human(needed)}, and {human(free)} are free. "
+            "Free space with `hubmirror gc` or `hubmirror rm`."
         )
     report(Planned(len(absent), needed))
-    elsewhere = places(manifest)
+    paths = blob_paths(manifest)
     for item in absent:
         target = data / item.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        twins = (data / name for name in elsewhere.get(item.digest, ()))
-        twin = next((one for one in twins if has_size(one, item.size)), None)
-        if not (twin and share(twin, target)):
-            _bring(target, cache, stream, item, report)
+        candidates = (data / name for name in paths.get(item.digest, ()))
+        existing = next((path for path in candidates if has_size(path, item.size)), None)
+        if not (existing and share(existing, target)):
+            _extract(target, cache, stream, item, report)
     _publish(cache, records, report)
 
 
@@ -106,99 +110,99 @@ def _record(stream: _Stream, item: Item) -> Record:
     try:
         return Record.parse(stream.read(item))
     except ManifestError as exc:
-        raise CarryError(f"A record in the bundle is {exc}.") from exc
+        raise CarryError(f"A record in the bundle is {exc}. Create the bundle again.") from exc
 
 
-def _arriving(cache: Cache) -> Path:
+def _staging(cache: Cache) -> Path:
     return cache.work_dir / "arriving"
 
 
 def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Report) -> None:
-    names = [one.name for one in manifest.volumes if not (folder / one.name).is_file()]
-    if names:
-        raise CarryError(f"Volumes are missing: {', '.join(names)}. Nothing was changed.")
-    sizes = [one.name for one in manifest.volumes if not has_size(folder / one.name, one.size)]
-    if sizes:
+    """Raise CarryError if a volume is missing or its digest does not match."""
+    volumes = manifest.volumes
+    missing = [volume.name for volume in volumes if not (folder / volume.name).is_file()]
+    if missing:
         raise CarryError(
-            f"Volumes have a wrong size: {', '.join(sizes)}. Copy them again; nothing was changed."
+            f"Volumes are missing: {', '.join(missing)}. Nothing was changed. Copy them again."
         )
-    report(Planned(len(manifest.volumes), sum(one.size for one in manifest.volumes)))
+    resized = [volume.name for volume in volumes if not has_size(folder / volume.name, volume.size)]
+    if resized:
+        raise CarryError(
+            f"Volumes have a wrong size: {', '.join(resized)}. Nothing was changed. Copy them "
+            "again."
+        )
+    report(Planned(len(volumes), sum(volume.size for volume in volumes)))
 
-    def is_right(volume: Volume) -> bool:
+    def matches(volume: Volume) -> bool:
         path, mark = folder / volume.name, _marks(cache, manifest) / volume.name
         stamp = f"{path.stat().st_mtime_ns} {volume.size} {volume.sha256}"
         if mark.exists() and mark.read_text() == stamp:
             return True
         report(FileBegan(VOLUMES_REPO, volume.name, volume.size))
         advanced = partial(FileAdvanced, VOLUMES_REPO, volume.name)
-        right = (
-            digest(path, volume.sha256, volume.size, lambda size: report(advanced(size)))
-            == volume.sha256
-        )
+        found = digest(path, volume.sha256, volume.size, lambda size: report(advanced(size)))
         report(FileDone(VOLUMES_REPO, volume.name, volume.size))
-        if right:
+        if found == volume.sha256:
             mark.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(mark, stamp.encode())
-        return right
+        return found == volume.sha256
 
     with threads(os.cpu_count() or 1, "volumes") as pool:
-        right = results(pool, is_right, manifest.volumes)
-    wrong = [one.name for one, is_ok in zip(manifest.volumes, right, strict=True) if not is_ok]
-    if wrong:
+        matched = results(pool, matches, volumes)
+    damaged = [volume.name for volume, is_ok in zip(volumes, matched, strict=True) if not is_ok]
+    if damaged:
         raise CarryError(
-            f"Volumes are damaged: {', '.join(wrong)}. Copy them again; nothing was changed."
+            f"Volumes are damaged: {', '.join(damaged)}. Nothing was changed. Copy them again."
         )
 
 
 def _marks(cache: Cache, manifest: Manifest) -> Path:
-    """Notes of the volumes that were read and found right, for a run that goes on."""
+    """The folder with a mark for each checked volume, for a run that continues."""
     return cache.work_dir / "bundles" / manifest.bundle_id
 
 
-def _is_here(data: Path, item: Item) -> bool:
+def _is_present(data: Path, item: Item) -> bool:
     path = data / item.name
     if not has_size(path, item.size):
         return False
     return is_blob(item.name) or sha256_of(path) == item.digest
 
 
-def _bring(target: Path, cache: Cache, stream: _Stream, item: Item, report: Report) -> None:
-    """One file from the stream to its place, proven."""
-    staged, running = _arriving(cache) / item.digest, blob_hash(item.digest, item.size)
+def _extract(target: Path, cache: Cache, stream: _Stream, item: Item, report: Report) -> None:
+    """Copy one file from the volumes to `target`, after a check of its digest."""
+    staged, hasher = _staging(cache) / item.digest, blob_hash(item.digest, item.size)
     staged.parent.mkdir(parents=True, exist_ok=True)
     report(FileBegan(VOLUMES_REPO, item.name, item.size))
     with staged.open("wb") as file:
         for chunk in stream.chunks(item):
             file.write(chunk)
-            running.update(chunk)
+            hasher.update(chunk)
             report(FileAdvanced(VOLUMES_REPO, item.name, len(chunk)))
         file.flush()
         os.fchmod(file.fileno(), 0o644)
         os.fsync(file.fileno())
-    if running.hexdigest() != item.digest:
+    if hasher.hexdigest() != item.digest:
         staged.unlink()
-        raise _WrongBytesError(
-            f"{item.name} is not what it was: it was damaged before it was bundled."
-        )
+        raise _damaged(item)
     staged.replace(target)
     sync_folder(target.parent)
     report(FileDone(VOLUMES_REPO, item.name, item.size))
 
 
 def _publish(cache: Cache, records: Sequence[Record], report: Report) -> None:
-    for record in sorted(records, key=lambda one: one.pulled_at):
+    for record in sorted(records, key=lambda record: record.pulled_at):
         with cache.lock(record.repo, lambda: None):
             outcome = "applied"
-            if _is_newer(cache, record):
-                outcome = "here already, by a later pull"
+            if _has_later_pull(cache, record):
+                outcome = "already present from a later pull"
             else:
-                publish(cache.root, record, _newer_refs(cache, record))
+                publish(cache.root, record, _refs_to_write(cache, record))
         size = used_storage(record.files.values())
         report(RevisionDone(record.repo, record.commit_hash, outcome, len(record.files), size))
 
 
-def _is_newer(cache: Cache, record: Record) -> bool:
-    """Whether the revision is here as a whole, by a later pull, which may have widened it."""
+def _has_later_pull(cache: Cache, record: Record) -> bool:
+    """Whether the cache has the complete revision from a later pull, which may have more files."""
     folder = cache.folder(record.repo)
     try:
         known = folder.read_record(record.commit_hash)
@@ -208,8 +212,8 @@ def _is_newer(cache: Cache, record: Record) -> bool:
     return known.pulled_at > record.pulled_at and is_whole
 
 
-def _newer_refs(cache: Cache, record: Record) -> list[str]:
-    """The record's refs, but for those that a later pull has moved on here."""
+def _refs_to_write(cache: Cache, record: Record) -> list[str]:
+    """The refs of the record, without those that a later pull moved."""
     folder, refs = cache.folder(record.repo), []
     for name in record.refs:
         try:
@@ -221,33 +225,39 @@ def _newer_refs(cache: Cache, record: Record) -> list[str]:
     return refs
 
 
+def _damaged(item: Item) -> _DigestMismatchError:
+    return _DigestMismatchError(
+        f"{item.name} does not match its digest: it was damaged before the bundle was created. "
+        "Run `hubmirror verify --repair` there, and create the bundle again."
+    )
+
+
 class _Stream:
-    """The volumes of a bundle as one run of bytes."""
+    """The volumes of a bundle as one stream of bytes."""
 
     def __init__(self, folder: Path, volumes: Sequence[Volume]) -> None:
         self._folder = folder
         self._volumes = volumes
 
     def read(self, item: Item) -> bytes:
-        """A small file, proven. Raises CarryError."""
+        """The bytes of a small file. Raises CarryError if they do not match its sha256."""
         body = b"".join(self.chunks(item))
         if hashlib.sha256(body).hexdigest() != item.digest:
-            raise _WrongBytesError(
-                f"{item.name} is not what it was: it was damaged before it was bundled."
-            )
+            raise _damaged(item)
         return body
 
     def chunks(self, item: Item) -> Iterator[bytes]:
-        at = item.offset or 0
-        end = at + item.size
+        """The bytes of a file, which may span several volumes. Does not check the digest."""
+        position = item.offset or 0
+        end = position + item.size
         for volume in self._volumes:
-            last = volume.offset + volume.size
-            if at >= end or at >= last or at < volume.offset:
+            volume_end = volume.offset + volume.size
+            if position >= end or position >= volume_end or position < volume.offset:
                 continue
             with (self._folder / volume.name).open("rb") as reader:
-                reader.seek(at - volume.offset)
-                left = min(end, last) - at
-                while left and (chunk := reader.read(min(_READ, left))):
+                reader.seek(position - volume.offset)
+                remaining = min(end, volume_end) - position
+                while remaining and (chunk := reader.read(min(_READ, remaining))):
                     yield chunk
-                    at += len(chunk)
-                    left -= len(chunk)
+                    position += len(chunk)
+                    remaining -= len(chunk)

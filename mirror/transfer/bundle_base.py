@@ -1,4 +1,4 @@
-"""What a bundle builds upon, and whether it is here."""
+"""Checks that the data folder has the base of a bundle: the bundle that `--since` named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import CarryError
 from mirror.core.files import read_regular
 from mirror.core.record import MAX_SIDE_FILE, ManifestError, Record
+from mirror.core.units import several
 from mirror.derived.state import write_atomically
 from mirror.store.verify_digest import sha256_of
 from mirror.transfer.bundle_manifest import has_size
@@ -27,24 +28,25 @@ def is_blob(name: str) -> bool:
     return name.startswith("hub/") and "/blobs/" in name
 
 
-def places(manifest: Manifest) -> dict[str, list[str]]:
-    """The names that each content of a blob has, or had, on this side."""
-    found: dict[str, list[str]] = {}
+def blob_paths(manifest: Manifest) -> dict[str, list[str]]:
+    """The paths of each blob by digest; the base bundles wrote the blob to at least one of them."""
+    paths: dict[str, list[str]] = {}
     for name, etag in manifest.holds.items():
         if is_blob(name):
-            found.setdefault(etag, []).append(name)
-    return found
+            paths.setdefault(etag, []).append(name)
+    return paths
 
 
 def _applied(cache: Cache) -> Path:
-    """The ids of the bundles that were brought here, a line each."""
+    """The file with the ids of the applied bundles, one per line."""
     return cache.work_dir / "bundles.applied"
 
 
 def note_applied(cache: Cache, manifest: Manifest) -> None:
+    """Remember that a bundle was applied to this data folder."""
     known = _read_lines(_applied(cache))
     if manifest.bundle_id not in known:
-        lines = "".join(f"{one}\n" for one in (*known, manifest.bundle_id))
+        lines = "".join(f"{bundle_id}\n" for bundle_id in (*known, manifest.bundle_id))
         write_atomically(_applied(cache), lines.encode())
 
 
@@ -56,49 +58,50 @@ def _read_lines(file: Path) -> list[str]:
 
 
 def check_base(data: Path, cache: Cache, manifest: Manifest) -> None:
-    """Whether the bundle that this one builds upon was brought here: by its id, or by all that it
-    held and this one does not change."""
+    """Raise CarryError unless the base bundle was applied: its id is known, or all its files that
+    this bundle does not replace are present."""
     if not manifest.since or manifest.since in _read_lines(_applied(cache)):
         return
     new = {item.name for item in manifest.items}
     names = (name for name in manifest.holds if name not in new)
-    _refuse(manifest, [name for name in names if not _holds(data, manifest, name)])
+    _raise_if_absent(manifest, [name for name in names if not _has_base_file(data, manifest, name)])
 
 
 def check_blobs(data: Path, manifest: Manifest, records: Sequence[Record]) -> None:
-    """Whether the blobs of the bundle's own revisions that it does not carry are here: others may
-    have been removed."""
-    carried = {item.name: item.size for item in manifest.items if item.offset is not None}
+    """Raise CarryError if the data folder lacks a blob that the records of the bundle want and the
+    bundle does not contain. Blobs of other revisions may have been removed."""
+    included = {item.name: item.size for item in manifest.items if item.offset is not None}
     wanted = {
         f"hub/{record.repo.folder_name}/blobs/{file.etag}": file
         for record in records
         for file in record.files.values()
     }
-    elsewhere = places(manifest)
+    paths = blob_paths(manifest)
     absent = []
     for name, file in wanted.items():
-        if carried.get(name, file.size) != file.size:
+        if included.get(name, file.size) != file.size:
             raise CarryError(
-                f"A record in the bundle lists {file.path} with {file.size} bytes, and the bundle "
-                f"carries {carried[name]} bytes. Nothing was changed; create the bundle again."
+                f"A record in the bundle lists {file.path} with {file.size} bytes, but the bundle "
+                f"contains {included[name]} bytes. Nothing was changed. Create the bundle again."
             )
-        names = (name, *elsewhere.get(file.etag, ()))
-        if name not in carried and not any(has_size(data / one, file.size) for one in names):
+        candidates = (name, *paths.get(file.etag, ()))
+        is_present = any(has_size(data / candidate, file.size) for candidate in candidates)
+        if name not in included and not is_present:
             absent.append(name)
-    _refuse(manifest, absent)
+    _raise_if_absent(manifest, absent)
 
 
-def _refuse(manifest: Manifest, absent: Sequence[str]) -> None:
+def _raise_if_absent(manifest: Manifest, absent: Sequence[str]) -> None:
     if absent:
         raise CarryError(
-            f"This bundle builds upon that of {manifest.since_created_at[:16]} ({manifest.since}), "
-            f"and {len(absent)} files of that are not here (the first is {absent[0]}). Apply that "
-            "one first."
+            f"This bundle needs the bundle {manifest.since} of {manifest.since_created_at[:16]}, "
+            f"but this data folder lacks {several(len(absent), 'file')} of it (first: "
+            f"{absent[0]}). Apply the bundle {manifest.since} first."
         )
 
 
-def _holds(data: Path, manifest: Manifest, name: str) -> bool:
-    """Whether a file of the base is here as it was then; a record may be of a later pull."""
+def _has_base_file(data: Path, manifest: Manifest, name: str) -> bool:
+    """Whether the data folder has a file of the base unchanged, or a record of a later pull."""
     path = data / name
     if is_blob(name):
         return path.is_file()

@@ -1,4 +1,4 @@
-"""Writing a bundle: what a data folder holds, as volumes with a manifest."""
+"""Writes a bundle: the files of a data folder as volumes, with a manifest."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from mirror.transfer.bundle_manifest import (
     Item,
     Manifest,
     Volume,
+    check_path,
     has_size,
     is_git_data,
-    naming_errors,
-    place,
+    os_errors_as_carry_errors,
 )
 
 if TYPE_CHECKING:
@@ -44,31 +44,33 @@ if TYPE_CHECKING:
 _DRAFT = "unfinished.json"
 _MAX_VOLUMES = 9999
 _READ = 4 * 1024 * 1024
-# Files outside hub/ that others are found by; they arrive last.
+# Files and folders outside of hub/ that lead readers to other files; `apply` writes them last.
 _LAST = ("latest", "HEAD", "packed-refs", "refs", "openllm")
 
 
 def create(
     data: Path, out: Path, *, since: Path | None = None, split: int = 0, report: Report
 ) -> Manifest:
-    """Write a bundle of what `data` holds, but for what the bundle `since` and those before it
-    brought. Volumes are at most `split` bytes. Run again after it was killed, it goes on.
+    """Write the files of `data` as a bundle in `out`, without the files of the bundle `since` and
+    its base bundles. A volume has at most `split` bytes; 0 means one volume. After a kill, the next
+    call continues.
 
     Raises CarryError.
     """
     if not data.is_dir():
-        raise CarryError(f"The data folder {data} is not there. Name another with --data.")
+        raise CarryError(f"The data folder {data} does not exist. Name another with --data.")
     if out.resolve().is_relative_to(data.resolve()):
-        raise CarryError(f"{out} lies in the data folder itself. Name a folder on another disk.")
+        raise CarryError(f"{out} is inside the data folder. Name a folder on another disk.")
     base = Manifest.read(since) if since else None
-    with naming_errors(out):
+    with os_errors_as_carry_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         if (out / MANIFEST).exists():
-            raise CarryError(f"{out} holds a bundle already. Name another folder.")
+            raise CarryError(f"{out} already contains a bundle. Name another folder.")
         found = {item.name: item for item in _contents(data, report)}
-        held = base.holds if base else {}
-        new = (one for one in found.values() if held.get(one.name) != one.digest)
-        items = list(_placed(new, {digest for name, digest in held.items() if "/blobs/" in name}))
+        known = base.holds if base else {}
+        new = (item for item in found.values() if known.get(item.name) != item.digest)
+        known_blobs = {digest for name, digest in known.items() if "/blobs/" in name}
+        items = list(_with_offsets(new, known_blobs))
         manifest = Manifest(
             uuid.uuid4().hex,
             datetime.now(UTC).isoformat(),
@@ -89,69 +91,79 @@ def _write_volumes(
     ends = (item.offset + item.size for item in items if item.offset is not None)
     total = max(ends, default=0)
     if split and total > _MAX_VOLUMES * split:
-        raise CarryError(f"That would be {total // split + 1} volumes. Choose a larger --split.")
+        raise CarryError(
+            f"The bundle would have {total // split + 1} volumes; the maximum is {_MAX_VOLUMES}. "
+            "Choose a larger --split."
+        )
     volumes = list(_volumes(total, split or max(total, 1)))
-    done = _resumed(out, items, volumes)
+    done = _finished_volumes(out, items, volumes)
     for path in out.glob(VOLUMES):
         if path.name not in done:
-            path.unlink()  # of a run that was killed, or had other files
-    left, free = total - sum(one.size for one in done.values()), shutil.disk_usage(out).free
-    if left > free:
+            path.unlink()  # a run was killed, or had other files
+    remaining = total - sum(volume.size for volume in done.values())
+    free = shutil.disk_usage(out).free
+    if remaining > free:
         raise CarryError(
-            f"{out} is too small: {human(left)} are to be written, and {human(free)} are free."
+            f"The disk of {out} is too small: the bundle needs {human(remaining)}, and "
+            f"{human(free)} are free. Free space, or name a folder on another disk."
         )
     report(Planned(len(volumes), total))
     writer = _Writer(data, out, items, report)
     for volume in volumes:
         report(FileBegan(VOLUMES_REPO, volume.name, volume.size))
         done[volume.name] = done.get(volume.name) or writer.write(volume)
-        _draft(out, items, done.values())
+        _write_draft(out, items, done.values())
         report(FileDone(VOLUMES_REPO, volume.name, volume.size))
     return [done[volume.name] for volume in volumes]
 
 
 def _contents(data: Path, report: Report) -> Iterator[Item]:
-    """Every file that a mirror needs: proven blobs, records, refs, and what lies beside hub/."""
+    """All files to copy: blobs and records of complete revisions, and files outside of hub/."""
     cache = Cache.of(data / "hub")
     for folder in cache.folders():
         if not folder.recorded_commits():
-            text = f"{folder.repo} has no record of a pull, and is left out."
+            text = f"{folder.repo} has no record, and is omitted. Pull it first."
             report(Message("warning", text))
         for commit in folder.recorded_commits():
             yield from _revision(cache, folder, commit, report)
-    for path in _beside_hub(data):
+    for path in _files_outside_hub(data):
         name = path.relative_to(data).as_posix()
         if name.startswith("git/") and not is_git_data(name):
             continue
         try:
-            place(name)
+            check_path(name)
             name.encode()
         except ValueError as exc:
-            raise CarryError(f"{name!r} has a name that cannot be carried. Rename it.") from exc
+            raise CarryError(
+                f"{name!r} has a name that a bundle cannot contain. Rename it."
+            ) from exc
         yield Item(name, path.stat().st_size, sha256_of(path))
 
 
 def _revision(cache: Cache, folder: RepoDir, commit: str, report: Report) -> Iterator[Item]:
-    """The blobs and the record of a revision that is whole."""
+    """The blobs and the record of a revision; nothing if the revision is incomplete."""
     try:
         record = folder.read_record(commit)
     except (OSError, ManifestError):
-        text = f"{folder.repo} at {commit[:12]}: its record is damaged; it is left out."
+        text = (
+            f"The record of {folder.repo} at {commit[:12]} is damaged. The revision is omitted. "
+            "Pull it again."
+        )
         report(Message("warning", text))
         return
     if not all(cache.has(folder, file) for file in record.files.values()):
-        text = f"{record.repo} at {commit[:12]} is not whole here, and is left out."
+        text = f"{record.repo} at {commit[:12]} is incomplete, and is omitted. Pull it again."
         report(Message("warning", text))
         return
     base = f"hub/{folder.path.name}"
-    for file in {one.etag: one for one in record.files.values()}.values():
+    for file in {file.etag: file for file in record.files.values()}.values():
         yield Item(f"{base}/blobs/{file.etag}", file.size, file.etag)
     path = folder.record(commit)
     yield Item(f"{base}/hubmirror/{commit}.json", path.stat().st_size, sha256_of(path))
 
 
-def _beside_hub(data: Path) -> Iterator[Path]:
-    """The files of all other folders, which may be links to other disks."""
+def _files_outside_hub(data: Path) -> Iterator[Path]:
+    """The regular files outside of hub/. A folder at the top may be a symlink to another disk."""
     for top in sorted(data.iterdir()):
         if top.name in ("hub", "hubmirror.toml") or top.name.startswith("."):
             continue
@@ -161,22 +173,23 @@ def _beside_hub(data: Path) -> Iterator[Path]:
         yield from sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
-def _placed(items: Iterable[Item], held: AbstractSet[str]) -> Iterator[Item]:
-    """Each content once in the stream, but for blobs that the other side has (`held`); what others
-    are found by comes last."""
-    offset, places = 0, dict[tuple[str, int], int]()
+def _with_offsets(items: Iterable[Item], known_blobs: AbstractSet[str]) -> Iterator[Item]:
+    """The items in the order of the stream, with their offsets. The same content has one offset.
+    Blobs that the other host has (`known_blobs`) have none."""
+    offset, offsets = 0, dict[tuple[str, int], int]()
     for item in sorted(items, key=_rank):
         key = (item.digest, item.size)
-        if "/blobs/" in item.name and item.digest in held:
+        if "/blobs/" in item.name and item.digest in known_blobs:
             yield replace(item, offset=None)
             continue
-        if key not in places:
-            places[key] = offset
+        if key not in offsets:
+            offsets[key] = offset
             offset += item.size
-        yield Item(item.name, item.size, item.digest, places[key])
+        yield Item(item.name, item.size, item.digest, offsets[key])
 
 
 def _rank(item: Item) -> tuple[int, str]:
+    """A sort key: blobs and other files first, then records, then files of `_LAST`."""
     parts = item.name.split("/")
     if parts[0] == "hub":
         return (0 if parts[2] == "blobs" else 1, item.name)
@@ -189,28 +202,28 @@ def _volumes(total: int, split: int) -> Iterator[Volume]:
 
 
 class _Writer:
-    """Writes volumes, and proves the files that it reads for them."""
+    """Writes volumes, and checks the digests of the files that it reads."""
 
     def __init__(self, data: Path, out: Path, items: Sequence[Item], report: Report) -> None:
         self._data = data
         self._out = out
         self._items = items
         self._report = report
-        self._proof: tuple[Item, hashlib._Hash] | None = None
+        self._current: tuple[Item, hashlib._Hash] | None = None
 
     def write(self, volume: Volume) -> Volume:
-        """One volume, under its name when it is on the disk. Raises CarryError."""
-        partial_file, running = self._out / f"{volume.name}.partial", hashlib.sha256()
+        """Write one volume. It gets its name after it is synced to disk. Raises CarryError."""
+        partial_file, sha256 = self._out / f"{volume.name}.partial", hashlib.sha256()
         with partial_file.open("wb") as file:
             for chunk in self._chunks(volume):
-                running.update(chunk)
+                sha256.update(chunk)
                 file.write(chunk)
                 self._report(FileAdvanced(VOLUMES_REPO, volume.name, len(chunk)))
             file.flush()
             os.fsync(file.fileno())
         partial_file.replace(self._out / volume.name)
         sync_folder(self._out)
-        return replace(volume, sha256=running.hexdigest())
+        return replace(volume, sha256=sha256.hexdigest())
 
     def _chunks(self, volume: Volume) -> Iterator[bytes]:
         written, end = volume.offset, volume.offset + volume.size
@@ -223,40 +236,51 @@ class _Writer:
                     written += len(chunk)
 
     def _read(self, item: Item, offset: int, start: int, end: int) -> Iterator[bytes]:
-        """A file's bytes from one place of the stream to another. At its end it is compared, unless
-        an earlier run began it: then it is proven when it arrives."""
+        """The bytes of a file between two offsets of the stream, `start` and `end`.
+
+        At the end of the file, its digest is checked. If an earlier run read the start of the
+        file, only `apply` checks it.
+        """
         if start == offset:
-            self._proof = (item, blob_hash(item.digest, item.size))
-        left = min(end, offset + item.size) - start
+            self._current = (item, blob_hash(item.digest, item.size))
+        remaining = min(end, offset + item.size) - start
         with (self._data / item.name).open("rb") as reader:
             reader.seek(start - offset)
-            while left and (chunk := reader.read(min(_READ, left))):
-                left -= len(chunk)
-                if self._proof and self._proof[0] is item:
-                    self._proof[1].update(chunk)
+            while remaining and (chunk := reader.read(min(_READ, remaining))):
+                remaining -= len(chunk)
+                if self._current and self._current[0] is item:
+                    self._current[1].update(chunk)
                 yield chunk
-        if left:
-            raise CarryError(f"{item.name} became shorter while it was read. Run it again.")
-        is_whole = end >= offset + item.size and self._proof and self._proof[0] is item
-        if is_whole and self._proof and self._proof[1].hexdigest() != item.digest:
+        if remaining:
+            raise CarryError(
+                f"{item.name} became shorter while it was read. Run the command again."
+            )
+        is_complete = end >= offset + item.size and self._current and self._current[0] is item
+        if is_complete and self._current and self._current[1].hexdigest() != item.digest:
             raise CarryError(f"{item.name} is corrupt. Run `hubmirror verify --repair` first.")
 
 
-def _resumed(out: Path, items: Sequence[Item], volumes: Sequence[Volume]) -> dict[str, Volume]:
-    """Volumes that an earlier run finished, where it had the same to write."""
+def _finished_volumes(
+    out: Path, items: Sequence[Item], volumes: Sequence[Volume]
+) -> dict[str, Volume]:
+    """Finished volumes of an earlier run by name; empty if that run had other files."""
     try:
         draft = orjson.loads((out / _DRAFT).read_bytes())
         if draft["items"] != [item.row() for item in items]:
             return {}
-        done = {one.name: one for one in map(Volume.parse, draft["volumes"])}
+        done = {volume.name: volume for volume in map(Volume.parse, draft["volumes"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    same = [
-        one for one in volumes if one.name in done and replace(done[one.name], sha256="") == one
-    ]
-    return {one.name: done[one.name] for one in same if has_size(out / one.name, one.size)}
+    return {
+        volume.name: done[volume.name]
+        for volume in volumes
+        if volume.name in done
+        and replace(done[volume.name], sha256="") == volume
+        and has_size(out / volume.name, volume.size)
+    }
 
 
-def _draft(out: Path, items: Sequence[Item], done: Iterable[Volume]) -> None:
-    body = {"items": [item.row() for item in items], "volumes": [one.row() for one in done]}
+def _write_draft(out: Path, items: Sequence[Item], done: Iterable[Volume]) -> None:
+    """Write the list of finished volumes, for a run that continues."""
+    body = {"items": [item.row() for item in items], "volumes": [volume.row() for volume in done]}
     write_atomically(out / _DRAFT, orjson.dumps(body))

@@ -1,8 +1,8 @@
-"""A data folder on a disk that is carried by hand.
+"""Reads and writes the manifest of a bundle, which copies a data folder on a disk.
 
-A bundle is a folder: `manifest.json`, and volumes that together are one stream of bytes, in which
-the manifest says where each file lies. Names and sizes fit any file system. The manifest has the
-digest of each volume, so that whoever signs it signs all.
+A bundle is a folder with `manifest.json` and volumes. The volumes together are one stream of bytes,
+and the manifest has the offset of each file in this stream. Names and sizes of volumes fit any file
+system. The manifest has the digest of each volume, so that its signature covers the whole bundle.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 VOLUMES = "hubmirror-*.bin*"
-"""A pattern of volumes, and of what is left of unfinished ones."""
+"""A glob pattern of volumes and of unfinished volumes (`*.bin.partial`)."""
 
 VOLUMES_REPO = Repo.parse("bundle")
-"""The repository that events about volumes name."""
+"""The repository in progress events about volumes."""
 
 _FORMAT = 1
 _MAX_MANIFEST = 1024 * 1024 * 1024
@@ -37,8 +37,8 @@ _VOLUME = re.compile(r"hubmirror-[0-9]{4,6}\.bin")
 _HUB_PLACE = re.compile(
     r"hub/[^/\0]+/(?:blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})|hubmirror/[0-9a-f]{40}\.json)"
 )
-# Of a git repository nothing that git would obey: no config, no hooks, and no path to the objects
-# of another one.
+# Only data of a git repository: a config, a hook or objects/info/alternates could run commands or
+# read other repositories.
 _GIT_PLACE = re.compile(
     r"git/[^/\0]+/[^/\0]+/[^/\0]+\.git/(?:HEAD|packed-refs|refs/[^\0]+|objects/[0-9a-f]{2}/[0-9a-f]{38}"
     r"|objects/pack/pack-[0-9a-f]{40}\.(?:pack|idx|rev|bitmap)|objects/info/packs)"
@@ -47,9 +47,12 @@ _GIT_PLACE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file of a bundle: `name` is its path below the data folder. `digest` is sha256, or for a
-    blob that git keeps whole its sha1. `offset` is where it begins in the stream; None for a blob
-    that the other side has in another repository."""
+    """One file of a bundle.
+
+    `name` is its path below the data folder. `digest` is its sha256, or git's sha1 for a blob
+    without LFS. `offset` is its start in the stream, in bytes; None for a blob that the other host
+    has in another repository.
+    """
 
     name: str
     size: int
@@ -64,7 +67,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A piece of the stream, from `offset`."""
+    """A part of the stream: `size` bytes from `offset`."""
 
     name: str
     offset: int
@@ -78,18 +81,21 @@ class Volume:
 
     @classmethod
     def parse(cls, row: Mapping[str, Any]) -> Volume:
-        """Raises ValueError, KeyError and TypeError."""
+        """Raises ValueError, KeyError or TypeError."""
         name = str(row["name"])
         if not _VOLUME.fullmatch(name):
-            raise ValueError(f"{name[:80]!r} is no name of a volume")
+            raise ValueError(f"{name[:80]!r} is not the name of a volume")
         return cls(name, _count(row["offset"]), _count(row["size"]), _hex(row["sha256"], 64))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a bundle holds. `since` is the bundle that it builds upon, `since_created_at` when that
-    was made; `holds` are all names with their digests that a data folder has once this bundle, and
-    those before it, were applied."""
+    """The manifest of a bundle.
+
+    `since` is the id of the base bundle, and `since_created_at` its time of creation; both are
+    empty if there is no base. `holds` maps names to digests: all files of a data folder to which
+    this bundle and its base bundles were applied.
+    """
 
     bundle_id: str
     created_at: str
@@ -101,21 +107,26 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """That of a bundle's folder, or a copy of the file alone. Raises CarryError for one that is
-        absent, damaged, or names what no bundle may hold."""
+        """Read the manifest of a bundle. `folder` is the bundle, or the path of the manifest.
+
+        Raises CarryError for a manifest that is absent or damaged, or has a forbidden path.
+        """
         folder = folder.parent if folder.name == MANIFEST else folder
         try:
             data = orjson.loads(read_regular(folder / MANIFEST, _MAX_MANIFEST))
             if data["format_version"] != _FORMAT:
-                raise CarryError(f"The bundle {folder.name} is of a newer hubmirror; update this.")
-            if data.pop("sha256") != _seal(data):
-                raise ValueError("its own digest is another")
+                raise CarryError(
+                    f"A newer hubmirror wrote the bundle {folder.name}. Update hubmirror on this "
+                    "host."
+                )
+            if data.pop("sha256") != _manifest_digest(data):
+                raise ValueError("it does not match its own digest")
             manifest = cls._parse(data)
             manifest._check()
         except FileNotFoundError as exc:
             raise CarryError(
-                f"{folder} holds no {MANIFEST}: it is no bundle, or its creation was not "
-                "finished. Run `hubmirror bundle create` again."
+                f"{folder} has no {MANIFEST}: it is not a bundle, or its creation did not finish. "
+                "Run `hubmirror bundle create` again."
             ) from exc
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise CarryError(
@@ -132,12 +143,12 @@ class Manifest:
             str(data["since_created_at"]),
             [_item(row) for row in data["items"]],
             [Volume.parse(row) for row in data["volumes"]],
-            dict(_held(name, digest) for name, digest in data["holds"].items()),
+            dict(_checked_entry(name, digest) for name, digest in data["holds"].items()),
         )
 
     def _check(self) -> None:
-        """Raises ValueError where volumes leave gaps, or files lie outside of them; and where it
-        builds upon no other, and holds what it does not carry."""
+        """Raises ValueError if the volumes have gaps, if a file is outside of the volumes, or if a
+        bundle without a base does not contain all its files."""
         end = 0
         for volume in self.volumes:
             if volume.offset != end:
@@ -145,13 +156,13 @@ class Manifest:
             end += volume.size
         for item in self.items:
             if item.offset is not None and item.offset + item.size > end:
-                raise ValueError(f"{item.name} lies outside of the volumes")
-        carried = {item.name: item.digest for item in self.items if item.offset is not None}
-        if not self.since and carried != self.holds:
-            raise ValueError("it does not list all that it holds")
+                raise ValueError(f"{item.name} is outside of the volumes")
+        included = {item.name: item.digest for item in self.items if item.offset is not None}
+        if not self.since and included != self.holds:
+            raise ValueError("its lists of files differ")
 
     def render(self) -> bytes:
-        """The file's text, with a digest of itself."""
+        """The JSON text, with its own digest."""
         body = {
             "format_version": _FORMAT,
             "bundle_id": self.bundle_id,
@@ -162,49 +173,49 @@ class Manifest:
             "items": [item.row() for item in self.items],
             "holds": self.holds,
         }
-        return orjson.dumps({**body, "sha256": _seal(body)}, option=orjson.OPT_INDENT_2)
+        return orjson.dumps({**body, "sha256": _manifest_digest(body)}, option=orjson.OPT_INDENT_2)
 
 
-def _seal(body: Mapping[str, Any]) -> str:
-    """The digest of a manifest, whatever white space it is written with."""
+def _manifest_digest(body: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest without its digest; white space has no effect."""
     return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _held(name: Any, value: Any) -> tuple[str, str]:
-    """A name and its digest, which for a blob are the same."""
-    place(name)
+def _checked_entry(name: Any, value: Any) -> tuple[str, str]:
+    """A checked name and digest. The name of a blob must end with its digest."""
+    check_path(name)
     digest = _digest(value)
     if name.startswith("hub/") and "/blobs/" in name:
         if not name.endswith(f"/{digest}"):
-            raise ValueError(f"{name} is not named by its digest")
+            raise ValueError(f"{name} does not have its digest as its name")
     elif len(digest) != 64:
-        raise ValueError(f"{name} has a digest of another kind")
+        raise ValueError(f"{name} has a digest that is not a sha256")
     return name, digest
 
 
 def _item(row: Mapping[str, Any]) -> Item:
-    name, digest = _held(row["name"], row["digest"])
-    is_elsewhere = row["offset"] is None and "/blobs/" in name
-    return Item(name, _count(row["size"]), digest, None if is_elsewhere else _count(row["offset"]))
+    name, digest = _checked_entry(row["name"], row["digest"])
+    is_absent = row["offset"] is None and "/blobs/" in name
+    return Item(name, _count(row["size"]), digest, None if is_absent else _count(row["offset"]))
 
 
-def place(name: str) -> str:
-    """A path below the data folder where a bundle may write: blobs and records of a repository, and
-    what lies beside hub/."""
+def check_path(name: str) -> str:
+    """Return `name` if a bundle may write this path below the data folder: blobs and records of
+    hub/, and files outside of hub/. Raises ValueError for another path."""
     try:
         parts = check_file_path(name).split("/")
     except (AttributeError, RequestError) as exc:
         raise ValueError(f"{str(name)[:80]!r} is not a path below the data folder") from exc
     if parts[0] == "hub":
         if not _HUB_PLACE.fullmatch(name) or Repo.from_folder_name(parts[1]) is None:
-            raise ValueError(f"{name[:80]!r} is not a place in hub/")
+            raise ValueError(f"{name[:80]!r} is not a blob or a record in hub/")
     elif name.startswith((".", "hubmirror.toml")) or (parts[0] == "git" and not is_git_data(name)):
-        raise ValueError(f"{name[:80]!r} is not to be carried")
+        raise ValueError(f"{name[:80]!r} is not allowed in a bundle")
     return name
 
 
 def is_git_data(name: str) -> bool:
-    """Whether it is a file of a git repository that a bundle carries: HEAD, a ref or an object."""
+    """Whether a bundle may contain this file of a git repository: HEAD, a ref or an object."""
     return _GIT_PLACE.fullmatch(name) is not None
 
 
@@ -214,28 +225,28 @@ def _digest(value: Any) -> str:
 
 def _hex(value: Any, length: int) -> str:
     if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{length}}}", value):
-        raise ValueError(f"{str(value)[:80]!r} is no digest")
+        raise ValueError(f"{str(value)[:80]!r} is not a digest")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no number of bytes")
+        raise ValueError(f"{value!r} is not a number of bytes")
     return value
 
 
 @contextlib.contextmanager
-def naming_errors(folder: Path) -> Iterator[None]:
-    """Says what cannot be written or read, and why, in one line."""
+def os_errors_as_carry_errors(folder: Path) -> Iterator[None]:
+    """Turn OSError into CarryError, with the path (by default `folder`) and the cause."""
     try:
         yield
     except OSError as exc:
         name = exc.filename or folder
-        raise CarryError(f"{name}: {exc.strerror}. Run it again when that is mended.") from exc
+        raise CarryError(f"{name}: {exc.strerror}. Fix this and run the command again.") from exc
 
 
 def has_size(path: Path, size: int) -> bool:
-    """Whether a plain file of that size is there."""
+    """Whether `path` is a regular file of this size."""
     try:
         return path.is_file() and not path.is_symlink() and path.stat().st_size == size
     except OSError:

@@ -1,4 +1,4 @@
-"""Copying the data folder elsewhere by rsync, in an order in which no reader sees half of it."""
+"""Copies the data folder with rsync. Readers never see a part of a revision."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from mirror.core.errors import CarryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# What a reader follows to the payload, in the order in which it may arrive.
+# The files that lead a reader to the payload. Each group may arrive only after the groups before.
 _REFS = ("/hub/*/refs", "/git/*/*/*/refs", "/git/*/*/*/packed-refs", "/git/*/*/*/HEAD",
          "/bentoml/models/*/latest")  # fmt: skip
 _POINTERS = (("/hub/*/snapshots", "/hub/*/trees"), ("/hub/*/hubmirror", "/openllm"), _REFS)
 _PAYLOAD = ("/hub/*/blobs", "/hub/*/snapshots", "/hub/*/trees", "/hub/*/.no_exist")
-_OURS = ("/.hubmirror", "/hub/.hubmirror", "/hub/.locks", ".rsync-partial")
+_LOCAL = ("/.hubmirror", "/hub/.hubmirror", "/hub/.locks", ".rsync-partial")
 _FLAGS = (
     "--archive", "--hard-links", "--copy-dirlinks", "--partial-dir=.rsync-partial",
     "--omit-dir-times", "--human-readable",
 )  # fmt: skip
 _VANISHED = 24
 _VISIBLE_PASSES = ("refs", "removals of revisions", "removals of files")
-"""The passes that change what readers see."""
+"""The passes that change what readers see: they run after the records."""
 
 _CAUSES = {
     10: "the connection failed",
-    11: "a file cannot be written there, or the disk is full",
-    12: "the other side ended it (is rsync installed there, and is its disk full?)",
-    20: "it was interrupted",
+    11: "a file cannot be written at the destination, or its disk is full",
+    12: "the destination ended the connection (is rsync installed there? is its disk full?)",
+    20: "rsync was interrupted",
     23: "some files could not be copied",
-    30: "the other side did not answer in time",
+    30: "the destination did not answer in time",
     255: "ssh failed",
 }
 
@@ -43,62 +43,70 @@ def push(
     *,
     delete: bool = False,
     options: tuple[str, ...] = (),
-    told: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Copy `data` to `HOST:/path` or a folder. Run again, it goes on where it was.
+    """Copy `data` to `HOST:/path` or a folder. An interrupted push continues at the next call.
 
-    With `delete` what is not here any more is removed there, pointers first, at the very end.
-    `options` are handed to rsync. Raises CarryError.
+    `delete` removes files at the destination that `data` does not have, in two last passes: first
+    the refs, records and links, then the rest. `options` are passed to rsync. `notify` receives
+    the name of each pass, and warnings. Raises CarryError.
     """
     if shutil.which("rsync") is None:
-        raise CarryError("rsync is not installed here: apt-get install rsync.")
+        raise CarryError("rsync is not installed on this host. Run apt-get install rsync.")
     _check(data, destination, delete=delete)
-    for text, filters in _passes(delete=delete):
-        told(text)
+    for name, filters in _passes(delete=delete):
+        notify(name)
         command = ["rsync", *_FLAGS, *filters, *options, f"{data.absolute()}/", destination]
         code = subprocess.run(command, check=False).returncode  # noqa: S603
         if code == _VANISHED:
-            told("Some files vanished while they were copied: something works in the data folder.")
+            notify(
+                "Some files vanished while rsync copied them: another process changes the data "
+                "folder."
+            )
         elif code:
             cause = _CAUSES.get(code, f"its exit status is {code}")
-            unrecorded = (
-                "" if text in _VISIBLE_PASSES else "Nothing that readers saw there has changed. "
+            unchanged = (
+                "" if name in _VISIBLE_PASSES else "The destination serves the same as before. "
             )
             raise CarryError(
-                f"rsync failed at {text}: {cause}. What it said is above. {unrecorded}"
-                "Run the same command again to go on."
+                f"rsync failed in the pass {name!r}: {cause}. Its messages are above. {unchanged}"
+                "Run the same command again to continue."
             )
 
 
 def _check(data: Path, destination: str, *, delete: bool) -> None:
-    """Raises CarryError for a copy that cannot be meant."""
+    """Raises CarryError for arguments that are wrong or dangerous."""
     if not data.is_dir():
-        raise CarryError(f"The data folder {data} is not there. Name another with --data.")
+        raise CarryError(f"The data folder {data} does not exist. Name another with --data.")
     if destination.startswith("-"):
         raise CarryError(
-            f"{destination} is no place to copy to: write HOST:/path, and rsync's options last, "
+            f"{destination} is not a destination. Write HOST:/path, and the options of rsync last, "
             "after --."
         )
     if ":" not in destination and Path(destination).resolve().is_relative_to(data.resolve()):
-        raise CarryError(f"{destination} lies in the data folder itself. Name another place.")
+        raise CarryError(
+            f"{destination} is inside the data folder. Name a destination outside of it."
+        )
     if delete and not any((data / "hub").glob("*--*")):
         raise CarryError(
-            f"{data} holds no repository, and --delete would empty the other side: is its disk "
-            "mounted?"
+            f"{data} has no repository, so --delete would delete all files at the destination. "
+            "Check that the disk of the data folder is mounted."
         )
 
 
 def _passes(*, delete: bool) -> Iterator[tuple[str, list[str]]]:
-    ours = [f"--exclude={one}" for one in _OURS]
+    """The name and the rsync filters of each pass, in order."""
+    local = [f"--exclude={pattern}" for pattern in _LOCAL]
     for number, name in enumerate(("files", "snapshots", "records")):
-        later = [one for group in _POINTERS[number:] for one in group]
-        yield name, ours + [f"--exclude={one}" for one in later]
-    # A ref that moved within a second has another content alone.
-    refs = [f"--include={one}{end}" for one in _REFS for end in ("", "/***")]
+        later = [pattern for group in _POINTERS[number:] for pattern in group]
+        yield name, local + [f"--exclude={pattern}" for pattern in later]
+    # --checksum: a ref that moved within a second has the same size and mtime.
+    refs = [f"--include={pattern}{end}" for pattern in _REFS for end in ("", "/***")]
     yield (
         _VISIBLE_PASSES[0],
-        ["--checksum", "--prune-empty-dirs", *ours, "--include=*/", *refs, "--exclude=*"],
+        ["--checksum", "--prune-empty-dirs", *local, "--include=*/", *refs, "--exclude=*"],
     )
     if delete:
-        yield _VISIBLE_PASSES[1], [*ours, "--delete", *(f"--exclude={x}" for x in _PAYLOAD)]
-        yield _VISIBLE_PASSES[2], [*ours, "--delete"]
+        payload = [f"--exclude={pattern}" for pattern in _PAYLOAD]
+        yield _VISIBLE_PASSES[1], [*local, "--delete", *payload]
+        yield _VISIBLE_PASSES[2], [*local, "--delete"]

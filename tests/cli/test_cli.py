@@ -1,4 +1,4 @@
-"""The commands, as an operator types them."""
+"""The commands `serve --demo` and `ls`, and their settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.folders import COMMIT, OLDER, Content, make_classic, make_managed
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder; commands run beside it."""
+    """An empty data folder. Commands run in its parent folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
@@ -33,18 +33,18 @@ def test_demo_makes_a_model_once(data: Path) -> None:
     assert (row["repo_id"], row["status"], row["files"]) == ("hubmirror/demo", "complete", 6)
 
 
-def test_ls_of_nothing(data: Path) -> None:
-    assert _run("ls") == "Nothing is here yet.\n"
+def test_ls_without_repositories(data: Path) -> None:
+    assert _run("ls") == "The sources have no repositories yet.\n"
 
 
-def test_ls_tells_what_is_not_visible_and_why(data: Path) -> None:
+def test_ls_shows_why_a_revision_is_not_visible(data: Path) -> None:
     make_classic(data / "hub")
     listed = " ".join(_run("ls").split())
     assert "waiting: no pull has recorded it" in listed
     assert "--source hf-cache:data/hub" in listed
 
 
-def test_ls_tells_what_is_shadowed(data: Path, tmp_path: Path) -> None:
+def test_ls_shows_shadowed_repositories(data: Path, tmp_path: Path) -> None:
     make_managed(data / "hub")
     make_classic(tmp_path / "other", Content({"a": b"b"}, OLDER))
     rows = _run("ls", "--json", "--source", f"hf-cache:{tmp_path}/other").splitlines()
@@ -54,7 +54,7 @@ def test_ls_tells_what_is_shadowed(data: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_ls_tells_what_is_partial(data: Path, tmp_path: Path) -> None:
+def test_ls_shows_partial_revisions(data: Path, tmp_path: Path) -> None:
     make_classic(tmp_path / "other")
     row = json.loads(_run("ls", "--json", "--source", f"hf-cache:{tmp_path}/other"))
     assert row["status"] == "partial"
@@ -74,12 +74,12 @@ def test_settings_come_from_flag_environment_and_file(
 
 def test_a_missing_data_folder_names_the_next_step(data: Path) -> None:
     data.rmdir()
-    said = _run("ls", status=1)
-    assert "data folder data is not there" in said
-    assert "--source hf-cache:FOLDER" in said
+    output = _run("ls", status=1)
+    assert "data folder data is not there" in output
+    assert "--source hf-cache:FOLDER" in output
 
 
-def test_a_source_alone_needs_no_data_folder(data: Path, tmp_path: Path) -> None:
+def test_a_source_without_a_data_folder(data: Path, tmp_path: Path) -> None:
     data.rmdir()
     make_classic(tmp_path / "other")
     assert COMMIT in _run("ls", "--json", "--source", f"hf-cache:{tmp_path}/other")

@@ -1,4 +1,4 @@
-"""Where a setting comes from, and what stops a start."""
+"""The origin of settings, and errors in the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command shows: bars on a terminal, lines elsewhere, JSON for programs."""
+"""Progress output: bars on a terminal, lines otherwise, and JSON with `--json`."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with show.showing(as_json=False) as report:
         for event in _EVENTS:
             report(event)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines() == [
+    result = capsys.readouterr()
+    assert result.out == ""
+    assert result.err.splitlines() == [
         "2 files, 3.0 MB",
         "warning: a.bin is slow [and] has brackets",
         "nearly done",
@@ -70,10 +70,10 @@ def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_now_and_then_a_line_for_the_whole(
+def test_a_regular_line_shows_the_total(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show, "_EVERY", 0.0)
+    monkeypatch.setattr(show, "_LINE_INTERVAL_S", 0.0)
     with show.showing(as_json=False) as report:
         for event in _EVENTS[:3]:
             report(event)
@@ -85,9 +85,9 @@ def test_json_for_programs(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     with show.showing(as_json=True) as report:
         for event in _EVENTS:
             report(event)
-    said = capsysbinary.readouterr()
-    assert said.err == b""
-    rows = _lines(said.out.decode())
+    result = capsysbinary.readouterr()
+    assert result.err == b""
+    rows = _lines(result.out.decode())
     assert [row.pop("event") for row in rows] == [
         "Planned",
         "FileBegan",
@@ -126,9 +126,9 @@ def test_every_line_of_a_command_is_json(data: Path, words: tuple[str, ...]) -> 
 
 @dataclass
 class Terminal:
-    """What a command wrote to a terminal, and its exit status."""
+    """The terminal output of a command, and its exit status."""
 
-    said: str
+    output: str
     status: int
 
 
@@ -142,8 +142,8 @@ def _on_a_terminal(
     os.write(ours, typed)
     process = start(data, *words, stdout=theirs, stderr=theirs, stdin=theirs)
     os.close(theirs)
-    said: list[bytes] = []
-    reading = threading.Thread(target=_read, args=(ours, said))
+    output: list[bytes] = []
+    reading = threading.Thread(target=_read, args=(ours, output))
     reading.start()
     try:
         if meanwhile:
@@ -153,13 +153,13 @@ def _on_a_terminal(
         process.kill()
         reading.join()
         os.close(ours)
-    return Terminal(b"".join(said).decode(), status)
+    return Terminal(b"".join(output).decode(), status)
 
 
-def _read(terminal: int, said: list[bytes]) -> None:
+def _read(terminal: int, output: list[bytes]) -> None:
     with contextlib.suppress(OSError):  # EIO: the other end is closed
         while chunk := os.read(terminal, 65536):
-            said.append(chunk)
+            output.append(chunk)
 
 
 def test_bars_on_a_terminal_leave_a_clean_end(data: Path) -> None:
@@ -168,15 +168,17 @@ def test_bars_on_a_terminal_leave_a_clean_end(data: Path) -> None:
     make_managed(data / "hub", content)
     shown = _on_a_terminal(data, "verify")
     assert shown.status == 0
-    assert "9 files" in shown.said
-    assert "zeros.bin" in shown.said
-    assert "81.2 MB" in shown.said or "81.2/81.2 MB" in shown.said
-    assert shown.said.count(_HIDE) == shown.said.count(_SHOW) == 1
-    end = shown.said.rpartition(_SHOW)[2]
-    assert _plain(end).strip() == "All is as it should be."
+    assert "9 files" in shown.output
+    assert "zeros.bin" in shown.output
+    assert "81.2 MB" in shown.output or "81.2/81.2 MB" in shown.output
+    assert shown.output.count(_HIDE) == shown.output.count(_SHOW) == 1
+    end = shown.output.rpartition(_SHOW)[2]
+    assert _plain(end).strip() == "No problems found."
 
 
-def test_a_person_is_asked_what_else_to_bring(simulator: HubSimulator, filling: Filling) -> None:
+def test_the_operator_confirms_needed_repositories(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     config = b'{"auto_map": {"AutoModel": "org/code--modeling.Model"}}'
     simulator.repo("org/model").commit({"config.json": config})
     simulator.repo("org/code").commit({"modeling.py": b"pass"})
@@ -184,7 +186,7 @@ def test_a_person_is_asked_what_else_to_bring(simulator: HubSimulator, filling: 
     words = ("pull", "org/model", "--upstream", filling.url)
     shown = _on_a_terminal(filling.data, *words, typed=b"y\n")
     assert shown.status == 0
-    assert "\nPull it as well? [y/N]: " in _plain(shown.said).replace("\r", "")
+    assert "\nPull it too? [y/N]: " in _plain(shown.output).replace("\r", "")
     assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
 
 
@@ -192,13 +194,13 @@ def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_an_interrupted_command_ends_cleanly_and_soon(tmp_path: Path) -> None:
-    """It does not wait for the end of a file, which here would be hours away."""
+def test_an_interrupted_command_ends_soon(tmp_path: Path) -> None:
+    """It does not wait for the end of the file, which would take hours."""
     data = tmp_path / "data"
     endless = lfs_file("endless.bin", 8 * 10**12, 64 * "a")
-    there = repo_dir(data / "hub") / "blobs" / endless.etag
-    write(there, b"")
-    os.truncate(there, endless.size)
+    blob = repo_dir(data / "hub") / "blobs" / endless.etag
+    write(blob, b"")
+    os.truncate(blob, endless.size)
     publish(data / "hub", make_record(Content({}), files={endless.path: endless}))
 
     def interrupt(process: subprocess.Popen[bytes]) -> None:
@@ -207,8 +209,8 @@ def test_an_interrupted_command_ends_cleanly_and_soon(tmp_path: Path) -> None:
 
     shown = _on_a_terminal(data, "verify", meanwhile=interrupt)
     assert shown.status != 0
-    assert shown.said.count(_HIDE) == shown.said.count(_SHOW) == 1
-    assert "Traceback" not in shown.said
+    assert shown.output.count(_HIDE) == shown.output.count(_SHOW) == 1
+    assert "Traceback" not in shown.output
 
 
 def _is_reading(process: subprocess.Popen[bytes], data: Path) -> bool:

@@ -1,4 +1,4 @@
-"""`hubmirror adopt`: what lies elsewhere becomes managed, proven, by hard link where it can."""
+"""`hubmirror adopt`: adds files of other sources to the managed cache by hard link."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """Where the caches lie that are adopted."""
+    """The folder of the cache to adopt."""
     return tmp_path / "other"
 
 
@@ -63,7 +63,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
     """A folder on another device."""
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is not here, or is no device of its own")
+        pytest.skip("/dev/shm does not exist or is not a separate device")
     with tempfile.TemporaryDirectory(dir=shared, prefix="hubmirror-adopt-") as name:
         yield Path(name)
 
@@ -73,7 +73,7 @@ def _adopt(data: Path, cache: Path, *words: str, status: int = 0) -> str:
 
 
 def _make(cache: Path, make: Make = make_classic, content: Content = CONTENT) -> Path:
-    """A cache of somebody's, with huggingface_hub's list of all files."""
+    """A foreign cache with huggingface_hub's tree file."""
     folder = make(cache, content)
     add_tree(folder, content)
     return folder
@@ -85,20 +85,20 @@ def _status(data: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("make", [make_classic, make_shared, make_real_files])
-def test_a_cache_is_adopted_by_link(data: Path, other: Path, make: Make) -> None:
+def test_a_cache_is_adopted_by_hard_link(data: Path, other: Path, make: Make) -> None:
     source = _make(other, make) / "snapshots" / COMMIT
     before = names_below(other)
     assert "adopted (5 files" in _adopt(data, other)
     for path in FILES:
-        there = blob(data / "hub", CONTENT, path)
-        assert there.stat().st_ino == (source / path).stat().st_ino
-        assert not there.is_symlink()
+        adopted = blob(data / "hub", CONTENT, path)
+        assert adopted.stat().st_ino == (source / path).stat().st_ino
+        assert not adopted.is_symlink()
     assert names_below(other) == before
     assert _status(data) == {"Org/Model": "complete"}
-    assert "All is as it should be." in hubmirror(data, "verify").stdout
+    assert "No problems found." in hubmirror(data, "verify").stdout
 
 
-def test_what_was_adopted_starts_without_a_network(data: Path, other: Path, tmp_path: Path) -> None:
+def test_an_adopted_repository_works_offline(data: Path, other: Path, tmp_path: Path) -> None:
     _make(other)
     plain = make_plain(tmp_path / "plain", Content(repo=TWIN))
     _adopt(data, other, "--source", f"folder:{plain}=Org/Twin")
@@ -115,18 +115,18 @@ def test_identical_files_are_stored_once(data: Path, other: Path, tmp_path: Path
     assert blob(data / "hub", CONTENT, WEIGHTS).samefile(plain / WEIGHTS)
 
 
-def test_between_devices_it_is_a_copy(data: Path, memory: Path) -> None:
+def test_files_of_another_device_are_copied(data: Path, memory: Path) -> None:
     _make(memory)
     _adopt(data, memory)
-    there = blob(data / "hub", CONTENT, WEIGHTS)
-    assert there.stat().st_dev != memory.stat().st_dev
-    assert there.read_bytes() == FILES[WEIGHTS]
-    assert "All is as it should be." in hubmirror(data, "verify").stdout
+    adopted = blob(data / "hub", CONTENT, WEIGHTS)
+    assert adopted.stat().st_dev != memory.stat().st_dev
+    assert adopted.read_bytes() == FILES[WEIGHTS]
+    assert "No problems found." in hubmirror(data, "verify").stdout
     assert not list((data / "hub" / ".hubmirror" / "staging").rglob("*.*"))
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["with a tree file", "without"])
-def test_a_part_is_taken_and_a_pull_brings_the_rest(
+def test_a_pull_completes_a_partly_adopted_revision(
     data: Path, other: Path, serve: Serve, digests: Digests, tmp_path: Path, *, listed: bool
 ) -> None:
     folder = make_classic(other)
@@ -134,13 +134,13 @@ def test_a_part_is_taken_and_a_pull_brings_the_rest(
         add_tree(folder, CONTENT)
     blob(other, CONTENT, "config.json").unlink()
     (folder / "snapshots" / COMMIT / "config.json").unlink()
-    said = _adopt(data, other, status=1)
+    output = _adopt(data, other, status=1)
     if listed:
-        assert "it is not whole: config.json is not there, and 0 others" in said
+        assert "the revision lacks 1 file (first: config.json)." in output
     else:
-        assert "nobody here knows whether it is whole" in said
-    assert "The 4 files that are there were taken" in said
-    assert f"`hubmirror pull Org/Model@{COMMIT}`" in said
+        assert "the source has no list of all files" in output
+    assert "Adopted 4 present files." in output
+    assert f"`hubmirror pull Org/Model@{COMMIT}`" in output
     assert "complete" not in _status(data).values()
 
     make_managed(tmp_path / "upstream")
@@ -152,15 +152,15 @@ def test_a_part_is_taken_and_a_pull_brings_the_rest(
     assert blob(data / "hub", CONTENT, WEIGHTS).samefile(blob(other, CONTENT, WEIGHTS))
 
 
-def test_what_nobody_knows_to_be_whole_is_taken_as_whole(data: Path, other: Path) -> None:
+def test_as_whole_adopts_a_revision_without_a_file_list(data: Path, other: Path) -> None:
     make_classic(other)
     assert "--as-whole" in _adopt(data, other, status=1)
     _adopt(data, other, "--as-whole")
     assert _status(data) == {"Org/Model": "complete"}
-    assert "All is as it should be." in hubmirror(data, "verify").stdout
+    assert "No problems found." in hubmirror(data, "verify").stdout
 
 
-def test_an_entry_of_a_bento_store_knows_whether_it_is_whole(data: Path, tmp_path: Path) -> None:
+def test_adopt_of_bento_entries_needs_a_file_list(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("bentoml", reason="BentoML is not installed in this environment")
     full, part = Content(), Content({"config.json": b"{}"}, OLDER)
     make_managed(tmp_path / "upstream" / "hub", full)
@@ -171,10 +171,10 @@ def test_an_entry_of_a_bento_store_knows_whether_it_is_whole(data: Path, tmp_pat
     left_out = {"w.bin": entry("w.bin", b"w")}
     make_managed(tmp_path / "upstream" / "hub", part, left_out=left_out, refs=())
     hubmirror(tmp_path / "upstream", "bento", "add", f"Org/Model@{OLDER}")
-    assert "nobody here knows" in hubmirror(data, "adopt", *store, status=1).output
+    assert "no list of all files" in hubmirror(data, "adopt", *store, status=1).output
 
 
-def test_an_owners_file_keeps_its_mode(data: Path, other: Path) -> None:
+def test_adopted_files_keep_their_mode(data: Path, other: Path) -> None:
     _make(other)
     weights = blob(other, CONTENT, WEIGHTS)
     weights.chmod(0o600)
@@ -187,14 +187,14 @@ def test_a_corrupt_file_is_not_adopted(data: Path, other: Path) -> None:
     _make(other)
     flip(blob(other, CONTENT, WEIGHTS))
     before = names_below(other)
-    said = _adopt(data, other, status=1)
-    assert f"{WEIGHTS} is corrupt: its digest is " in said
+    output = _adopt(data, other, status=1)
+    assert f"{WEIGHTS} is corrupt: its digest is " in output
     assert "complete" not in _status(data).values()
     assert not blob(data / "hub", CONTENT, WEIGHTS).exists()
     assert names_below(other) == before
 
 
-def test_one_that_fails_does_not_keep_others_back(data: Path, other: Path) -> None:
+def test_a_failure_does_not_stop_other_adoptions(data: Path, other: Path) -> None:
     _make(other)
     flip(blob(other, CONTENT, WEIGHTS))
     _make(other, content=Content(repo=TWIN))
@@ -202,19 +202,19 @@ def test_one_that_fails_does_not_keep_others_back(data: Path, other: Path) -> No
     assert _status(data)["Org/Twin"] == "complete"
 
 
-def test_only_what_is_named_is_adopted(data: Path, other: Path) -> None:
+def test_only_named_repositories_are_adopted(data: Path, other: Path) -> None:
     _make(other)
     _make(other, content=Content(repo=TWIN))
     _adopt(data, other, "Org/Twin")
     assert _status(data) == {"Org/Twin": "complete"}
 
 
-def test_a_repository_that_is_not_there_is_named(data: Path, other: Path) -> None:
+def test_adopt_of_an_unknown_repository_fails(data: Path, other: Path) -> None:
     _make(other)
-    assert "No source holds org/typo" in _adopt(data, other, "Org/Typo", status=1)
+    assert "No source has org/typo" in _adopt(data, other, "Org/Typo", status=1)
 
 
-def test_to_adopt_again_changes_nothing(data: Path, other: Path) -> None:
+def test_a_second_adopt_changes_nothing(data: Path, other: Path) -> None:
     _make(other)
     _adopt(data, other)
     before = names_below(data / "hub")
@@ -222,8 +222,8 @@ def test_to_adopt_again_changes_nothing(data: Path, other: Path) -> None:
     assert names_below(data / "hub") == before
 
 
-def test_a_cache_within_the_data_folder_is_given_its_records(data: Path) -> None:
-    """As docs/sources.md tells those who copied a cache there."""
+def test_adopt_writes_records_for_a_cache_in_the_data_folder(data: Path) -> None:
+    """The command that docs/sources.md recommends for a copied cache."""
     _make(data / "hub")
     inode = blob(data / "hub", CONTENT, WEIGHTS).stat().st_ino
     _adopt(data, data / "hub")
@@ -246,7 +246,7 @@ def test_an_older_cache_does_not_move_refs_back(data: Path, other: Path) -> None
     assert blob(data / "hub", Content({"old.txt": b"old"}), "old.txt").exists()
 
 
-def test_what_a_pull_has_told_of_a_revision_is_kept(data: Path, other: Path) -> None:
+def test_adopt_keeps_the_record_of_a_pull(data: Path, other: Path) -> None:
     put(data / "hub", CONTENT, info={"pipeline_tag": "text-generation"})
     record = repo_dir(data / "hub") / "hubmirror" / f"{COMMIT}.json"
     before = json.loads(record.read_bytes())
@@ -256,5 +256,5 @@ def test_what_a_pull_has_told_of_a_revision_is_kept(data: Path, other: Path) -> 
     assert (after["info"], after["upstream"]) == (before["info"], before["upstream"])
 
 
-def test_a_source_must_be_named(data: Path) -> None:
-    assert "Name what to adopt" in hubmirror(data, "adopt", status=1).output
+def test_adopt_requires_a_source(data: Path) -> None:
+    assert "There is no source to adopt from" in hubmirror(data, "adopt", status=1).output

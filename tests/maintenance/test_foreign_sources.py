@@ -1,4 +1,4 @@
-"""`hubmirror rm` and `gc` on sources that others fill: what goes, and what stays whole."""
+"""`hubmirror rm` and `gc` on sources that are served in place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OLD = Content({**FILES, "config.json": b'{"old": true}'}, OLDER)
 
 @pytest.fixture(params=[make_classic, make_shared], ids=["classic", "shared"])
 def cache(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A cache of somebody's: two revisions of a repository, and another repository."""
+    """A foreign cache: a repository with two revisions, and another repository."""
     (tmp_path / "data").mkdir()
     make: Callable[..., Path] = request.param
     make(tmp_path / "cache", Content(repo=TWIN))
@@ -48,22 +48,24 @@ def run(cache: Path, *words: str, status: int = 0) -> str:
 
 
 def listed(cache: Path) -> set[tuple[str, str]]:
-    """Repositories and commits, as huggingface_hub itself sees them; nothing is damaged."""
+    """Repositories and commits according to huggingface_hub, which must report no damage."""
     found = scan_cache_dir(cache)
     assert found.warnings == []
-    return {(one.repo_id, held.commit_hash) for one in found.repos for held in one.revisions}
+    return {
+        (repo.repo_id, revision.commit_hash) for repo in found.repos for revision in repo.revisions
+    }
 
 
-def test_a_repository_goes_and_others_stay(cache: Path) -> None:
-    said = run(cache, "rm", "org/model")
-    assert said.startswith(f"Removed org/model from hf-cache:{cache}: ")
+def test_rm_removes_only_the_named_repository(cache: Path) -> None:
+    output = run(cache, "rm", "org/model")
+    assert output.startswith(f"Removed org/model from hf-cache:{cache}: ")
     assert listed(cache) == {(TWIN.repo_id, COMMIT)}
     assert offline_files(cache, TWIN)
     assert "Org/Model" not in run(cache, "ls", "--json")
 
 
 @pytest.mark.parametrize("revision", ["v1", OLDER, OLDER[:8]])
-def test_a_revision_goes_and_the_other_stays(cache: Path, revision: str) -> None:
+def test_rm_removes_only_the_named_revision(cache: Path, revision: str) -> None:
     run(cache, "rm", f"Org/Model@{revision}")
     assert listed(cache) == {(TWIN.repo_id, COMMIT), (MODEL.repo_id, COMMIT)}
     assert offline_files(cache, MODEL).keys() == FILES.keys()
@@ -71,7 +73,7 @@ def test_a_revision_goes_and_the_other_stays(cache: Path, revision: str) -> None
 
 
 @pytest.mark.parametrize("target", ["Org/None", "Org/Model@v9", "datasets/Org/Model"])
-def test_what_is_not_there_is_said(cache: Path, target: str) -> None:
+def test_rm_of_an_absent_target_is_reported(cache: Path, target: str) -> None:
     before = names_below(cache)
     assert f"{target} is neither in the data folder nor in a cache" in run(
         cache, "rm", target, status=1
@@ -79,7 +81,7 @@ def test_what_is_not_there_is_said(cache: Path, target: str) -> None:
     assert names_below(cache) == before
 
 
-def test_the_data_folder_comes_first(cache: Path) -> None:
+def test_rm_uses_the_data_folder_first(cache: Path) -> None:
     data = cache.parent / "data"
     make_managed(data / "hub")
     run(cache, "rm", "Org/Model")
@@ -87,18 +89,18 @@ def test_the_data_folder_comes_first(cache: Path) -> None:
     assert (MODEL.repo_id, COMMIT) in listed(cache)
 
 
-def test_a_plain_folder_is_its_owners(tmp_path: Path) -> None:
+def test_rm_keeps_a_plain_folder(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     make_plain(tmp_path / "plain")
     before = names_below(tmp_path / "plain")
     source = ("--source", f"folder:{tmp_path}/plain=Org/Plain")
-    said = hubmirror(tmp_path / "data", "rm", "Org/Plain", *source, status=1).output
-    assert "A plain folder is its owner's: remove it yourself" in said
+    output = hubmirror(tmp_path / "data", "rm", "Org/Plain", *source, status=1).output
+    assert "hubmirror does not remove plain folders" in output
     hubmirror(tmp_path / "data", "gc", *source)
     assert names_below(tmp_path / "plain") == before
 
 
-def test_gc_takes_what_nobody_works_on(cache: Path, later: Later) -> None:
+def test_gc_removes_abandoned_files_of_a_foreign_cache(cache: Path, later: Later) -> None:
     blobs = repo_dir(cache) / "blobs"
     for name in ("a" * 64, f"{'b' * 64}.incomplete"):
         write(blobs / name, b"1234567")
@@ -112,7 +114,7 @@ def test_gc_takes_what_nobody_works_on(cache: Path, later: Later) -> None:
     assert offline_files(cache, MODEL).keys() == FILES.keys()
 
 
-def test_gc_takes_entries_that_were_never_finished(tmp_path: Path, later: Later) -> None:
+def test_gc_removes_unfinished_bento_entries(tmp_path: Path, later: Later) -> None:
     home = tmp_path / "data" / "bentoml"
     write(home / ".hubmirror-half" / "a" / "b", b"1234567")
     assert hubmirror(tmp_path / "data", "gc").stdout.splitlines()[-1] == "0 B freed."
@@ -122,7 +124,7 @@ def test_gc_takes_entries_that_were_never_finished(tmp_path: Path, later: Later)
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # BentoML's own
-def test_a_store_elsewhere_gives_its_entries_up(tmp_path: Path) -> None:
+def test_rm_removes_entries_of_another_bento_store(tmp_path: Path) -> None:
     pytest.importorskip("bentoml", reason="BentoML is not installed in this environment")
     data, home = tmp_path / "data", tmp_path / "store"
     make_managed(data / "hub")

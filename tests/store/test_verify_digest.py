@@ -1,4 +1,4 @@
-"""Digests of what is on the disk, read while it is written."""
+"""Digests of files on disk, including a file during its download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = lfs_file("a.bin", len(BODY), hashlib.sha256(BODY).hexdigest())
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file pays a thread, which reads in small steps."""
+    """Hash every file in a thread, in small blocks."""
     monkeypatch.setattr(proof, "_MIN_TAILED_SIZE", 0)
     monkeypatch.setattr(proof, "_READ", 100_000)
 
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def writing(path: Path, step: int = 700_000) -> Iterator[int]:
-    """Write the body step by step."""
+    """Write the body in several parts."""
     for start in range(0, len(BODY), step):
         with path.open("ab") as file:
             file.write(BODY[start : start + step])
@@ -39,7 +39,7 @@ def writing(path: Path, step: int = 700_000) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("file", [FILE, RepoFile("a.bin", len(BODY), git_id("blob", BODY))])
-def test_a_file_is_read_while_it_is_written(path: Path, file: RepoFile) -> None:
+def test_tail_hasher_hashes_during_the_download(path: Path, file: RepoFile) -> None:
     with TailHasher(file, path) as following:
         for written in writing(path):
             seen = min(written, len(BODY))
@@ -48,7 +48,7 @@ def test_a_file_is_read_while_it_is_written(path: Path, file: RepoFile) -> None:
         assert following.digest(renamed) == digest(renamed, file.etag, file.size) == file.etag
 
 
-def test_what_came_last_is_read_at_the_end(path: Path) -> None:
+def test_tail_hasher_hashes_the_rest_at_the_end(path: Path) -> None:
     with TailHasher(FILE, path) as following:
         path.write_bytes(BODY[:10])
         until(lambda: following.count == 10)
@@ -57,7 +57,7 @@ def test_what_came_last_is_read_at_the_end(path: Path) -> None:
         assert following.digest(path) == FILE.etag
 
 
-def test_another_try_writes_another_file(path: Path) -> None:
+def test_digest_is_none_for_another_file(path: Path) -> None:
     other = path.with_name("b.incomplete")
     with TailHasher(FILE, path) as following:
         path.write_bytes(BODY)
@@ -66,7 +66,7 @@ def test_another_try_writes_another_file(path: Path) -> None:
         assert following.digest(other) is None
 
 
-def test_what_a_client_writes_again_is_read_again(path: Path) -> None:
+def test_digest_is_none_after_invalidate(path: Path) -> None:
     with TailHasher(FILE, path) as following:
         path.write_bytes(BODY)
         until(lambda: following.count == len(BODY))
@@ -74,7 +74,7 @@ def test_what_a_client_writes_again_is_read_again(path: Path) -> None:
         assert following.digest(path) is None
 
 
-def test_a_file_that_was_cut(path: Path) -> None:
+def test_digest_is_none_for_a_truncated_file(path: Path) -> None:
     with TailHasher(FILE, path) as following:
         path.write_bytes(BODY + b"more")
         until(lambda: following.count == len(BODY) + 4)
@@ -83,13 +83,13 @@ def test_a_file_that_was_cut(path: Path) -> None:
         assert following.digest(path) is None
 
 
-def test_a_file_that_was_never_found(path: Path) -> None:
+def test_digest_is_none_for_a_file_that_never_existed(path: Path) -> None:
     with TailHasher(FILE, path.with_name("other")) as following:
         path.write_bytes(BODY)
         assert following.digest(path) is None
 
 
-def test_a_disk_that_fails_is_no_proof(path: Path) -> None:
+def test_digest_is_none_after_a_read_error(path: Path) -> None:
     path.mkdir()
     with TailHasher(FILE, path) as following:
         until(lambda: not following.is_alive)

@@ -1,4 +1,4 @@
-"""Work in threads: results in order, the first failure at once, and an interrupt at any moment."""
+"""Worker pool: the order of results, failures, and interrupts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from mirror.store.worker_pool import results, threads
 
 
-def test_results_come_in_the_order_of_what_was_asked() -> None:
+def test_results_are_in_the_order_of_the_items() -> None:
     with threads(4, "test") as pool:
         assert results(pool, lambda n: n * n, range(100)) == [n * n for n in range(100)]
         assert results(pool, abs, []) == []
 
 
-def test_a_failure_is_not_kept_waiting() -> None:
+def test_a_failure_is_raised_at_once() -> None:
     stop = threading.Event()
 
     def work(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of tests that pull: a simulated hub, and a folder that is filled from it."""
+"""Fixtures for pull tests: a simulated hub and a data folder."""
 
 from tests.filling import alone, filling, later, simulator
 

@@ -1,4 +1,4 @@
-"""What else a model needs to start, as its own files name it."""
+"""The repositories that a model needs to start."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def _needs(files: dict[str, Any], repo: Repo = MODEL) -> list[Need]:
         (
             "config.json",
             {"speculators_config": {"verifier": {"name_or_path": OTHER, "architectures": []}}},
-            "the model that it drafts for",
+            "the target model of this draft model",
         ),
         ("processor_config.json", {"tokenizer_name_or_path": OTHER}, "its tokenizer"),
         ("config.json", {"vision": [{"processor_name_or_path": OTHER}]}, "its processor"),
     ],
 )
-def test_what_a_file_names_is_needed(name: str, body: dict[str, Any], why: str) -> None:
+def test_a_repository_in_a_config_file_is_needed(name: str, body: dict[str, Any], why: str) -> None:
     assert _needs({name: body}) == [Need(Repo.parse(OTHER), why)]
 
 
@@ -72,12 +72,12 @@ def test_what_a_file_names_is_needed(name: str, body: dict[str, Any], why: str) 
         7,
     ],
 )
-def test_what_is_no_other_repository_is_not_needed(body: Any) -> None:
+def test_other_values_are_not_needed(body: Any) -> None:
     assert _needs({"config.json": body}) == []
 
 
-def test_where_a_tokenizer_was_loaded_from_is_not_needed() -> None:
-    """transformers wrote it for years: 140 GB would come for nothing."""
+def test_the_origin_of_a_tokenizer_is_not_needed() -> None:
+    """transformers wrote this key for years: a pull would fetch 140 GB without need."""
     body = {"name_or_path": "meta-llama/Llama-2-70b-hf", "tokenizer_class": "LlamaTokenizer"}
     assert _needs({"tokenizer_config.json": body}) == []
 
@@ -89,7 +89,7 @@ def test_each_repository_is_named_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["datasets", "spaces"])
-def test_only_models_start(kind: str) -> None:
+def test_only_models_have_needs(kind: str) -> None:
     body = {"base_model_name_or_path": OTHER}
     assert _needs({"adapter_config.json": body}, Repo.parse(f"{kind}/Org/Model")) == []
 
@@ -99,6 +99,6 @@ def test_a_damaged_file_names_nothing(body: bytes) -> None:
     assert needs(MODEL, lambda _: body) == []
 
 
-def test_a_model_that_brings_its_code_needs_no_other() -> None:
+def test_a_model_with_its_own_code_needs_no_repository() -> None:
     shape = shapes.kimi_k2_thinking()
     assert needs(shape.repo, lambda name: shape.small_files.get(name, b"")) == []

@@ -1,4 +1,4 @@
-"""Pulling: what is in the folder afterwards, and what it costs."""
+"""Pulls: the files in the folder afterwards, and the number of requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mirror.config import RepoSpec
 from mirror.core.record import parse_tree
 from mirror.core.repo import Repo
 from mirror.store.cache import Cache
-from mirror.sync.completeness import holds
+from mirror.sync.completeness import has_complete_revision
 from tests.conftest import Serve
 from tests.filling import FILES, MODEL, WEIGHTS, Filling, digests, mtimes
 from tests.folders import Content, entry, make_managed
@@ -23,7 +23,7 @@ from tests.servers import run_command
 NEWER = {**FILES, "config.json": b'{"model_type": "qwen3"}', "new.bin": b"new" * 1000}
 
 
-def test_a_pull_leaves_a_whole_revision(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_pull_writes_a_complete_revision(simulator: HubSimulator, filling: Filling) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     outcome = filling.pull(MODEL)
     assert outcome.failed == []
@@ -37,7 +37,7 @@ def test_a_pull_leaves_a_whole_revision(simulator: HubSimulator, filling: Fillin
     assert not list((filling.hub / ".hubmirror" / "staging").iterdir())
 
 
-def test_the_record_has_all_that_upstream_has(simulator: HubSimulator, filling: Filling) -> None:
+def test_the_record_lists_all_files_of_upstream(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo(MODEL).info = {"tags": ["tiny"], "cardData": {"license": "mit"}}
     commit = simulator.repo(MODEL).refs["main"]
     filling.pull(MODEL, exclude=["*.safetensors"])
@@ -56,9 +56,7 @@ def test_the_record_has_all_that_upstream_has(simulator: HubSimulator, filling: 
     )
 
 
-def test_the_tree_file_lists_the_wanted_files_alone(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_the_tree_file_lists_only_wanted_files(simulator: HubSimulator, filling: Filling) -> None:
     filling.pull(MODEL, include=["*.json", "*.md"])
     tree = filling.folder().tree(simulator.repo(MODEL).refs["main"])
     assert parse_tree(tree.read_bytes()).keys() == {"README.md", "config.json"}
@@ -80,7 +78,7 @@ def test_filters_choose_files(
     assert filling.shown().keys() == wanted
 
 
-def test_the_folder_is_a_cache_for_clients_without_a_hub(
+def test_clients_use_the_folder_as_an_offline_cache(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     repo, part, data = simulator.repo(MODEL), simulator.repo("org/part"), "datasets/org/data"
@@ -91,7 +89,7 @@ def test_the_folder_is_a_cache_for_clients_without_a_hub(
     repo.commit(NEWER)
     filling.pull(MODEL, data)
     filling.pull("org/part", include=["*.json"])
-    told = filling.offline(
+    downloaded = filling.offline(
         {"repo_id": MODEL},
         {"repo_id": MODEL, "revision": first},
         {"repo_id": "org/part"},
@@ -99,7 +97,7 @@ def test_the_folder_is_a_cache_for_clients_without_a_hub(
         {"repo_id": MODEL, "filename": WEIGHTS},
         {"repo_id": "org/part", "filename": "config.json", "revision": part.refs["main"]},
     )
-    assert told == [
+    assert downloaded == [
         digests(NEWER),
         digests(FILES),
         digests({"config.json": FILES["config.json"]}),
@@ -117,7 +115,7 @@ def test_repositories_of_every_kind(simulator: HubSimulator, filling: Filling, r
 
 
 @pytest.mark.parametrize(
-    ("ref", "asked", "full"),
+    ("ref", "revision", "full"),
     [
         ("main", "main", "refs/heads/main"),
         ("refs/tags/v1", "v1", "refs/tags/v1"),
@@ -127,17 +125,17 @@ def test_repositories_of_every_kind(simulator: HubSimulator, filling: Filling, r
     ],
 )
 def test_revisions_of_every_kind(
-    simulator: HubSimulator, filling: Filling, ref: str, asked: str, full: str
+    simulator: HubSimulator, filling: Filling, ref: str, revision: str, full: str
 ) -> None:
     commit = simulator.repo(MODEL).commit({"only.txt": ref.encode()}, ref)
-    assert filling.pull(f"{MODEL}@{asked}").failed == []
-    assert filling.shown(asked) == filling.shown(commit) == {"only.txt": ref.encode()}
+    assert filling.pull(f"{MODEL}@{revision}").failed == []
+    assert filling.shown(revision) == filling.shown(commit) == {"only.txt": ref.encode()}
     assert filling.record(commit).refs == (full,)
     with filling.source() as source:
         assert source.refs(Repo.parse(MODEL)) == {full: commit}
 
 
-def test_a_commit_hash_makes_no_ref(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_commit_hash_creates_no_ref(simulator: HubSimulator, filling: Filling) -> None:
     old = simulator.repo(MODEL).refs["main"]
     simulator.repo(MODEL).commit(NEWER)
     filling.pull(f"{MODEL}@{old}")
@@ -146,15 +144,15 @@ def test_a_commit_hash_makes_no_ref(simulator: HubSimulator, filling: Filling) -
     assert filling.record(old).refs == ()
 
 
-@pytest.mark.parametrize("asked", ["ORG/MODEL", "Org/Model"])
-def test_the_hub_knows_the_true_case(filling: Filling, asked: str) -> None:
-    assert filling.pull(asked).failed == []
+@pytest.mark.parametrize("name", ["ORG/MODEL", "Org/Model"])
+def test_a_new_folder_has_the_case_of_the_hub(filling: Filling, name: str) -> None:
+    assert filling.pull(name).failed == []
     assert [path.name for path in filling.hub.glob("*--*")] == ["models--org--model"]
     filling.pull(MODEL)
     assert filling.outcomes == ["pulled", "up to date"]
 
 
-def test_the_case_that_is_here_stays(simulator: HubSimulator, filling: Filling) -> None:
+def test_an_existing_folder_keeps_its_case(simulator: HubSimulator, filling: Filling) -> None:
     filling.pull(MODEL)
     simulator.repos = {"Org/Model": simulator.repos[MODEL]}
     simulator.repo("Org/Model").commit(NEWER)
@@ -163,18 +161,18 @@ def test_the_case_that_is_here_stays(simulator: HubSimulator, filling: Filling) 
     assert [path.name for path in filling.hub.glob("*--*")] == ["models--org--model"]
 
 
-def test_another_hubmirror_is_a_hub(tmp_path: Path) -> None:
+def test_pull_from_another_hubmirror(tmp_path: Path) -> None:
     files = {**FILES, "big.safetensors": os.urandom(300_000)}
-    make_managed(tmp_path / "there" / "hub", Content(files, repo=Repo.parse(MODEL)))
-    there = ("--data", "there", "--xet-min-size", "0")
-    with run_command(tmp_path, "--workers", "1", *there) as server:
+    make_managed(tmp_path / "upstream" / "hub", Content(files, repo=Repo.parse(MODEL)))
+    options = ("--data", "upstream", "--xet-min-size", "0")
+    with run_command(tmp_path, "--workers", "1", *options) as server:
         filling = Filling(tmp_path / "data", server.url)
         assert filling.pull(MODEL).failed == []
     assert filling.shown() == files
     assert not any(path.is_symlink() for path in filling.folder().blobs.iterdir())
 
 
-def test_xet_hashes_that_upstream_tells_are_kept(filling: Filling, simulator: HubSimulator) -> None:
+def test_xet_hashes_of_upstream_are_recorded(filling: Filling, simulator: HubSimulator) -> None:
     repo = simulator.repo(MODEL)
     repo.xet_hashes[WEIGHTS] = 64 * "e"
     filling.pull(MODEL)
@@ -186,9 +184,7 @@ def test_xet_hashes_that_upstream_tells_are_kept(filling: Filling, simulator: Hu
     assert tree["config.json"].xet_hash is None
 
 
-def test_a_filtered_hubmirror_is_a_hub_for_what_it_has(
-    serve: Serve, filling: Filling, tmp_path: Path
-) -> None:
+def test_pull_from_a_hubmirror_with_filters(serve: Serve, filling: Filling, tmp_path: Path) -> None:
     filling.pull(MODEL, include=["*.json", "*.md"])
     with filling.source() as source:
         further = Filling(tmp_path / "further", str(serve(source).base_url))
@@ -205,20 +201,20 @@ def test_a_filtered_hubmirror_is_a_hub_for_what_it_has(
         "feature/x",
     ],
 )
-def test_nothing_new_costs_one_request_and_writes_nothing(
+def test_an_unchanged_revision_needs_one_request_and_no_write(
     simulator: HubSimulator, filling: Filling, revision: str
 ) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     simulator.repo(MODEL).refs |= dict.fromkeys(["refs/tags/v1", "feature/x", "refs/pr/1"], commit)
     filling.pull(f"{MODEL}@{revision}")
-    before, asked = mtimes(filling.folder().path), simulator.count(MODEL)
+    before, requests = mtimes(filling.folder().path), simulator.count(MODEL)
     filling.pull(f"{MODEL}@{revision}")
     assert filling.outcomes == ["pulled", "up to date"]
     assert mtimes(filling.folder().path) == before
-    assert simulator.count(MODEL) == asked + 1
+    assert simulator.count(MODEL) == requests + 1
 
 
-def test_nothing_new_costs_one_request_a_repository(
+def test_unchanged_repositories_need_one_request_each(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     repos = [f"org/model-{number}" for number in range(20)]
@@ -228,10 +224,12 @@ def test_nothing_new_costs_one_request_a_repository(
     simulator.requests.clear()
     filling.pull(*repos)
     assert simulator.count("/api/models/") == simulator.count("/revision/main") == 20
-    assert len(simulator.requests) == 21  # one asks whether it is this mirror itself
+    assert len(simulator.requests) == 21  # one request asks for the identity
 
 
-def test_a_new_revision_costs_what_changed(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_new_revision_transfers_only_changed_files(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     old = simulator.repo(MODEL).refs["main"]
     filling.pull(MODEL)
     simulator.requests.clear()
@@ -243,7 +241,7 @@ def test_a_new_revision_costs_what_changed(simulator: HubSimulator, filling: Fil
     assert simulator.count("GET .*/resolve/.*/(config.json|new.bin)") == 2
 
 
-def test_one_content_of_two_repositories_is_stored_once(
+def test_the_same_file_of_two_repositories_is_stored_once(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     simulator.repo("org/copy").commit({"copy.safetensors": FILES[WEIGHTS], "a.txt": b"a"})
@@ -256,7 +254,7 @@ def test_one_content_of_two_repositories_is_stored_once(
     assert filling.shown(repo="org/copy")["copy.safetensors"] == FILES[WEIGHTS]
 
 
-def test_one_content_of_two_repositories_is_fetched_once_in_one_run(
+def test_the_same_file_of_two_repositories_is_fetched_once_per_run(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     repos = [f"org/copy-{number}" for number in range(4)]
@@ -268,7 +266,7 @@ def test_one_content_of_two_repositories_is_fetched_once_in_one_run(
     assert simulator.count("GET .*same.safetensors") == 1
 
 
-def test_one_content_of_two_files_is_fetched_once(
+def test_files_with_the_same_content_are_fetched_once(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     files = {"a.bin": b"same" * 1000, "b/c.bin": b"same" * 1000, "d.txt": b"", "e.txt": b""}
@@ -278,7 +276,7 @@ def test_one_content_of_two_files_is_fetched_once(
     assert simulator.count(r"GET .*/resolve/") == 1  # an empty file needs none
 
 
-def test_wider_filters_add_files_and_say_so(simulator: HubSimulator, filling: Filling) -> None:
+def test_wider_filters_add_files_and_warn(simulator: HubSimulator, filling: Filling) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     filling.pull(MODEL, include=["*.json"])
     assert "served with fewer files before" not in filling.notes
@@ -290,7 +288,7 @@ def test_wider_filters_add_files_and_say_so(simulator: HubSimulator, filling: Fi
     assert len(filling.record(commit).left_out) == len(FILES) - 2
 
 
-def test_narrower_filters_take_nothing_away(filling: Filling) -> None:
+def test_narrower_filters_keep_all_files(filling: Filling) -> None:
     filling.pull(MODEL)
     filling.pull(MODEL, include=["*.json"])
     assert filling.shown() == FILES
@@ -306,7 +304,7 @@ def test_another_ref_of_a_commit_is_added(simulator: HubSimulator, filling: Fill
     assert simulator.count("GET .*/resolve/") == len(FILES) - 1  # an empty file needs none
 
 
-def test_a_branch_whose_name_ends_like_another_is_its_own(
+def test_branches_with_the_same_last_part_are_distinct(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     commit = simulator.repo(MODEL).refs["main"]
@@ -324,7 +322,7 @@ def test_two_refs_of_a_commit_in_one_run(simulator: HubSimulator, filling: Filli
 
 
 def test_two_filters_of_a_commit_in_one_run(filling: Filling) -> None:
-    specs = [RepoSpec(Repo.parse(MODEL), include=(one,)) for one in ("*.json", "*.md")]
+    specs = [RepoSpec(Repo.parse(MODEL), include=(pattern,)) for pattern in ("*.json", "*.md")]
     assert filling.pull(*specs).failed == []
     assert filling.shown().keys() == {"config.json", "README.md"}
 
@@ -341,7 +339,7 @@ def test_a_ref_that_upstream_moved_back(simulator: HubSimulator, filling: Fillin
     assert filling.folder().refs() == {"refs/heads/main": old}
 
 
-def test_a_ref_that_another_pull_has_moved_stays(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_ref_that_another_pull_moved_is_kept(simulator: HubSimulator, filling: Filling) -> None:
     repo = simulator.repo(MODEL)
     repo.refs["refs/tags/v1"] = old = repo.refs["main"]
     filling.pull(MODEL)
@@ -353,12 +351,10 @@ def test_a_ref_that_another_pull_has_moved_stays(simulator: HubSimulator, fillin
     assert filling.shown("v1") == filling.shown(old) == FILES
 
 
-def test_links_and_refs_that_somebody_removed_come_back(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_removed_links_and_refs_are_restored(simulator: HubSimulator, filling: Filling) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     filling.pull(MODEL)
-    asked = simulator.count("GET .*/resolve/")
+    requests = simulator.count("GET .*/resolve/")
     folder = filling.folder()
     (folder.snapshot(commit) / WEIGHTS).unlink()
     folder.tree(commit).unlink()
@@ -367,7 +363,7 @@ def test_links_and_refs_that_somebody_removed_come_back(
     assert (folder.snapshot(commit) / WEIGHTS).read_bytes() == FILES[WEIGHTS]
     assert folder.tree(commit).is_file()
     assert (folder.path / "refs" / "main").read_text() == commit
-    assert simulator.count("GET .*/resolve/") == asked
+    assert simulator.count("GET .*/resolve/") == requests
 
 
 def test_a_branch_that_moves_during_the_pull(simulator: HubSimulator, filling: Filling) -> None:
@@ -405,13 +401,13 @@ NAMED = [
     (
         "config.json",
         {"speculators_config": {"verifier": {"name_or_path": "org/other"}}},
-        "the model that it drafts for",
+        "the target model of this draft model",
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "body", "why"), NAMED)
-def test_what_a_model_names_is_needed(
+def test_repositories_that_a_model_names_are_needed(
     simulator: HubSimulator, filling: Filling, name: str, body: object, why: str
 ) -> None:
     simulator.repo(MODEL).commit({name: json.dumps(body).encode()})
@@ -433,30 +429,30 @@ def test_what_a_model_names_is_needed(
         ("other.json", b'{"base_model_name_or_path": "org/other"}'),
     ],
 )
-def test_what_names_no_other_repository_needs_none(
+def test_a_model_without_references_needs_no_repository(
     simulator: HubSimulator, filling: Filling, name: str, body: bytes
 ) -> None:
     simulator.repo(MODEL).commit({name: body})
     assert filling.pull(MODEL).needs == []
 
 
-def test_what_a_model_names_is_told_here_or_not(simulator: HubSimulator, filling: Filling) -> None:
+def test_needs_include_present_repositories(simulator: HubSimulator, filling: Filling) -> None:
     config = b'{"auto_map": {"AutoModel": "Org/Other--modeling.Model"}}'
     simulator.repo(MODEL).commit({"config.json": config})
     simulator.repo("org/other").commit({"modeling.py": b"pass"})
     cache = Cache.of(filling.hub)
     (need,) = filling.pull(MODEL).needs
-    assert not holds(cache, need.repo)
+    assert not has_complete_revision(cache, need.repo)
     filling.pull("org/other")
-    assert holds(cache, need.repo)
+    assert has_complete_revision(cache, need.repo)
 
 
 @pytest.mark.parametrize("damage", [False, True])
-def test_what_somebody_copied_is_proven(
+def test_copied_blobs_are_checked(
     filling: Filling,
     damage: bool,  # noqa: FBT001
 ) -> None:
-    """A cache without records, as one of huggingface_hub's is."""
+    """A cache without records, like a cache of huggingface_hub."""
     filling.pull(MODEL)
     blobs = filling.folder().blobs
     shutil.rmtree(filling.folder().records)
@@ -465,11 +461,11 @@ def test_what_somebody_copied_is_proven(
         weights.write_bytes(bytes(weights.stat().st_size))
     filling.pull(MODEL)
     assert filling.shown() == FILES
-    assert ("is corrupt, and is fetched" in filling.notes) is damage
-    assert "are here, without a record; they are read" in filling.notes
+    assert ("is corrupt. It is fetched again." in filling.notes) is damage
+    assert "of local files without a record" in filling.notes
 
 
-def test_what_nobody_has_proven_is_no_twin(filling: Filling, simulator: HubSimulator) -> None:
+def test_unchecked_blobs_are_not_linked(filling: Filling, simulator: HubSimulator) -> None:
     simulator.repo("org/fork").commit(FILES)
     filling.pull(MODEL)
     shutil.rmtree(filling.folder().records)

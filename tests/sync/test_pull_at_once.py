@@ -1,4 +1,4 @@
-"""Pulls that run at the same time, in processes of their own."""
+"""Pulls that run at the same time in separate processes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.filling import FILES, MODEL, WEIGHTS, Filling
 from tests.hub import EVER, HubSimulator, slow, stalled, together
 from tests.processes import Running, begin, until
 
-WAITING = "Another pull works on org/model; waiting for it."
+WAITING = "Waiting for another pull of org/model to finish."
 
 
 @pytest.fixture(autouse=True)
 def slowly(simulator: HubSimulator) -> None:
-    """The hub sends bytes so slowly that pulls meet."""
+    """The hub sends bytes so slowly that pulls overlap."""
     simulator.fail("GET .*/resolve/", slow(0.05), EVER)
 
 
@@ -26,12 +26,12 @@ def _pull(filling: Filling, number: int, *words: str) -> Running:
 
 @pytest.fixture
 def planned_at_once(simulator: HubSimulator) -> None:
-    """Neither of two pulls knows of the other when it plans."""
+    """Both pulls make their plan before the other pull has finished."""
     simulator.fail("/tree/", together(threading.Barrier(2)), 2)
 
 
 def _verify(filling: Filling) -> None:
-    assert filling.run("verify").stdout == "All is as it should be.\n"
+    assert filling.run("verify").stdout == "No problems found.\n"
 
 
 def test_two_pulls_of_one_repository(simulator: HubSimulator, filling: Filling) -> None:
@@ -55,8 +55,8 @@ def test_pulls_of_repositories_that_overlap(simulator: HubSimulator, filling: Fi
     for repo in repos[1:]:
         simulator.repo(repo).commit({**FILES, "id.txt": repo.encode()})
     pulls = [
-        _pull(filling, number, *asked)
-        for number, asked in enumerate([repos[:3], repos[1:], [repos[3], repos[0]]])
+        _pull(filling, number, *specs)
+        for number, specs in enumerate([repos[:3], repos[1:], [repos[3], repos[0]]])
     ]
     assert [pull.wait() for pull in pulls] == [0, 0, 0], [pull.said for pull in pulls]
     assert filling.shown() == FILES
@@ -65,7 +65,7 @@ def test_pulls_of_repositories_that_overlap(simulator: HubSimulator, filling: Fi
     _verify(filling)
 
 
-def test_a_pull_of_what_has_moved_waits_for_the_other(
+def test_a_pull_of_a_moved_branch_waits_for_the_other_pull(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     first = _pull(filling, 0, MODEL)
@@ -79,7 +79,7 @@ def test_a_pull_of_what_has_moved_waits_for_the_other(
     _verify(filling)
 
 
-def test_a_pull_goes_on_when_the_one_that_it_waits_for_is_killed(
+def test_a_waiting_pull_continues_when_the_other_is_killed(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     simulator.faults.clear()
@@ -95,7 +95,7 @@ def test_a_pull_goes_on_when_the_one_that_it_waits_for_is_killed(
 
 
 @pytest.mark.usefixtures("planned_at_once")
-def test_pulls_with_other_filters_add_up(filling: Filling) -> None:
+def test_parallel_pulls_with_different_filters_are_merged(filling: Filling) -> None:
     pulls = [
         _pull(filling, number, MODEL, "--include", pattern)
         for number, pattern in enumerate(("*.json", "*.md"))
@@ -106,7 +106,9 @@ def test_pulls_with_other_filters_add_up(filling: Filling) -> None:
 
 
 @pytest.mark.usefixtures("planned_at_once")
-def test_pulls_of_other_refs_of_a_commit_add_up(simulator: HubSimulator, filling: Filling) -> None:
+def test_parallel_pulls_of_different_refs_are_merged(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     simulator.repo(MODEL).refs["refs/pr/1"] = commit
     pulls = [

@@ -1,4 +1,4 @@
-"""`hubmirror pull`, as an operator types it."""
+"""The `hubmirror pull` command."""
 
 from __future__ import annotations
 
@@ -41,50 +41,50 @@ DATA = "datasets/org/data"
 
 @pytest.fixture
 def declared(simulator: HubSimulator, tmp_path: Path) -> Path:
-    """A configuration that declares two repositories, which are on the hub."""
+    """A configuration that declares two repositories of the hub."""
     simulator.repo(DATA).commit({"train.csv": b"a,b\n"}, "refs/tags/v1")
     (tmp_path / "hubmirror.toml").write_text(DECLARED)
     return tmp_path / "hubmirror.toml"
 
 
-def test_what_is_declared_is_pulled(declared: Path, filling: Filling) -> None:
-    said = filling.run("pull").output
-    assert "org/model at " in said
-    assert "datasets/org/data at " in said
+def test_declared_repositories_are_pulled(declared: Path, filling: Filling) -> None:
+    output = filling.run("pull").output
+    assert "org/model at " in output
+    assert "datasets/org/data at " in output
     assert filling.shown().keys() == {path for path in FILES if "safetensors" not in path}
     assert filling.shown("v1", DATA) == {"train.csv": b"a,b\n"}
 
 
-def test_a_named_repository_is_pulled_alone(declared: Path, filling: Filling) -> None:
+def test_only_the_named_repository_is_pulled(declared: Path, filling: Filling) -> None:
     filling.run("pull", MODEL)
     assert filling.shown() == FILES
     assert [path.name for path in filling.hub.glob("*--*")] == ["models--org--model"]
 
 
-def test_what_is_declared_no_more_is_told_and_pruned(declared: Path, filling: Filling) -> None:
+def test_undeclared_repositories_are_reported_and_pruned(declared: Path, filling: Filling) -> None:
     filling.run("pull")
     declared.write_text(DECLARED.partition("\n\n")[0])
-    assert f"{DATA} is declared no more. --prune removes it." in filling.run("pull").output
+    assert f"{DATA} is not declared. Remove it with --prune." in filling.run("pull").output
     assert filling.shown("v1", DATA)
     assert f"{DATA} was removed." in filling.run("pull", "--prune").output
     assert [path.name for path in filling.hub.glob("*--*")] == ["models--org--model"]
     assert "declared" not in filling.run("pull").output
 
 
-def test_a_revision_that_is_declared_no_more_is_pruned(
+def test_an_undeclared_revision_is_pruned(
     declared: Path, simulator: HubSimulator, filling: Filling
 ) -> None:
     commit = simulator.repo(MODEL).commit({"a": b"b"}, "other")
     declared.write_text(f'{DECLARED}[[repo]]\nrepo_id = "{MODEL}"\nrevision = "other"\n')
     filling.run("pull")
     declared.write_text(DECLARED)
-    assert f"{MODEL}@{commit} is declared no more" in filling.run("pull").output
+    assert f"{MODEL}@{commit} is not declared" in filling.run("pull").output
     filling.run("pull", "--prune")
     assert filling.folder().recorded_commits() == [simulator.repo(MODEL).refs["main"]]
     assert list(filling.folder().refs()) == ["refs/heads/main"]
 
 
-def test_what_failed_is_not_pruned(
+def test_failed_repositories_are_not_pruned(
     declared: Path, simulator: HubSimulator, filling: Filling
 ) -> None:
     filling.run("pull")
@@ -93,24 +93,24 @@ def test_what_failed_is_not_pruned(
     assert filling.shown("v1", DATA)
 
 
-def test_prune_goes_with_a_declaration(filling: Filling) -> None:
-    assert "name no repository" in filling.run("pull", MODEL, "--prune", status=1).output
+def test_prune_refuses_repository_names(filling: Filling) -> None:
+    assert "without repository names" in filling.run("pull", MODEL, "--prune", status=1).output
 
 
 def test_nothing_to_pull_names_the_next_step(filling: Filling) -> None:
-    said = filling.run("pull", status=1).output
-    assert "hubmirror pull ORG/NAME" in said
-    assert "[[repo]]" in said
+    output = filling.run("pull", status=1).output
+    assert "hubmirror pull ORG/NAME" in output
+    assert "[[repo]]" in output
 
 
 def test_a_dry_run_shows_files_and_bytes(simulator: HubSimulator, filling: Filling) -> None:
     filling.run("pull", MODEL, "--include", "*.json")
-    asked = simulator.count("/resolve/")
-    said = filling.run("pull", MODEL, "--exclude", "*.txt", "--dry-run").stdout
-    rows = [" ".join(line.split()) for line in said.splitlines()]
+    requests = simulator.count("/resolve/")
+    output = filling.run("pull", MODEL, "--exclude", "*.txt", "--dry-run").stdout
+    rows = [" ".join(line.split()) for line in output.splitlines()]
     assert rows[0] == f"{MODEL} at {simulator.repo(MODEL).refs['main']}"
     assert set(rows[1:-1]) == {
-        "It was served with fewer files: clients that listed it will not see the new.",
+        "It was served with fewer files. Clients that have its list do not see new files.",
         "+ 8 B README.md",
         "23 B config.json",
         "+ 300.0 kB model-00001.safetensors",
@@ -118,7 +118,7 @@ def test_a_dry_run_shows_files_and_bytes(simulator: HubSimulator, filling: Filli
     }
     assert rows[-1] == "To fetch: 3 files, 600.0 kB."
     assert filling.shown().keys() == {"config.json"}
-    assert simulator.count("/resolve/") == asked
+    assert simulator.count("/resolve/") == requests
 
 
 def test_a_dry_run_as_json(simulator: HubSimulator, filling: Filling) -> None:
@@ -131,10 +131,10 @@ def test_a_dry_run_as_json(simulator: HubSimulator, filling: Filling) -> None:
     assert not (filling.hub / ".hubmirror" / "last-pull.json").exists()
 
 
-def test_a_dry_run_of_what_is_not_there(filling: Filling) -> None:
-    said = filling.run("pull", "org/nope", MODEL, "--dry-run", status=1).output
-    assert "org/nope is not on" in said
-    assert "To fetch: 7 files" in said
+def test_a_dry_run_of_an_unknown_repository(filling: Filling) -> None:
+    output = filling.run("pull", "org/nope", MODEL, "--dry-run", status=1).output
+    assert "org/nope is not on" in output
+    assert "To fetch: 7 files" in output
 
 
 def test_events_are_lines_of_json(simulator: HubSimulator, filling: Filling) -> None:
@@ -165,7 +165,7 @@ def test_events_are_lines_of_json(simulator: HubSimulator, filling: Filling) -> 
     }
 
 
-def test_the_last_run_is_kept(filling: Filling) -> None:
+def test_last_pull_json(filling: Filling) -> None:
     filling.run("pull", MODEL)
     last = filling.last_pull()
     assert (last["ok"], last["revisions"], last["errors"]) == (True, 1, [])
@@ -183,9 +183,9 @@ def _claim_petabytes(simulator: HubSimulator) -> None:
 
 def test_a_disk_that_is_too_small(simulator: HubSimulator, filling: Filling) -> None:
     _claim_petabytes(simulator)
-    said = " ".join(filling.run("pull", MODEL, status=1).output.split())
-    assert "The disk is too small: 3000.0 TB are to be pulled" in said
-    assert "Make room for " in said
+    output = " ".join(filling.run("pull", MODEL, status=1).output.split())
+    assert "The disk is too small: the pull needs 3000.0 TB" in output
+    assert "Free another " in output
     assert simulator.count("/resolve/") == 0
     assert filling.run("pull", MODEL, "--exclude", "*00001*").exit_code == 0
 
@@ -201,37 +201,37 @@ def test_a_disk_that_is_too_small_is_a_failed_run(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["org/nope"], "org/nope is not on {url}, or is private: check the spelling"),
+        (["org/nope"], "org/nope is not on {url}, or it is private. Check the spelling"),
         ([f"{MODEL}@nope"], "org/model has no revision nope on {url}."),
-        ([MODEL, "--include", "*.nope"], "No file of org/model passes the filters."),
+        ([MODEL, "--include", "*.nope"], "org/model has no file that matches the filters."),
         (["https://x/org/model"], "is no repo id. Write ORG/NAME"),
     ],
 )
-def test_what_cannot_be_pulled_is_told(filling: Filling, words: list[str], said: str) -> None:
-    told = " ".join(filling.run("pull", *words, status=1).output.split())
-    assert said.format(url=filling.url) in told
+def test_failed_pulls_are_reported(filling: Filling, words: list[str], message: str) -> None:
+    output = " ".join(filling.run("pull", *words, status=1).output.split())
+    assert message.format(url=filling.url) in output
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_gated_repository_is_told(simulator: HubSimulator, filling: Filling, status: int) -> None:
+def test_a_gated_repository_is_reported(
+    simulator: HubSimulator, filling: Filling, status: int
+) -> None:
     simulator.fail("org/model", refused(status, x_error_code="GatedRepo"), EVER)
     simulator.repo("org/free").commit({"a": b"b"})
-    told = filling.run("pull", MODEL, "org/free", status=1).output
-    assert f"org/model is gated: ask for access at {filling.url}/org/model, then log in" in told
+    output = filling.run("pull", MODEL, "org/free", status=1).output
+    assert f"org/model is gated. Ask for access at {filling.url}/org/model, log in" in output
     assert filling.shown(repo="org/free") == {"a": b"b"}
 
 
-def test_a_repository_whose_files_are_gated_is_told(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_gated_files_are_reported(simulator: HubSimulator, filling: Filling) -> None:
     simulator.fail("/resolve/", refused(403, x_error_code="GatedRepo"), EVER)
     assert "org/model is gated" in filling.run("pull", MODEL, status=1).output
     assert simulator.count("HEAD") <= len(FILES)
 
 
-def test_a_token_that_is_not_good_is_told(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_wrong_token_is_reported(simulator: HubSimulator, filling: Filling) -> None:
     wrong = refused(401, x_error_message="Invalid credentials in Authorization header")
     simulator.fail("/api/", wrong, EVER)
     assert "HF_TOKEN" in filling.run("pull", MODEL, status=1).output
@@ -241,14 +241,14 @@ def test_a_mirror_does_not_pull_from_itself(serve: Serve, filling: Filling) -> N
     filling.run("pull", MODEL)
     with filling.source() as source:
         itself = Filling(filling.data, str(serve(source).base_url))
-        said = " ".join(itself.run("pull", MODEL, status=1).output.split())
-        assert f"{itself.url.rstrip('/')} is this mirror itself" in said
+        output = " ".join(itself.run("pull", MODEL, status=1).output.split())
+        assert f"{itself.url.rstrip('/')} is this mirror itself" in output
         other = Filling(filling.data.with_name("other"), itself.url)
         other.run("pull", MODEL)
     assert other.shown() == FILES
 
 
-def test_a_hub_that_is_down_is_tried_again(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_retried(tmp_path: Path) -> None:
     words = ["pull", MODEL, "--upstream", "http://127.0.0.1:9"]
     with subprocess.Popen(
         [sys.executable, "-m", "mirror", *words],
@@ -260,41 +260,44 @@ def test_a_hub_that_is_down_is_tried_again(tmp_path: Path) -> None:
         assert process.stderr is not None
         line = process.stderr.readline()
         process.terminate()
-    assert line == "warning: org/model: [Errno 111] Connection refused. Trying again in 1 s.\n"
+    assert line == "warning: org/model: [Errno 111] Connection refused. Retry in 1 s.\n"
 
 
 CODE = b'{"auto_map": {"AutoModel": "org/code--modeling.Model"}}'
 
 
-def test_what_a_start_needs_is_told(simulator: HubSimulator, filling: Filling) -> None:
+def test_needed_repositories_are_reported(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo(MODEL).commit({"config.json": CODE})
-    said = filling.run("pull", MODEL).output
-    assert "A start will need org/code as well (its code). --with-needs brings it." in said
+    output = filling.run("pull", MODEL).output
+    assert (
+        "A pulled model also needs org/code (its code) to start. Pull it with --with-needs."
+        in output
+    )
 
 
-def test_what_a_start_needs_is_brought_when_asked(
+def test_needed_repositories_are_pulled_with_needs(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     simulator.repo(MODEL).commit({"config.json": CODE})
     simulator.repo("org/code").commit({"modeling.py": b"pass"})
-    said = filling.run("pull", MODEL, "--with-needs").output
-    assert "A start will need org/code as well (its code).\n" in said
+    output = filling.run("pull", MODEL, "--with-needs").output
+    assert "A pulled model also needs org/code (its code) to start.\n" in output
     assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
     assert filling.last_pull()["revisions"] == 2
     simulator.repo("org/code").commit({"modeling.py": b"moved"})
-    assert "will need" not in filling.run("pull", MODEL, "--with-needs").output
+    assert "also needs" not in filling.run("pull", MODEL, "--with-needs").output
     assert filling.shown(repo="org/code") == {"modeling.py": b"moved"}
 
 
-def test_what_a_start_needs_and_nobody_has(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_needed_repository_that_upstream_does_not_have(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     simulator.repo(MODEL).commit({"config.json": CODE})
     assert "org/code is not on" in filling.run("pull", MODEL, "--with-needs", status=1).output
     assert filling.shown() == {"config.json": CODE}
 
 
-def test_what_is_needed_by_what_is_needed_is_brought(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_needs_of_needs_are_pulled(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo("org/adapter").commit(
         {"adapter_config.json": b'{"base_model_name_or_path": "org/model"}'}
     )
@@ -304,17 +307,17 @@ def test_what_is_needed_by_what_is_needed_is_brought(
     assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
 
 
-def test_what_was_brought_since_it_is_needed_is_not_pruned(
+def test_needed_repositories_are_not_pruned(
     declared: Path, simulator: HubSimulator, filling: Filling
 ) -> None:
     simulator.repo(MODEL).commit({"config.json": CODE})
     simulator.repo("org/code").commit({"modeling.py": b"pass"})
-    assert "declared no more" not in filling.run("pull", "--with-needs").output
+    assert "is not declared" not in filling.run("pull", "--with-needs").output
     filling.run("pull", "--prune")
     assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
 
 
-def test_a_mirror_with_a_token_asks_for_it(
+def test_a_mirror_with_a_token_requires_it(
     filling: Filling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filling.run("pull", MODEL)
@@ -334,18 +337,16 @@ OWN_DISK = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 
 @pytest.mark.skipif(
     bool(subprocess.run([*OWN_DISK, "true"], check=False, capture_output=True).returncode),
-    reason="unshare cannot give a process a disk of its own here",
+    reason="unshare cannot give a process its own file system on this machine",
 )
-def test_a_disk_that_gets_full_is_told(
-    simulator: HubSimulator, filling: Filling, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_reported(simulator: HubSimulator, filling: Filling, tmp_path: Path) -> None:
     simulator.repo(MODEL).commit({"large.bin": bytes(72_000_000)})
     simulator.fail("GET .*/large.bin", stalled(4))
     filling.data.mkdir()
     pull = f"{sys.executable} -m mirror pull {MODEL} --data data --upstream {filling.url}"
     began = "ls data/hub/.hubmirror/staging/*/*.incomplete"
     other = f"for _ in $(seq 200); do {began} && break; sleep 0.1; done; cat /dev/zero > data/other"
-    said = subprocess.run(
+    result = subprocess.run(
         [*OWN_DISK, f"mount -t tmpfs -o size=200m tmpfs data && {{ ({other}) & {pull}; }}"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -353,16 +354,16 @@ def test_a_disk_that_gets_full_is_told(
         text=True,
         check=False,
     )
-    assert said.returncode == 1
-    assert "org/model could not be written: No space left on device." in said.stderr
-    assert "Traceback" not in said.stderr
+    assert result.returncode == 1
+    assert "org/model cannot be written: No space left on device." in result.stderr
+    assert "Traceback" not in result.stderr
     assert simulator.count("GET .*/resolve/") == 1
 
 
-def test_filters_go_with_names(filling: Filling, tmp_path: Path) -> None:
+def test_filters_require_repository_names(filling: Filling, tmp_path: Path) -> None:
     (tmp_path / "hubmirror.toml").write_text(f'[[repo]]\nrepo_id = "{MODEL}"\n')
-    said = filling.run("pull", "--exclude", "*.bin", status=1).output
-    assert "--include and --exclude go with repositories that are named" in said
+    output = filling.run("pull", "--exclude", "*.bin", status=1).output
+    assert "--include and --exclude apply only to repositories on the command line" in output
 
 
 def test_the_upstream_may_be_a_setting(
@@ -380,33 +381,31 @@ def test_the_upstream_may_be_a_setting(
     assert simulator.count("revision/main") == 2
 
 
-def test_a_name_that_changed_upstream_is_said_and_kept(
+def test_a_renamed_repository_keeps_its_requested_name(
     simulator: HubSimulator, filling: Filling, tmp_path: Path
 ) -> None:
-    """An upstream that calls it by another name must not write into that one's folder."""
+    """A renamed repository must not be written to the folder of its new name."""
     simulator.repo("org/old").commit(FILES)
     simulator.repo("org/old").info = {"id": "org/new"}
     simulator.repo("org/new").commit(FILES)
     (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/old"\n')
-    said = filling.run("pull", "--prune").output
-    assert "org/old is called org/new upstream. It is kept under the name that was asked" in said
-    assert "declared no more" not in said
+    output = filling.run("pull", "--prune").output
+    assert "org/old is named org/new upstream. The mirror serves it only as org/old." in output
+    assert "is not declared" not in output
     assert filling.shown(repo="org/old") == FILES
     assert not (filling.hub / "models--org--new").exists()
 
 
-def test_nothing_is_pruned_where_a_pull_failed(filling: Filling, tmp_path: Path) -> None:
-    """The name may be mistyped."""
+def test_a_failed_pull_prevents_pruning(filling: Filling, tmp_path: Path) -> None:
+    """The declared name may be misspelled."""
     filling.run("pull", MODEL)
     (tmp_path / "hubmirror.toml").write_text('[[repo]]\nrepo_id = "org/modle"\n')
-    said = filling.run("pull", "--prune", status=1).output
-    assert f"{MODEL} is declared no more. It stays, since pulls failed." in said
+    output = filling.run("pull", "--prune", status=1).output
+    assert f"{MODEL} is not declared, but is kept, because a pull failed." in output
     assert filling.shown() == FILES
 
 
-def test_a_run_that_has_not_ended_has_not_gone_well(
-    filling: Filling, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_running_pull_is_not_ok(filling: Filling, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
 
     def run(self: Pull, plans: object) -> Outcome:
@@ -421,12 +420,10 @@ def test_a_run_that_has_not_ended_has_not_gone_well(
     assert (seen[0]["ok"], seen[0]["finished_at"]) == (False, None)
     last = filling.last_pull()
     assert last["finished_at"] >= last["started_at"]
-    assert (last["ok"], last["errors"]) == (False, ["It failed: RuntimeError('unexpected')"])
+    assert (last["ok"], last["errors"]) == (False, ["The pull failed: RuntimeError('unexpected')"])
 
 
-def test_a_mirror_that_is_asked_to_pull_from_itself_has_not_gone_well(
-    serve: Serve, filling: Filling
-) -> None:
+def test_a_pull_from_itself_is_not_ok(serve: Serve, filling: Filling) -> None:
     filling.run("pull", MODEL)
     assert filling.last_pull()["ok"]
     with filling.source() as source:
@@ -435,7 +432,7 @@ def test_a_mirror_that_is_asked_to_pull_from_itself_has_not_gone_well(
     assert "is this mirror itself" in filling.last_pull()["errors"][0]
 
 
-def test_an_interrupt_ends_a_pull_at_once(simulator: HubSimulator, filling: Filling) -> None:
+def test_ctrl_c_ends_a_pull_at_once(simulator: HubSimulator, filling: Filling) -> None:
     body = bytes(range(256)) * 4096
     files = {f"{number}.bin": body + bytes([number]) for number in range(40)}
     simulator.repo("org/slow").commit(files)
@@ -449,19 +446,21 @@ def test_an_interrupt_ends_a_pull_at_once(simulator: HubSimulator, filling: Fill
         until(lambda: simulator.count("GET .*resolve") > 2)
         process.send_signal(signal.SIGINT)
         began = time.monotonic()
-        said = process.communicate(timeout=20)[0].decode()
+        output = process.communicate(timeout=20)[0].decode()
     assert time.monotonic() - began < 5
     assert process.returncode == 130
-    assert "Interrupted. The same command goes on where it was." in said
-    assert "Traceback" not in said
+    assert "Interrupted. The same command goes on where it was." in output
+    assert "Traceback" not in output
     last = filling.last_pull()
-    assert (last["ok"], last["errors"]) == (False, ["It was interrupted."])
+    assert (last["ok"], last["errors"]) == (False, ["The pull was interrupted."])
     simulator.faults.clear()
     filling.run("pull", "org/slow")
     assert filling.shown(repo="org/slow") == files
 
 
-def test_what_a_killed_pull_left_takes_no_room(simulator: HubSimulator, filling: Filling) -> None:
+def test_partial_files_are_removed_before_the_space_check(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     half = Cache.of(filling.hub).staging(Repo.parse(MODEL)) / "x" / "y.incomplete"
     half.parent.mkdir(parents=True)
@@ -471,7 +470,7 @@ def test_what_a_killed_pull_left_takes_no_room(simulator: HubSimulator, filling:
     assert not half.exists()
 
 
-def test_room_is_asked_for_each_content_once(simulator: HubSimulator, filling: Filling) -> None:
+def test_the_space_check_counts_each_blob_once(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo("org/fork").commit(FILES)
     run, plans = filling.plan(MODEL, "org/fork")
     total = sum(len(body) for body in {*FILES.values()})
@@ -484,7 +483,7 @@ def test_room_is_asked_for_each_content_once(simulator: HubSimulator, filling: F
 
 
 @pytest.mark.parametrize("verb", [["gc"], ["rm", MODEL], ["pull", MODEL], ["verify"]])
-def test_a_data_folder_that_is_a_file_is_one_line(
+def test_a_file_as_data_folder_gives_a_one_line_error(
     filling: Filling, tmp_path: Path, verb: list[str]
 ) -> None:
     write(tmp_path / "file", b"x")

@@ -1,4 +1,4 @@
-"""Pulling from a hub that fails: it goes on, or it says what is wrong, and nothing bad is kept."""
+"""Pulls from a hub that fails: retries, error messages, and removal of wrong bytes."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ PASSING = [
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub waits for a fifth of a second for bytes: `HF_HUB_DOWNLOAD_TIMEOUT`."""
+    """Set `HF_HUB_DOWNLOAD_TIMEOUT` of huggingface_hub to 0.2 s."""
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
 
 
 @pytest.fixture
 def small_steps(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub writes what came every 10 kB, and not every 10 MB."""
+    """huggingface_hub writes blocks of 10 kB instead of 10 MB."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("effect", PASSING)
-def test_what_passes_is_tried_again(
+def test_temporary_failures_are_retried(
     simulator: HubSimulator, filling: Filling, effect: Effect
 ) -> None:
     simulator.fail(f"GET .*/({WEIGHTS}|vocab.txt|config.json)", effect, 4)
@@ -64,16 +64,16 @@ def test_what_passes_is_tried_again(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_hub_delays_a_head(simulator: HubSimulator, filling: Filling, status: int) -> None:
+def test_a_busy_hub_delays_a_head_request(
+    simulator: HubSimulator, filling: Filling, status: int
+) -> None:
     simulator.fail(f"HEAD .*/{WEIGHTS}", refused(status, retry_after="0"), 2)
     assert filling.pull(MODEL).failed == []
     assert filling.shown() == FILES
 
 
 @pytest.mark.parametrize("where", ["/tree/", GET])
-def test_a_hub_that_limits_the_rate_is_waited_for(
-    simulator: HubSimulator, filling: Filling, where: str
-) -> None:
+def test_a_rate_limit_is_respected(simulator: HubSimulator, filling: Filling, where: str) -> None:
     simulator.fail(where, refused(429, retry_after="0"), 1)
     assert filling.pull(MODEL).failed == []
     assert filling.shown() == FILES
@@ -81,7 +81,7 @@ def test_a_hub_that_limits_the_rate_is_waited_for(
 
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("effect", [truncated(100_000), stalled(1.5, 100_000)])
-def test_a_broken_connection_goes_on_where_it_broke(
+def test_a_broken_download_is_resumed(
     simulator: HubSimulator, filling: Filling, effect: Effect
 ) -> None:
     ranges: list[str] = []
@@ -106,13 +106,13 @@ def test_a_flipped_bit_is_fetched_again(simulator: HubSimulator, filling: Fillin
 
 
 @pytest.mark.parametrize("path", [WEIGHTS, "config.json", "vocab.txt"])
-def test_bytes_that_are_always_wrong_are_not_kept(
+def test_permanently_wrong_bytes_are_removed(
     simulator: HubSimulator, filling: Filling, path: str
 ) -> None:
     simulator.fail(f"GET .*/{path}", flipped(), EVER)
     (failed,) = filling.pull(MODEL).failed
     assert f"{path} is corrupt" in failed
-    assert f"{filling.url} sent it so 3 times" in failed
+    assert f"{filling.url} sent wrong bytes 3 times" in failed
     folder = filling.folder()
     etag = entry(path, FILES[path]).etag
     assert not (folder.blobs / etag).exists()
@@ -124,7 +124,7 @@ def test_bytes_that_are_always_wrong_are_not_kept(
     assert filling.shown() == FILES
 
 
-def test_wrong_bytes_of_a_new_revision_leave_the_old_one(
+def test_wrong_bytes_of_a_new_revision_keep_the_old_revision(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     filling.pull(MODEL)
@@ -135,7 +135,7 @@ def test_wrong_bytes_of_a_new_revision_leave_the_old_one(
 
 
 @pytest.mark.parametrize("size", [len(BODY) + 1, 10])
-def test_a_size_that_is_not_what_the_tree_says(
+def test_a_size_that_differs_from_the_tree(
     simulator: HubSimulator, filling: Filling, size: int
 ) -> None:
     simulator.repo(MODEL).claimed_sizes[WEIGHTS] = size
@@ -144,7 +144,7 @@ def test_a_size_that_is_not_what_the_tree_says(
 
 
 @pytest.mark.parametrize("where", ["/revision/", GET])
-def test_a_failure_that_stays_is_told_and_others_are_pulled(
+def test_a_permanent_failure_does_not_stop_other_pulls(
     simulator: HubSimulator, filling: Filling, where: str
 ) -> None:
     simulator.repo(OTHER).commit({"a.txt": b"a"})
@@ -156,7 +156,9 @@ def test_a_failure_that_stays_is_told_and_others_are_pulled(
     assert not filling.folder().recorded()
 
 
-def test_a_failure_that_stays_keeps_what_came(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_permanent_failure_keeps_finished_files(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     simulator.fail(GET, refused(500), EVER)
     assert filling.pull(MODEL).failed != []
     simulator.faults.clear()
@@ -165,7 +167,9 @@ def test_a_failure_that_stays_keeps_what_came(simulator: HubSimulator, filling: 
     assert simulator.count("GET .*/resolve/") == simulator.count(GET) == 1
 
 
-def test_a_file_that_the_hub_lists_and_lacks(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_listed_file_that_the_hub_does_not_have(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     gone = refused(404, x_error_code="EntryNotFound", x_repo_commit="0" * 40)
     simulator.fail(f"/resolve/.*/{WEIGHTS}", gone, EVER)
     (failed,) = filling.pull(MODEL).failed
@@ -173,9 +177,7 @@ def test_a_file_that_the_hub_lists_and_lacks(simulator: HubSimulator, filling: F
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_hub_that_answers_nothing_is_not_waited_for(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_a_hub_without_a_response_times_out(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo(MODEL).refs["other"] = simulator.repo(MODEL).refs["main"]
     questions = "/revision/", "/tree/", "/refs"
     for where in ("/-/identity", *questions):
@@ -184,7 +186,7 @@ def test_a_hub_that_answers_nothing_is_not_waited_for(
     assert [simulator.count(where) for where in questions] == [2, 2, 2]
 
 
-def test_a_digest_that_is_none_is_refused(simulator: HubSimulator, filling: Filling) -> None:
+def test_an_invalid_digest_is_refused(simulator: HubSimulator, filling: Filling) -> None:
     filling.pull(MODEL)
     row = {"type": "file", "path": "a.txt", "size": 40, "oid": "../refs/main"}
     simulator.repo(MODEL).commit({"a.txt": b"a"})
@@ -193,9 +195,7 @@ def test_a_digest_that_is_none_is_refused(simulator: HubSimulator, filling: Fill
     assert not list(filling.folder().path.glob("snapshots/*/a.txt"))
 
 
-def test_what_a_killed_pull_left_is_used_and_removed(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_staged_files_of_a_killed_pull_are_used(simulator: HubSimulator, filling: Filling) -> None:
     blob = filling.hub / ".hubmirror/staging/models--org--model" / entry(WEIGHTS, BODY).etag
     blob.parent.mkdir(parents=True)
     blob.write_bytes(BODY)
@@ -206,7 +206,9 @@ def test_what_a_killed_pull_left_is_used_and_removed(
     assert not list(blob.parent.parent.iterdir())
 
 
-def test_what_a_killed_pull_left_is_proven_too(simulator: HubSimulator, filling: Filling) -> None:
+def test_staged_files_of_a_killed_pull_are_checked(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     blob = filling.hub / ".hubmirror/staging/models--org--model" / entry(WEIGHTS, BODY).etag
     blob.parent.mkdir(parents=True)
     blob.write_bytes(BODY[:-1] + b"x")
@@ -214,7 +216,9 @@ def test_what_a_killed_pull_left_is_proven_too(simulator: HubSimulator, filling:
     assert filling.shown() == FILES
 
 
-def test_what_killed_pulls_left_does_not_pile_up(simulator: HubSimulator, filling: Filling) -> None:
+def test_partial_files_of_killed_pulls_are_removed(
+    simulator: HubSimulator, filling: Filling
+) -> None:
     staging = filling.hub / ".hubmirror/staging/models--org--model"
     left = staging / f"{entry(WEIGHTS, BODY).etag}.incomplete"
     left.parent.mkdir(parents=True)
@@ -224,14 +228,14 @@ def test_what_killed_pulls_left_does_not_pile_up(simulator: HubSimulator, fillin
     assert not left.exists()
 
 
-def test_a_damaged_record_is_made_anew(simulator: HubSimulator, filling: Filling) -> None:
+def test_a_damaged_record_is_replaced(simulator: HubSimulator, filling: Filling) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     filling.pull(MODEL)
-    asked = simulator.count("GET .*/resolve/")
+    requests = simulator.count("GET .*/resolve/")
     filling.folder().record(commit).write_bytes(b"{")
     filling.pull(MODEL)
     assert filling.shown() == FILES
-    assert simulator.count("GET .*/resolve/") == asked
+    assert simulator.count("GET .*/resolve/") == requests
 
 
 def test_a_blob_that_was_truncated_is_fetched_again(
@@ -263,13 +267,11 @@ def test_progress_counts_each_byte_once(
     assert sum(counts) == len(BODY)
 
 
-def test_a_revision_that_is_linked_in_part_is_none_for_a_client(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_clients_refuse_a_partly_linked_revision(simulator: HubSimulator, filling: Filling) -> None:
     commit = simulator.repo(MODEL).refs["main"]
     in_the_way = filling.folder().snapshot(commit) / WEIGHTS
     write(in_the_way / "a.txt", b"somebody's own")
-    assert "could not be written" in filling.pull(MODEL).failed[0]
+    assert "cannot be written" in filling.pull(MODEL).failed[0]
     with pytest.raises(IncompleteSnapshotError):
         snapshot_download(MODEL, revision=commit, cache_dir=filling.hub, local_files_only=True)
     shutil.rmtree(in_the_way)
@@ -277,21 +279,19 @@ def test_a_revision_that_is_linked_in_part_is_none_for_a_client(
     assert filling.shown() == FILES
 
 
-def test_a_revision_that_is_widened_in_part_is_what_it_was_for_a_client(
+def test_clients_see_the_old_files_of_a_partly_widened_revision(
     simulator: HubSimulator, filling: Filling
 ) -> None:
     filling.pull(MODEL, include=["*.json"])
     in_the_way = filling.folder().snapshot(simulator.repo(MODEL).refs["main"]) / WEIGHTS
     write(in_the_way / "a.txt", b"somebody's own")
-    assert "could not be written" in filling.pull(MODEL).failed[0]
+    assert "cannot be written" in filling.pull(MODEL).failed[0]
     folder = Path(snapshot_download(MODEL, cache_dir=filling.hub, local_files_only=True))
     assert (folder / "config.json").read_bytes() == FILES["config.json"]
     assert filling.shown().keys() == {"config.json"}
 
 
-def test_a_failure_leaves_alone_what_is_under_way(
-    simulator: HubSimulator, filling: Filling
-) -> None:
+def test_a_failure_waits_for_other_downloads(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo(MODEL).refs["refs/pr/1"] = simulator.repo(MODEL).refs["main"]
     simulator.fail("GET .*/config.json", refused(400), EVER)
     simulator.fail(GET, slow(0.1), EVER)

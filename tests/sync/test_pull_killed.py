@@ -1,4 +1,4 @@
-"""A pull that is killed at random points, while the folder is served and read all the time."""
+"""Kills a pull at random points, while clients read the folder from a server."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Known = dict[str, dict[str, str]]
 
 
 class Hashes(threading.Thread):
-    """Asks for the last two commits by their hashes, all the time: each is whole, or not there, and
-    once it is there it stays."""
+    """Repeatedly reads the last two commits by hash. Each must be complete or absent, and may not
+    vanish."""
 
     def __init__(self, url: str, known: Known) -> None:
         super().__init__(daemon=True)
@@ -53,7 +53,7 @@ class Hashes(threading.Thread):
         self.join(60)
 
     def wait(self) -> None:
-        """Until both were asked for again."""
+        """Wait until both revisions were read again."""
         reached = self._rounds + 2
         until(lambda: self._rounds >= reached or not self.is_alive())
 
@@ -76,7 +76,7 @@ class Hashes(threading.Thread):
 
 
 class Killed:
-    """A repository that grows on the hub, and the pulls of it, of which most are killed."""
+    """A repository that grows on the hub, and its pulls, most of which are killed."""
 
     def __init__(self, simulator: HubSimulator, filling: Filling, seed: int) -> None:
         self.known: Known = {}
@@ -90,7 +90,7 @@ class Killed:
         self._longest = 0.5
 
     def grow(self) -> str:
-        """A new commit: some weights and a small file are new, others stay."""
+        """Add a commit with some new weights and a new small file."""
         number, before = len(self.known), dict(self._files)
         sizes = self._random.sample([20_000, 100_000, 200_000, 350_000], 3)
         for shard, size in zip(self._random.sample(range(6), 3), sizes, strict=True):
@@ -114,7 +114,7 @@ class Killed:
         self._longest = max(time.monotonic() - began, 0.2)
 
     def kill(self) -> bool:
-        """Kill a pull; whether it was still at work."""
+        """Kill a pull. Returns whether it was still running."""
         when = self._random.choice(
             [self._at_any_time, self._at_a_blob, self._when_it_publishes, self._at_the_record]
         )
@@ -126,13 +126,13 @@ class Killed:
         return True
 
     def resume(self) -> None:
-        """Pull again, to the end; what was finished is not fetched again."""
+        """Pull again to the end, without fetching finished files again."""
         finished = (names(self._blobs) | names(self._staged)) & self._new.keys()
         self._simulator.requests.clear()
         self.pull_whole()
         for etag, path in self._new.items():
-            came = self._simulator.count(f"GET .*/resolve/.*/{path}$")
-            self.again += came if etag in finished else came - (path != "empty.txt")
+            requests = self._simulator.count(f"GET .*/resolve/.*/{path}$")
+            self.again += requests if etag in finished else requests - (path != "empty.txt")
 
     def _at_any_time(self, _: Running) -> None:
         time.sleep(self._random.uniform(0, self._longest))
@@ -170,10 +170,10 @@ class Killed:
             return "between the record and the ref"
         if folder.snapshot(commit).exists():
             return "between the first link and the record"
-        here = len(self._new.keys() & names(self._blobs))
-        if here == len(self._new):
+        present = len(self._new.keys() & names(self._blobs))
+        if present == len(self._new):
             return "between the last blob and the first link"
-        return "among the blobs" if here else "before the first blob"
+        return "between blobs" if present else "before the first blob"
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _wait_for(reader: Reader, commit: str) -> None:
 
 
 def _offline(filling: Filling) -> dict[str, str]:
-    """What huggingface_hub makes of the folder with no hub."""
+    """The files that huggingface_hub reads from the folder offline."""
     folder = Path(snapshot_download(MODEL, cache_dir=filling.hub, local_files_only=True))
     found = [path for path in folder.rglob("*") if path.is_file()]
     return digests({str(path.relative_to(folder)): path.read_bytes() for path in found})
@@ -227,7 +227,7 @@ def test_a_pull_that_is_killed_loses_nothing(
             if was_killed:
                 killed.resume()
             assert _offline(filling) == killed.known[new]
-            assert filling.run("verify").stdout == "All is as it should be.\n"
+            assert filling.run("verify").stdout == "No problems found.\n"
             _wait_for(reader, new)
             old = new
         assert killed.again == 0

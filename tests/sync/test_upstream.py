@@ -1,4 +1,4 @@
-"""What is asked of a hub, and what is made of its answers."""
+"""Requests to a hub, and the use of its responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPO = Repo.parse(MODEL)
 
 @pytest.fixture
 def waits() -> list[float]:
-    """How long was waited before each new try."""
+    """The pauses before the retries, in seconds."""
     return []
 
 
@@ -68,12 +68,12 @@ def test_the_name_of_a_ref(
 
 
 def test_a_file_is_fetched_and_counted(upstream: Upstream, tmp_path: Path) -> None:
-    came: list[int] = []
+    counts: list[int] = []
     head = upstream.head(REPO, "main")
     body = FILES[WEIGHTS]
-    staged = upstream.fetch(head, entry(WEIGHTS, body), tmp_path / "staging", came.append)
+    staged = upstream.fetch(head, entry(WEIGHTS, body), tmp_path / "staging", counts.append)
     assert staged.read_bytes() == body
-    assert sum(came) == len(body)
+    assert sum(counts) == len(body)
 
 
 def test_a_hub_has_no_identity(upstream: Upstream) -> None:
@@ -87,8 +87,10 @@ def test_a_mirror_has_an_identity(serve: Serve, filling: Filling) -> None:
         assert upstream.identities() == {Cache.of(filling.hub).identity()}
 
 
-def test_a_copy_of_a_mirror_is_another(serve: Serve, filling: Filling, tmp_path: Path) -> None:
-    """As a plain rsync makes it, which takes all along."""
+def test_a_copy_of_a_mirror_has_another_identity(
+    serve: Serve, filling: Filling, tmp_path: Path
+) -> None:
+    """A plain rsync copies `.hubmirror` too."""
     filling.pull(MODEL)
     shutil.copytree(filling.hub, tmp_path / "copy" / "hub", symlinks=True)
     with filling.source() as source:
@@ -103,13 +105,13 @@ def test_a_copy_of_a_mirror_is_another(serve: Serve, filling: Filling, tmp_path:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8400", "ftp://hub", "http://"])
-def test_an_upstream_that_is_no_url(url: str) -> None:
+def test_an_upstream_that_is_not_a_url(url: str) -> None:
     with pytest.raises(ConfigError, match="does not begin with http"):
         Upstream(url)
 
 
-def test_a_limit_of_requests_is_waited_for(simulator: HubSimulator, upstream: Upstream) -> None:
-    """As long as the real hub says, which counts for five minutes."""
+def test_the_rate_limit_header_is_respected(simulator: HubSimulator, upstream: Upstream) -> None:
+    """The rate limit window of huggingface.co is five minutes."""
     waits: list[float] = []
     limited = Upstream(upstream.endpoint, retrying=lambda _, wait: waits.append(wait))
     headers = {"ratelimit": '"api";r=0;t=1', "ratelimit-policy": '"fixed window";"api";q=5;w=300'}
@@ -119,7 +121,7 @@ def test_a_limit_of_requests_is_waited_for(simulator: HubSimulator, upstream: Up
     assert waits[0] >= 2
 
 
-def test_a_hub_that_is_down_is_told() -> None:
+def test_an_unreachable_hub_is_reported() -> None:
     waits: list[float] = []
     upstream = Upstream(
         "http://127.0.0.1:9", first_wait=0.001, retrying=lambda _, wait: waits.append(wait)
@@ -131,7 +133,7 @@ def test_a_hub_that_is_down_is_told() -> None:
         "[Errno 111] Connection refused."
     )
     assert len(waits) == 5
-    assert all(1.1 * one < other for one, other in pairwise(waits))
+    assert all(1.1 * earlier < later for earlier, later in pairwise(waits))
 
 
 ANSWERS: list[tuple[str, Callable[[Upstream], object]]] = [
@@ -142,7 +144,7 @@ ANSWERS: list[tuple[str, Callable[[Upstream], object]]] = [
 
 @pytest.mark.parametrize(("where", "ask"), ANSWERS)
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_hub_that_is_busy_is_asked_again(
+def test_a_busy_hub_is_retried(
     simulator: HubSimulator,
     upstream: Upstream,
     waits: list[float],
@@ -155,7 +157,7 @@ def test_a_hub_that_is_busy_is_asked_again(
     assert len(waits) == 3
 
 
-def test_a_hub_says_how_long_to_wait(
+def test_retry_after_is_respected(
     simulator: HubSimulator, upstream: Upstream, waits: list[float]
 ) -> None:
     simulator.fail("/revision/", refused(429, retry_after="1"))
@@ -164,9 +166,7 @@ def test_a_hub_says_how_long_to_wait(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_hub_that_refuses_is_not_asked_again(
-    simulator: HubSimulator, upstream: Upstream, status: int
-) -> None:
+def test_a_refusal_is_not_retried(simulator: HubSimulator, upstream: Upstream, status: int) -> None:
     simulator.fail("/revision/", refused(status), EVER)
     with pytest.raises(UpstreamError, match="org/model"):
         upstream.head(REPO, "main")
@@ -176,16 +176,16 @@ def test_a_hub_that_refuses_is_not_asked_again(
 @pytest.mark.parametrize(
     "info", [{"sha": "main"}, {"sha": None}, {"sha": 1}, {"id": 5}, {"id": "../x"}]
 )
-def test_what_is_no_hub_is_told(
+def test_a_server_that_is_not_a_hub_is_reported(
     simulator: HubSimulator, upstream: Upstream, info: dict[str, object]
 ) -> None:
     simulator.repo(MODEL).info = info
-    with pytest.raises(UpstreamError, match="does not answer as a hub does"):
+    with pytest.raises(UpstreamError, match="does not answer like a hub"):
         upstream.head(REPO, "main")
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b""])
-def test_a_page_of_a_proxy_is_told(
+def test_a_proxy_error_page_is_reported(
     simulator: HubSimulator, upstream: Upstream, body: bytes
 ) -> None:
     simulator.fail("/revision/", lambda _, __: Response(body), EVER)
@@ -197,7 +197,7 @@ def test_a_page_of_a_proxy_is_told(
 @pytest.mark.parametrize(
     "path", ["../../../../escaped", "a/../../../../../escaped", "a//escaped", "a\\escaped"]
 )
-def test_a_path_that_is_none_inside_a_repository_is_refused(
+def test_a_path_outside_of_the_repository_is_refused(
     simulator: HubSimulator, filling: Filling, path: str
 ) -> None:
     simulator.repo(MODEL).commit({path: b"same", "innocent.txt": b"same"})
@@ -206,9 +206,7 @@ def test_a_path_that_is_none_inside_a_repository_is_refused(
     assert not list(filling.data.rglob("*escaped"))
 
 
-def test_a_token_that_cannot_be_sent_is_named(
-    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_invalid_token_is_reported(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_\u00e9")
-    with pytest.raises(UpstreamError, match="HF_TOKEN holds a character that no token has"):
+    with pytest.raises(UpstreamError, match="HF_TOKEN contains an invalid character"):
         upstream.head(REPO, "main")

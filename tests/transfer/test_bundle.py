@@ -1,4 +1,4 @@
-"""`hubmirror bundle`: a data folder in volumes on a disk; it arrives whole, or nothing does."""
+"""`hubmirror bundle`: a data folder in volumes on a disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import orjson
 import pytest
 
 from mirror.core.repo import Repo
-from mirror.maintenance.garbage import collect, waste
+from mirror.maintenance.garbage import collect, find_garbage
 from mirror.store.cache import Cache
 from mirror.store.progress import Event, FileBegan, FileDone, Planned
 from mirror.store.publish import publish
@@ -52,7 +52,7 @@ _MORE = {
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two repositories with the same shards, one of them in two revisions; and files beside."""
+    """Two repositories with the same shards, one with two revisions, and files outside hub/."""
     data = tmp_path / "data"
     put_grown(data, 0)
     put_grown(data, 1)
@@ -64,13 +64,13 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The data folder at the other side."""
+    """The data folder of the second host."""
     return tmp_path / "site"
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """A bundle of small volumes, in which files go on from one to the next."""
+    """A bundle with small volumes: files span several volumes."""
     return tmp_path / "disk"
 
 
@@ -92,37 +92,37 @@ def _ref(site: Path, name: str = "main") -> str:
 
 
 @pytest.mark.parametrize("split", ["64G", "150K", "99999"])
-def test_what_goes_in_comes_out(data: Path, site: Path, disk: Path, split: str) -> None:
+def test_apply_restores_all_files(data: Path, site: Path, disk: Path, split: str) -> None:
     _create(data, disk, split=split)
     _apply(site, disk)
     assert names_below(site) == names_below(data)
     assert {name: (site / name).read_bytes() for name in _MORE} == _MORE
-    assert "All is as it should be." in hubmirror(site, "verify").stdout
+    assert "No problems found." in hubmirror(site, "verify").stdout
     assert offline_files(site / "hub", TWIN) == digests_of(grown(1, TWIN))
 
 
-def test_volumes_are_no_larger_than_they_may_be(data: Path, disk: Path) -> None:
+def test_volumes_respect_the_split_size(data: Path, disk: Path) -> None:
     _create(data, disk)
     sizes = [path.stat().st_size for path in _volumes(disk)]
     assert set(sizes[:-1]) == {150_000}
     assert 0 < sizes[-1] <= 150_000
 
 
-def test_the_same_content_is_carried_once_and_stored_once(
+def test_the_same_content_is_bundled_once_and_stored_once(
     data: Path, site: Path, disk: Path
 ) -> None:
     _create(data, disk)
     _apply(site, disk)
-    one, twin = grown(1), grown(1, TWIN)
-    shards = {name: body for name, body in one.files.items() if name.startswith("model-")}
+    first, twin = grown(1), grown(1, TWIN)
+    shards = {name: body for name, body in first.files.items() if name.startswith("model-")}
     for name in shards:
-        assert blob(site / "hub", one, name).samefile(blob(site / "hub", twin, name))
+        assert blob(site / "hub", first, name).samefile(blob(site / "hub", twin, name))
     distinct = {body for body in (*grown(0).files.values(), *shards.values())}
     carried = sum(path.stat().st_size for path in _volumes(disk))
     assert carried < sum(map(len, distinct)) + 30_000
 
 
-def test_names_fit_any_disk(data: Path, disk: Path) -> None:
+def test_volume_names_fit_any_file_system(data: Path, disk: Path) -> None:
     put(data / "hub", Content({'a:b?*"<>|.txt': b"odd", "con": b"odd", "A": b"", "a": b"b"}))
     _create(data, disk)
     paths = list(disk.rglob("*"))
@@ -133,7 +133,7 @@ def test_names_fit_any_disk(data: Path, disk: Path) -> None:
     assert {path.stat().st_nlink for path in paths} == {1}
 
 
-def test_only_what_is_new_is_carried(data: Path, site: Path, disk: Path, tmp_path: Path) -> None:
+def test_only_new_files_are_bundled(data: Path, site: Path, disk: Path, tmp_path: Path) -> None:
     _create(data, disk)
     _apply(site, disk)
     put_grown(data, 2)
@@ -151,9 +151,7 @@ def test_only_what_is_new_is_carried(data: Path, site: Path, disk: Path, tmp_pat
     hubmirror(site, "verify")
 
 
-def test_the_manifest_alone_is_enough_to_build_upon(
-    data: Path, site: Path, disk: Path, tmp_path: Path
-) -> None:
+def test_since_needs_only_the_manifest(data: Path, site: Path, disk: Path, tmp_path: Path) -> None:
     _create(data, disk)
     _apply(site, disk)
     for volume in _volumes(disk):
@@ -164,7 +162,7 @@ def test_the_manifest_alone_is_enough_to_build_upon(
     assert names_below(site) == names_below(data)
 
 
-def test_nothing_new_is_a_bundle_too(data: Path, site: Path, disk: Path, tmp_path: Path) -> None:
+def test_a_bundle_without_new_files(data: Path, site: Path, disk: Path, tmp_path: Path) -> None:
     _create(data, disk)
     _apply(site, disk)
     before = names_below(site)
@@ -180,14 +178,14 @@ def test_a_bundle_whose_base_is_missing(data: Path, site: Path, disk: Path, tmp_
     put_grown(data, 2)
     _create(data, tmp_path / "next", "--since", str(disk))
     site.mkdir()
-    said = _apply(site, tmp_path / "next", status=1)
-    assert orjson.loads((disk / "manifest.json").read_bytes())["bundle_id"] in said
-    assert "Apply that one first." in said
+    output = _apply(site, tmp_path / "next", status=1)
+    bundle_id = orjson.loads((disk / "manifest.json").read_bytes())["bundle_id"]
+    assert f"Apply the bundle {bundle_id} first." in output
     assert names_below(site) in ({}, {"hub": names_below(tmp_path)["site/hub"]})
 
 
-def test_an_older_bundle_takes_nothing_away(data: Path, site: Path, tmp_path: Path) -> None:
-    """A pull has widened the revision between the two."""
+def test_an_older_bundle_removes_no_files(data: Path, site: Path, tmp_path: Path) -> None:
+    """A pull added files to the revision after the bundle was created."""
     part, whole = {"config.json": b"{}"}, {"config.json": b"{}", "w.bin": b"w" * 9}
     times = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2)]
     for number, (files, at) in enumerate(zip((part, whole), times, strict=True)):
@@ -202,10 +200,8 @@ def test_an_older_bundle_takes_nothing_away(data: Path, site: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", ["beside", "record"])
-def test_a_link_of_the_chain_that_was_left_out_is_noticed(
-    data: Path, site: Path, tmp_path: Path, change: str
-) -> None:
-    """It brought no new blob, and no new name."""
+def test_a_skipped_bundle_is_detected(data: Path, site: Path, tmp_path: Path, change: str) -> None:
+    """The skipped bundle had no new blob and no new name."""
     _create(data, tmp_path / "1")
     _apply(site, tmp_path / "1")
     if change == "beside":
@@ -217,13 +213,13 @@ def test_a_link_of_the_chain_that_was_left_out_is_noticed(
     _create(data, tmp_path / "2", "--since", str(tmp_path / "1"))
     put_grown(data, 2)
     _create(data, tmp_path / "3", "--since", str(tmp_path / "2"))
-    assert "Apply that one first." in _apply(site, tmp_path / "3", status=1)
+    assert "Apply the bundle " in _apply(site, tmp_path / "3", status=1)
     for name in ("2", "3"):
         _apply(site, tmp_path / name)
     assert names_below(site) == names_below(data)
 
 
-def test_a_base_that_came_by_rsync_is_one(data: Path, site: Path, tmp_path: Path) -> None:
+def test_a_base_copied_by_rsync_is_accepted(data: Path, site: Path, tmp_path: Path) -> None:
     _create(data, tmp_path / "1")
     shutil.copytree(data, site, symlinks=True, ignore=shutil.ignore_patterns(".hubmirror"))
     put_grown(data, 2)
@@ -232,7 +228,7 @@ def test_a_base_that_came_by_rsync_is_one(data: Path, site: Path, tmp_path: Path
     assert names_below(site) == names_below(data)
 
 
-def test_what_a_base_that_came_by_rsync_has_is_not_carried(
+def test_blobs_of_a_base_copied_by_rsync_are_not_bundled(
     data: Path, site: Path, tmp_path: Path
 ) -> None:
     hubmirror(data, "rm", "Org/Twin")
@@ -242,10 +238,12 @@ def test_what_a_base_that_came_by_rsync_has_is_not_carried(
     _create(data, tmp_path / "2", "--since", str(tmp_path / "1"))
     _apply(site, tmp_path / "2")
     assert names_below(site) == names_below(data)
-    assert "All is as it should be." in hubmirror(site, "verify").stdout
+    assert "No problems found." in hubmirror(site, "verify").stdout
 
 
-def test_what_was_removed_there_is_not_missed(data: Path, site: Path, tmp_path: Path) -> None:
+def test_removed_repositories_at_the_site_are_not_needed(
+    data: Path, site: Path, tmp_path: Path
+) -> None:
     _create(data, tmp_path / "1")
     _apply(site, tmp_path / "1")
     hubmirror(site, "rm", "Org/Twin")
@@ -256,12 +254,12 @@ def test_what_was_removed_there_is_not_missed(data: Path, site: Path, tmp_path: 
     put_grown(data, 2, TWIN)
     hubmirror(site, "rm", "Org/Model")
     _create(data, tmp_path / "3", "--since", str(tmp_path / "2"))
-    said = _apply(site, tmp_path / "3", status=1)
-    assert "files of that are not here" in said
+    output = _apply(site, tmp_path / "3", status=1)
+    assert "this data folder lacks" in output
     assert not repo_dir(site / "hub", TWIN).exists()
 
 
-def test_what_the_other_side_has_in_another_repository_is_not_carried(
+def test_blobs_of_another_repository_at_the_site_are_not_bundled(
     data: Path, site: Path, tmp_path: Path
 ) -> None:
     hubmirror(data, "rm", "Org/Twin")
@@ -273,26 +271,24 @@ def test_what_the_other_side_has_in_another_repository_is_not_carried(
     _apply(site, tmp_path / "2")
     name = "model-1.safetensors"
     assert blob(site / "hub", twin, name).samefile(blob(site / "hub", grown(1), name))
-    assert "All is as it should be." in hubmirror(site, "verify").stdout
+    assert "No problems found." in hubmirror(site, "verify").stdout
 
 
-def test_what_cannot_be_carried_is_said(data: Path, tmp_path: Path) -> None:
+def test_omitted_and_refused_files_are_reported(data: Path, tmp_path: Path) -> None:
     write(repo_dir(data / "hub", Repo.parse("Org/New")) / "blobs" / ("a" * 64), b"x")
-    said = _create(data, tmp_path / "1")
-    assert "Org/New has no record of a pull, and is left out" in said
-    said = _create(data, data / "hub" / "out", status=1)
-    assert "lies in the data folder itself" in said
+    output = _create(data, tmp_path / "1")
+    assert "Org/New has no record, and is omitted" in output
+    output = _create(data, data / "hub" / "out", status=1)
+    assert "is inside the data folder" in output
     assert "Choose a larger --split" in _create(data, tmp_path / "2", split="1", status=1)
     for name in (b"a\\b", b"x\xff"):
         odd = data / "bentoml" / os.fsdecode(name)
         write(odd, b"x")
-        assert "has a name that cannot be carried" in _create(data, tmp_path / "3", status=1)
+        assert "has a name that a bundle cannot contain" in _create(data, tmp_path / "3", status=1)
         odd.unlink()
 
 
-def test_a_folder_that_lies_on_another_disk_is_carried(
-    data: Path, site: Path, tmp_path: Path
-) -> None:
+def test_a_symlinked_folder_is_bundled(data: Path, site: Path, tmp_path: Path) -> None:
     (data / "bentoml").rename(tmp_path / "store")
     (data / "bentoml").symlink_to(tmp_path / "store")
     _create(data, tmp_path / "1")
@@ -300,7 +296,7 @@ def test_a_folder_that_lies_on_another_disk_is_carried(
     assert (site / "bentoml/models/org--model/latest").read_bytes() == b"abc"
 
 
-def test_what_a_killed_creation_left_is_removed(data: Path, disk: Path) -> None:
+def test_volumes_of_a_killed_create_are_removed(data: Path, disk: Path) -> None:
     for name in ("hubmirror-0001.bin.partial", "hubmirror-0099.bin"):
         write(disk / name, bytes(1000))
     write(disk / "theirs.txt", b"x")
@@ -310,9 +306,7 @@ def test_what_a_killed_creation_left_is_removed(data: Path, disk: Path) -> None:
     assert (disk / "theirs.txt").exists()
 
 
-def test_a_volume_that_rots_after_it_was_found_right_is_named(
-    data: Path, site: Path, disk: Path
-) -> None:
+def test_a_volume_damaged_after_its_check_is_reported(data: Path, site: Path, disk: Path) -> None:
     _create(data, disk)
     with pytest.raises(_Stop):
         bundle_apply.apply(site, disk, report=_stop_at(5, "/blobs/"))
@@ -333,17 +327,17 @@ def _append(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [(flip, "damaged"), (Path.unlink, "missing"), (_cut, "wrong size"), (_append, "wrong size")],
 )
 @pytest.mark.parametrize("which", [0, 3, -1])
-def test_a_damaged_volume_changes_nothing_and_is_named(
+def test_a_damaged_volume_is_reported_and_changes_nothing(
     data: Path,
     site: Path,
     disk: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
-    said: str,
+    expected: str,
     which: int,
 ) -> None:
     put_grown(site, 0)
@@ -353,7 +347,7 @@ def test_a_damaged_volume_changes_nothing_and_is_named(
     shutil.copy2(good, tmp_path / "kept")
     damage(good)
     output = _apply(site, disk, status=1)
-    assert said in output
+    assert expected in output
     assert [volume.name for volume in _volumes(disk) if volume.name in output] in ([good.name], [])
     assert good.name in output
     assert names_below(site) == before
@@ -385,19 +379,19 @@ def test_a_flipped_bit_in_the_manifest_changes_nothing(data: Path, site: Path, d
     assert taken == []
 
 
-def test_a_folder_that_is_no_bundle(site: Path, disk: Path) -> None:
+def test_a_folder_that_is_not_a_bundle(site: Path, disk: Path) -> None:
     disk.mkdir()
-    assert "it is no bundle" in _apply(site, disk, status=1)
+    assert "it is not a bundle" in _apply(site, disk, status=1)
 
 
-def test_a_bundle_of_the_future(data: Path, site: Path, disk: Path) -> None:
+def test_a_bundle_of_a_newer_version(data: Path, site: Path, disk: Path) -> None:
     _create(data, disk)
     _tamper(disk, lambda manifest: manifest.update(format_version=99))
     assert "newer hubmirror" in _apply(site, disk, status=1)
 
 
 def _tamper(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest as somebody would who knows its format."""
+    """Change a manifest like an attacker who knows its format."""
     file = folder / "manifest.json"
     manifest = orjson.loads(file.read_bytes())
     change(manifest)
@@ -408,7 +402,7 @@ def _tamper(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def _rename(name: str) -> Callable[[dict[str, Any]], object]:
-    """The first file goes elsewhere."""
+    """Rename the first file."""
 
     def change(manifest: dict[str, Any]) -> None:
         item = manifest["items"][0]
@@ -491,7 +485,7 @@ def _year(year: int) -> datetime:
     return datetime(year, 1, 1, tzinfo=UTC)
 
 
-def test_a_file_that_was_corrupt_before_is_named_and_not_shown(
+def test_a_corrupt_file_in_a_bundle_is_reported_and_not_served(
     data: Path, site: Path, disk: Path
 ) -> None:
     wrong = blob(data / "hub", grown(1), "model-1.safetensors")
@@ -501,7 +495,7 @@ def test_a_file_that_was_corrupt_before_is_named_and_not_shown(
     assert not (disk / "manifest.json").exists()
 
 
-def test_a_revision_that_is_not_whole_stays_here(data: Path, site: Path, disk: Path) -> None:
+def test_an_incomplete_revision_is_not_bundled(data: Path, site: Path, disk: Path) -> None:
     blob(data / "hub", grown(1), "README.md").unlink()
     output = _create(data, disk)
     assert "Org/Model" in output
@@ -511,32 +505,32 @@ def test_a_revision_that_is_not_whole_stays_here(data: Path, site: Path, disk: P
     assert _ref(site) == grown(0).commit_hash
 
 
-def test_a_bundle_is_not_written_over(data: Path, disk: Path) -> None:
+def test_an_existing_bundle_is_not_overwritten(data: Path, disk: Path) -> None:
     _create(data, disk)
-    assert "holds a bundle already" in _create(data, disk, status=1)
+    assert "already contains a bundle" in _create(data, disk, status=1)
 
 
 @pytest.mark.parametrize("split", ["0", "-1", "many", "1.5G"])
-def test_a_size_that_is_none(data: Path, disk: Path, split: str) -> None:
-    assert "is no size" in _create(data, disk, split=split, status=1)
+def test_an_invalid_split_size(data: Path, disk: Path, split: str) -> None:
+    assert "is not a size" in _create(data, disk, split=split, status=1)
 
 
-def test_a_data_folder_that_is_not_there_is_not_bundled(tmp_path: Path, disk: Path) -> None:
-    assert "is not there" in _create(tmp_path / "typo", disk, status=1)
+def test_an_absent_data_folder_is_not_bundled(tmp_path: Path, disk: Path) -> None:
+    assert "does not exist" in _create(tmp_path / "typo", disk, status=1)
     assert not (tmp_path / "typo").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(data: Path, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(data: Path, tmp_path: Path) -> None:
     write(tmp_path / "file", b"")
     assert _create(data, tmp_path / "file" / "disk", status=1).startswith("Error: ")
 
 
 class _Stop(Exception):
-    """Ends a run in the middle."""
+    """Stops a run in the middle."""
 
 
 def _stop_at(count: int, part: str) -> Callable[[Event], None]:
-    """A report that stops the run when so many files are done whose names have this part."""
+    """A report callback that stops after `count` finished files with `part` in their names."""
     seen = 0
 
     def report(event: Event) -> None:
@@ -548,12 +542,12 @@ def _stop_at(count: int, part: str) -> Callable[[Event], None]:
     return report
 
 
-def test_a_creation_goes_on_where_it_was(data: Path, site: Path, disk: Path) -> None:
+def test_create_continues_after_an_interrupt(data: Path, site: Path, disk: Path) -> None:
     with pytest.raises(_Stop):
         bundle_create.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
     before = {path.name: path.stat().st_ino for path in _volumes(disk)}
     assert len(before) == 4
-    assert "its creation was not finished" in _apply(site, disk, status=1)
+    assert "its creation did not finish" in _apply(site, disk, status=1)
     _create(data, disk)
     assert {path.name: path.stat().st_ino for path in _volumes(disk)[:4]} == before
     assert sorted(path.suffix for path in disk.iterdir() if path.suffix != ".bin") == [".json"]
@@ -561,8 +555,8 @@ def test_a_creation_goes_on_where_it_was(data: Path, site: Path, disk: Path) -> 
     assert names_below(site) == names_below(data)
 
 
-def test_a_creation_that_goes_on_with_other_volumes(data: Path, site: Path, disk: Path) -> None:
-    """Some of which are as long as those that are there, and begin elsewhere."""
+def test_create_continues_with_another_split_size(data: Path, site: Path, disk: Path) -> None:
+    """Some volumes have the size of existing volumes, but another offset."""
     total = bundle_create.create(data, disk, split=10**9, report=lambda _: None).volumes[0].size
     shutil.rmtree(disk)
     with pytest.raises(_Stop):
@@ -572,7 +566,7 @@ def test_a_creation_that_goes_on_with_other_volumes(data: Path, site: Path, disk
     assert names_below(site) == names_below(data)
 
 
-def test_a_creation_that_goes_on_with_other_files(data: Path, site: Path, disk: Path) -> None:
+def test_create_continues_with_other_files(data: Path, site: Path, disk: Path) -> None:
     with pytest.raises(_Stop):
         bundle_create.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
     put_grown(data, 2)
@@ -581,7 +575,7 @@ def test_a_creation_that_goes_on_with_other_files(data: Path, site: Path, disk: 
     assert names_below(site) == names_below(data)
 
 
-def test_an_application_reads_no_volume_again(data: Path, site: Path, disk: Path) -> None:
+def test_apply_continues_without_reading_volumes_again(data: Path, site: Path, disk: Path) -> None:
     _create(data, disk)
     with pytest.raises(_Stop):
         bundle_apply.apply(site, disk, report=_stop_at(5, "/blobs/"))
@@ -594,22 +588,24 @@ def test_an_application_reads_no_volume_again(data: Path, site: Path, disk: Path
     assert names_below(site) == names_below(data)
 
 
-def test_gc_does_not_take_what_is_arriving(data: Path, site: Path, disk: Path) -> None:
-    """Blobs whose records are still to come, and the file that is being written."""
+def test_gc_keeps_files_of_a_running_apply(data: Path, site: Path, disk: Path) -> None:
+    """The files are blobs without a record, and the staged file."""
     hubmirror(data, "gc")
     _create(data, disk)
     cache = Cache.of(site / "hub")
 
     def report(event: Event) -> None:
         if isinstance(event, FileBegan) and "/blobs/" in event.path:
-            collect(cache, waste(cache))
+            collect(cache, find_garbage(cache))
 
     bundle_apply.apply(site, disk, report=report)
     hubmirror(site, "verify")
     assert names_below(site) == names_below(data)
 
 
-def test_what_was_under_way_does_not_stay(data: Path, site: Path, disk: Path) -> None:
+def test_staged_files_of_an_interrupted_apply_are_removed(
+    data: Path, site: Path, disk: Path
+) -> None:
     _create(data, disk)
     _apply(site, disk)
     work_dir = site / "hub" / ".hubmirror"
@@ -621,7 +617,7 @@ def test_what_was_under_way_does_not_stay(data: Path, site: Path, disk: Path) ->
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not installed")
-def test_it_is_signed_as_the_guide_says(data: Path, disk: Path, tmp_path: Path) -> None:
+def test_the_signature_commands_of_the_guide(data: Path, disk: Path, tmp_path: Path) -> None:
     _create(data, disk)
     key, manifest = tmp_path / "key", disk / "manifest.json"
     _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-f", str(key))
@@ -649,29 +645,31 @@ def roomy(tmp_path: Path) -> Iterator[Path]:
 
 
 def _creating(lines: list[str]) -> str:
-    """Where a creation was, by the events that it told."""
+    """The phase of a create run, from its events."""
     done = sum('"FileDone"' in line for line in lines)
     if done == orjson.loads(lines[0])["files"]:
         return "after the last volume"
-    return "among the volumes" if done else "before the first volume"
+    return "between volumes" if done else "before the first volume"
 
 
 def _applying(lines: list[str]) -> str:
-    """Where an application was."""
+    """The phase of an apply run, from its events."""
     if any('"RevisionDone"' in line for line in lines):
-        return "among the revisions"
+        return "publishing revisions"
     if sum('"Planned"' in line for line in lines) > 1:
-        return "among the files"
-    return "while volumes were read"
+        return "writing files"
+    return "checking volumes"
 
 
 @pytest.mark.timeout(120 + 20 * KILLS)
 def test_killed_at_random_points(
     roomy: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Creation and application are killed, each with a new revision of both repositories in it.
-    After a kill what was served is served; after the next run the new ones are. Somebody reads
-    all the time."""
+    """`create` and `apply` are killed, each with a new revision of both repositories.
+
+    After a kill the old revisions are served; after the next run the new ones. Clients read all the
+    time.
+    """
     data, site = roomy / "data", roomy / "site"
     known, creation, application = {}, Killer("create", _creating), Killer("apply", _applying)
     for repo in (MODEL, TWIN):

@@ -1,4 +1,4 @@
-"""`hubmirror push`: rsync in the order that readers need, killed and begun again."""
+"""`hubmirror push`: the order of files, errors, and kills."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The data folder at the other side."""
+    """The data folder of the second host."""
     return tmp_path / "site"
 
 
 def _names(data: Path, site: Path, *words: str) -> list[str]:
-    """What rsync did, in order: the names of files that it wrote, `-NAME` for those it removed."""
+    """The actions of rsync in order: names of written files, and `-NAME` for deleted files."""
     process = start(data, "push", *words, str(site), "--", "--itemize-changes")
     output = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 0
@@ -64,14 +64,14 @@ def _names(data: Path, site: Path, *words: str) -> list[str]:
 
 
 def _kinds(names: list[str]) -> list[str]:
-    """The kinds of names, in the order in which they came."""
+    """The kinds of names, in order."""
     return list(dict.fromkeys(name.split("/")[2] for name in names if name.count("/") > 2))
 
 
-def test_a_folder_arrives_whole(data: Path, site: Path) -> None:
+def test_a_push_copies_the_whole_folder(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     assert names_below(site) == names_below(data)
-    assert "All is as it should be." in hubmirror(site, "verify").stdout
+    assert "No problems found." in hubmirror(site, "verify").stdout
     assert offline_files(site / "hub", MODEL) == digests_of(put_grown(data, 0))
 
 
@@ -80,7 +80,7 @@ def test_files_come_first_and_refs_last(data: Path, site: Path) -> None:
     assert kinds in [[*_KINDS], ["blobs", "trees", "snapshots", *_KINDS[3:]]]
 
 
-def test_what_is_under_way_stays_here(data: Path, site: Path) -> None:
+def test_unfinished_work_is_not_pushed(data: Path, site: Path) -> None:
     for name in (".hubmirror/digests/a", "hub/.hubmirror/staging/half", "hub/.locks/a"):
         write(data / name, b"here")
     write(site / "hub" / ".hubmirror" / "id", b"there")
@@ -93,16 +93,16 @@ def test_what_is_under_way_stays_here(data: Path, site: Path) -> None:
     assert [path.name for path in (site / "hub" / ".hubmirror").iterdir()] == ["id"]
 
 
-def test_files_of_the_same_content_stay_one(data: Path, site: Path) -> None:
-    one, twin = put_grown(data, 1), put_grown(data, 1, TWIN)
+def test_hard_links_are_kept(data: Path, site: Path) -> None:
+    first, twin = put_grown(data, 1), put_grown(data, 1, TWIN)
     path = "model-1.safetensors"
     blob(data / "hub", twin, path).unlink()
-    blob(data / "hub", twin, path).hardlink_to(blob(data / "hub", one, path))
+    blob(data / "hub", twin, path).hardlink_to(blob(data / "hub", first, path))
     hubmirror(data, "push", str(site))
-    assert blob(site / "hub", twin, path).samefile(blob(site / "hub", one, path))
+    assert blob(site / "hub", twin, path).samefile(blob(site / "hub", first, path))
 
 
-def test_a_new_revision_costs_what_changed(data: Path, site: Path) -> None:
+def test_a_new_revision_transfers_only_changed_files(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     assert _names(data, site) == []
     put_grown(data, 1)
@@ -111,7 +111,7 @@ def test_a_new_revision_costs_what_changed(data: Path, site: Path) -> None:
     assert _kinds(names)[-1] == "refs"
 
 
-def test_a_ref_that_moves_within_a_second_arrives(data: Path, site: Path) -> None:
+def test_a_ref_that_moves_within_a_second_is_copied(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     ref = repo_dir(data / "hub") / "refs" / "main"
     before = ref.stat()
@@ -121,47 +121,49 @@ def test_a_ref_that_moves_within_a_second_arrives(data: Path, site: Path) -> Non
     assert (repo_dir(site / "hub") / "refs" / "main").read_text() == "f" * 40
 
 
-def test_a_folder_that_lies_elsewhere_is_followed(data: Path, site: Path) -> None:
+def test_a_symlinked_folder_is_pushed(data: Path, site: Path) -> None:
     (data / "hub").rename(data.parent / "disk")
     (data / "hub").symlink_to("../disk")
     hubmirror(data, "push", str(site))
     assert not (site / "hub").is_symlink()
-    assert "All is as it should be." in hubmirror(site, "verify").stdout
+    assert "No problems found." in hubmirror(site, "verify").stdout
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "expected"),
     [
         (["--bwlimit=50m", "{site}"], 2, "No such option"),
-        (["--", "-n"], 1, "is no place to copy to"),
-        (["{site}", "other"], 1, "is no option of rsync"),
-        (["{data}/sub"], 1, "lies in the data folder itself"),
+        (["--", "-n"], 1, "is not a destination"),
+        (["{site}", "other"], 1, "is not an option of rsync"),
+        (["{data}/sub"], 1, "is inside the data folder"),
     ],
 )
-def test_a_copy_that_cannot_be_meant(
-    data: Path, site: Path, words: list[str], status: int, told: str
+def test_wrong_arguments_are_refused(
+    data: Path, site: Path, words: list[str], status: int, expected: str
 ) -> None:
     write(site / "theirs", b"x")
     before = names_below(data)
-    said = [word.format(data=data, site=site) for word in words]
-    assert told in hubmirror(data, "push", *said, status=status).output
+    output = [word.format(data=data, site=site) for word in words]
+    assert expected in hubmirror(data, "push", *output, status=status).output
     assert names_below(data) == before
 
 
-def test_an_empty_folder_empties_no_other(data: Path, site: Path, tmp_path: Path) -> None:
+def test_an_empty_data_folder_is_not_pushed_with_delete(
+    data: Path, site: Path, tmp_path: Path
+) -> None:
     hubmirror(data, "push", str(site))
     before = names_below(site)
     (tmp_path / "unmounted" / "hub").mkdir(parents=True)
-    said = hubmirror(tmp_path / "unmounted", "push", "--delete", str(site), status=1).output
-    assert "is its disk mounted?" in said
+    output = hubmirror(tmp_path / "unmounted", "push", "--delete", str(site), status=1).output
+    assert "Check that the disk of the data folder is mounted." in output
     assert names_below(site) == before
 
 
 @pytest.mark.parametrize(("number", "code"), [(0, 24), (2, 24), (2, 23), (3, 23)])
-def test_what_rsync_says_at_each_step(
+def test_the_exit_status_of_rsync_in_each_pass(
     data: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
-    """Files that vanish are temporary ones of a pull; what fails before the refs is not seen."""
+    """Vanished files are temporary files of a pull. Readers see no change before the refs."""
     rsync = tmp_path / "bin" / "rsync"
     write(
         rsync,
@@ -172,13 +174,13 @@ n=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/n
     )
     rsync.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    said = hubmirror(data, "push", str(site), status=0 if code == 24 else 1).output
-    assert ("vanished" in said) is (code == 24)
-    assert ("Nothing that readers saw" in said) is (code == 23 and number < 3)
+    output = hubmirror(data, "push", str(site), status=0 if code == 24 else 1).output
+    assert ("vanished" in output) is (code == 24)
+    assert ("The destination serves the same as before." in output) is (code == 23 and number < 3)
     assert (names_below(site) == names_below(data)) is (code == 24 or number == 3)
 
 
-def test_nothing_is_removed_unless_it_is_asked_for(data: Path, site: Path) -> None:
+def test_files_are_deleted_only_with_delete(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     before = names_below(site)
     hubmirror(data, "rm", "Org/Twin")
@@ -186,7 +188,7 @@ def test_nothing_is_removed_unless_it_is_asked_for(data: Path, site: Path) -> No
     assert names_below(site) == before
 
 
-def test_removals_come_last_and_pointers_first(data: Path, site: Path) -> None:
+def test_deletions_are_last_and_start_with_pointers(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     hubmirror(data, "rm", "Org/Twin")
     put_grown(data, 1)
@@ -196,11 +198,11 @@ def test_removals_come_last_and_pointers_first(data: Path, site: Path) -> None:
     assert removed == names[-len(removed) :]
     assert set(_kinds(removed)[:2]) == {"hubmirror", "refs"}
     assert names_below(site) == names_below(data)
-    assert "All is as it should be." in hubmirror(site, "verify").stdout
+    assert "No problems found." in hubmirror(site, "verify").stdout
 
 
-def test_a_file_of_which_half_came_is_not_begun_again(data: Path, site: Path) -> None:
-    """And nobody sees the half: it lies in a folder of rsync's."""
+def test_a_partial_file_is_resumed(data: Path, site: Path) -> None:
+    """No reader sees the partial file: it is in the partial folder of rsync."""
     big = Content({"big.bin": os.urandom(4_000_000)}, "b" * 40)
     put(data / "hub", big)
     there = blob(site / "hub", big, "big.bin")
@@ -217,7 +219,7 @@ def test_a_file_of_which_half_came_is_not_begun_again(data: Path, site: Path) ->
     assert names_below(site) == names_below(data)
 
 
-def test_a_blob_that_was_set_aside_comes_again(data: Path, site: Path) -> None:
+def test_a_blob_that_was_set_aside_is_pushed_again(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     flip(blob(site / "hub", put_grown(data, 0), "model-1.safetensors"))
     hubmirror(site, "verify", status=1)
@@ -226,28 +228,28 @@ def test_a_blob_that_was_set_aside_comes_again(data: Path, site: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("destination", "said"),
+    ("destination", "expected"),
     [
-        ("nowhere/at/all", "cannot be written there"),
-        ("localhost.invalid:/srv", "rsync failed at files: "),
+        ("nowhere/at/all", "cannot be written at the destination"),
+        ("localhost.invalid:/srv", "rsync failed in the pass 'files': "),
     ],
 )
-def test_a_failure_names_its_cause(data: Path, destination: str, said: str) -> None:
+def test_a_failure_names_its_cause(data: Path, destination: str, expected: str) -> None:
     output = hubmirror(data, "push", destination, status=1).output
-    assert said in output
+    assert expected in output
     assert "Run the same command again" in output
 
 
-def test_without_rsync_the_next_step_is_named(
+def test_a_missing_rsync_is_reported(
     data: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(data))
     assert "apt-get install rsync" in hubmirror(data, "push", str(site), status=1).output
 
 
-def test_a_data_folder_that_is_not_there_is_named(tmp_path: Path, site: Path) -> None:
+def test_an_absent_data_folder_is_reported(tmp_path: Path, site: Path) -> None:
     output = hubmirror(tmp_path / "typo", "push", str(site), status=1).output
-    assert "typo is not there" in output
+    assert "typo does not exist" in output
     assert not site.exists()
 
 
@@ -258,8 +260,8 @@ def test_a_folder_with_a_colon_is_a_folder(tmp_path: Path, site: Path) -> None:
     hubmirror(site, "verify")
 
 
-def test_two_pushes_at_once(data: Path, site: Path) -> None:
-    """The first lost its terminal, and its rsync goes on."""
+def test_two_pushes_at_the_same_time(data: Path, site: Path) -> None:
+    """The first push lost its terminal, and its rsync continues."""
     put(data / "hub", Content({"big.bin": os.urandom(3_000_000)}, "b" * 40))
     first = start(data, "push", str(site), "--", "--bwlimit=2m")
     until(lambda: (repo_dir(site / "hub") / "blobs").is_dir())
@@ -267,7 +269,7 @@ def test_two_pushes_at_once(data: Path, site: Path) -> None:
     hubmirror(data, "push", str(site))
     hubmirror(site, "verify")
     assert first.stdout is not None
-    first.stdout.read()  # the rsync that goes on holds it until its end
+    first.stdout.read()  # the remaining rsync keeps this pipe open until it ends
     first.wait(30)
     first.stdout.close()
     hubmirror(site, "verify")
@@ -284,10 +286,10 @@ def roomy(tmp_path: Path) -> Iterator[Path]:
 def test_killed_at_random_points(
     roomy: Path, later: Later, record_property: Callable[[str, object], None]
 ) -> None:
-    """Each time there is a new revision of both repositories. After the kill what was served is
-    served; after the next run the new ones are. Somebody reads all the time."""
+    """Each push has a new revision of both repositories. After a kill the old revisions are served;
+    after the next run the new ones. Clients read all the time."""
     data, site = roomy / "data", roomy / "site"
-    known, killer = {}, Killer("push", where=lambda passes: f"among the {passes[-1].strip()}")
+    known, killer = {}, Killer("push", where=lambda passes: passes[-1].strip())
     for repo in (MODEL, TWIN):
         content = put_grown(data, 0, repo)
         known[content.commit_hash] = digests_of(content)

@@ -1,4 +1,4 @@
-"""A plain rsync into a folder that is served, in any order: no client sees half of a revision."""
+"""A plain rsync to a served folder, in any order: no client sees a part of a revision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = needs_rsync
 _WORST = ("refs", "hubmirror", "trees", "snapshots", "blobs")
 _REPOS = (MODEL, TWIN)
 
-# Downloads all the time with the client that people use, each time into a new cache.
+# Downloads repeatedly with huggingface_hub, each time to a new cache.
 _CLIENT = """
 import hashlib, json, os, pathlib, shutil, sys
 from huggingface_hub import snapshot_download
@@ -50,8 +50,8 @@ while not (folder / "stop").exists():
 
 @dataclass
 class Gap:
-    """A folder that grows, and its copy at the other side, which is served. `known` are the digests
-    of each commit's files."""
+    """A data folder that grows, and its served copy on the second host. `known` has the digests of
+    the files of each commit."""
 
     data: Path
     site: Path
@@ -59,7 +59,7 @@ class Gap:
     number: int = -1
 
     def grow(self) -> list[str]:
-        """A new revision of both repositories; their commit hashes."""
+        """Add a revision to both repositories. Returns the commit hashes."""
         self.number += 1
         commits = []
         for repo in _REPOS:
@@ -71,11 +71,11 @@ class Gap:
     def copy(self, *words: str) -> None:
         command = ["rsync", "--archive", *words, f"{self.data}/", f"{self.site}/"]
         status = subprocess.run(command, check=False, capture_output=True).returncode
-        assert status in (0, 24)  # 24: files vanished, as those that are under way do
+        assert status in (0, 24)  # 24: temporary files vanished
 
     @contextmanager
     def served(self) -> Iterator[Reader]:
-        """While somebody downloads, and finds nothing wrong."""
+        """Serve the copy while a client downloads and checks it."""
         words = "--data", str(self.site), "--workers", "1"
         with (
             run_command(self.data.parent, *words) as server,
@@ -95,7 +95,7 @@ def gap(tmp_path: Path) -> Gap:
 
 @contextmanager
 def _client(url: str, folder: Path, known: dict[str, dict[str, str]]) -> Iterator[None]:
-    """`snapshot_download` again and again; at the end, each was of a whole commit."""
+    """Run `snapshot_download` repeatedly, and check at the end that each commit was complete."""
     folder.mkdir()
     environment = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HOME": str(folder)}
     process = subprocess.Popen(
@@ -128,7 +128,7 @@ def test_pointers_first_and_files_last(gap: Gap) -> None:
     hubmirror(gap.site, "verify")
 
 
-def test_one_file_after_another_in_any_order(gap: Gap) -> None:
+def test_single_files_in_any_order(gap: Gap) -> None:
     with gap.served() as reader:
         commits = gap.grow()
         names = [str(path.relative_to(gap.data)) for path in gap.data.rglob("*")]
@@ -148,8 +148,8 @@ def test_one_file_after_another_in_any_order(gap: Gap) -> None:
     hubmirror(gap.site, "verify")
 
 
-def test_again_and_again_while_the_folder_grows(gap: Gap) -> None:
-    """One rsync after another, of all that is there, while revisions are pulled."""
+def test_repeated_rsync_while_the_folder_grows(gap: Gap) -> None:
+    """Run rsync repeatedly while new revisions are added."""
     ended = threading.Event()
 
     def grow() -> None:
@@ -168,8 +168,8 @@ def test_again_and_again_while_the_folder_grows(gap: Gap) -> None:
     hubmirror(gap.site, "verify")
 
 
-def test_slow_files_are_waited_for(gap: Gap) -> None:
-    """With `--inplace` a file grows under its own name; refs and records are there already."""
+def test_a_revision_is_not_served_before_its_files(gap: Gap) -> None:
+    """With `--inplace` a file grows under its final name, after its refs and records."""
     with gap.served() as reader:
         (commit, _) = gap.grow()
         gap.copy("--exclude=blobs")
@@ -181,8 +181,8 @@ def test_slow_files_are_waited_for(gap: Gap) -> None:
     hubmirror(gap.site, "verify")
 
 
-def test_what_a_killed_rsync_leaves_is_no_ref(gap: Gap) -> None:
-    """It writes under another name first, with a point before it: git has no such ref."""
+def test_temporary_files_of_rsync_are_not_refs(gap: Gap) -> None:
+    """rsync first writes to a name with a leading dot, which git does not allow for a ref."""
     refs = gap.site / "hub" / MODEL.folder_name / "refs"
     (refs / ".main.AbCdEf").write_bytes((refs / "main").read_bytes())
     rows = map(json.loads, hubmirror(gap.site, "ls", "--json").stdout.splitlines())

@@ -25,7 +25,7 @@ from mirror.core.errors import ConfigError
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.derived.xet_hashes import XetHashes
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.server.supervisor import ParentWatch, Supervisor
 from mirror.server.uvicorn_protocol import Protocol
 from mirror.sources.bento import BentoStore
@@ -239,7 +239,7 @@ def build_app(plan: WorkerConfig, place: OpenedSources | None = None) -> Starlet
         place.state,
         proxy=plan.proxy,
         xet_hashes=XetHashes(place.digests, plan.xet_min_size, plan.advertise_xet),
-        shelf=Shelf(plan.data, place.digests),
+        openllm_files=OpenLLMFiles(plan.data, place.digests),
         access_log=AccessLog(sys.stderr, plan.log_format),
         on_stop=stop,
     )

@@ -27,7 +27,7 @@ from mirror.core.errors import (
 from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.xet_hashes import XetHashes
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.web import api, git, ollama, package_index, resolve, xet
 from mirror.web.access import Gate, Signer
 from mirror.web.body import BodyReader
@@ -201,7 +201,7 @@ def create_app(
     *,
     proxy: ProxySettings | None = None,
     xet_hashes: XetHashes | None = None,
-    shelf: Shelf | None = None,
+    openllm_files: OpenLLMFiles | None = None,
     ttl_s: float = 1.0,
     access_log: AccessLog | None = None,
     on_stop: Callable[[], None] = lambda: None,
@@ -217,7 +217,7 @@ def create_app(
         Catalog(source, state, ttl_s=ttl_s),
         state,
         xet_hashes or XetHashes(digests, advertise=False),
-        shelf or Shelf(state.folder / "nothing", digests),
+        openllm_files or OpenLLMFiles(state.folder / "nothing", digests),
         proxy.signer,
     )
     metrics = Metrics(context.catalog)

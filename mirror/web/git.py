@@ -99,7 +99,9 @@ def receive_pack(_: HubRequest) -> Response:
 
 
 def _view(request: HubRequest) -> Path:
-    return request.context.shelf.git(request.context.state.folder / "git", *request.target.rest)
+    return request.context.openllm_files.git(
+        request.context.state.folder / "git", *request.target.rest
+    )
 
 
 def _unzip(body: bytes) -> bytes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mirror.derived.catalog import Catalog
     from mirror.derived.state import State
     from mirror.derived.xet_hashes import XetHashes
-    from mirror.openllm.shelf import Shelf
+    from mirror.openllm.served_files import OpenLLMFiles
     from mirror.web.access import Signer
     from mirror.web.urls import Target
 
@@ -38,7 +38,7 @@ class AppContext:
     catalog: Catalog
     state: State
     xet_hashes: XetHashes
-    shelf: Shelf
+    openllm_files: OpenLLMFiles
     signer: Signer
 
 

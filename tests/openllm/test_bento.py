@@ -38,7 +38,7 @@ from tests.wheels import (
     needs_git,
     needs_uv,
     run_index,
-    serving_shelf,
+    serving_openllm_files,
     sha256,
     uv_set_to,
 )
@@ -644,12 +644,12 @@ def test_a_host_refuses_a_wheel_that_is_another(site: Site, tmp_path: Path) -> N
             command, capture_output=True, text=True, check=False, cwd=tmp_path, env=kept | told
         )
 
-    with serving_shelf(site.data) as client:
+    with serving_openllm_files(site.data) as client:
         done = install(str(client.base_url).rstrip("/"))
         assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "target")
     make_wheel(site.data / "wheels", "tiny-a", requires=["bentoml"])
-    with serving_shelf(site.data) as client:
+    with serving_openllm_files(site.data) as client:
         done = install(str(client.base_url).rstrip("/"))
     assert (done.returncode, "Hash mismatch" in done.stderr) == (1, True)
 
@@ -780,7 +780,7 @@ def test_an_address_that_is_none(filling: Filling, url: str) -> None:
 def test_git_and_uv_follow_the_variables(settled: Filling, tmp_path: Path, token: str) -> None:
     (tmp_path / "token").write_text(token or "x")
     closing = ("--token-file", str(tmp_path / "token")) if token else ()
-    with serving_shelf(settled.data, token) as client:
+    with serving_openllm_files(settled.data, token) as client:
         said = told(settled, str(client.base_url), *X86, *closing)
         url = "https://github.com/bentoml/openllm-models"
         git(tmp_path, "clone", "--depth=1", "-b", "main", url, "clone", **said)

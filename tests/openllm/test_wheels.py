@@ -18,7 +18,15 @@ from packaging.requirements import Requirement
 from mirror.core.errors import ConfigError, UpstreamError
 from mirror.openllm.requirements import check, lines_of
 from mirror.openllm.wheels import Platform, WantedWheel, fetch, missing, resolve
-from tests.wheels import DAY, make_wheel, needs_uv, run_index, serving_shelf, sha256, uv_set_to
+from tests.wheels import (
+    DAY,
+    make_wheel,
+    needs_uv,
+    run_index,
+    serving_openllm_files,
+    sha256,
+    uv_set_to,
+)
 
 pytestmark = needs_uv
 
@@ -237,7 +245,7 @@ def test_a_mirror_is_an_index_for_another(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "wheels").symlink_to(folder)
-    with serving_shelf(tmp_path) as client:
+    with serving_openllm_files(tmp_path) as client:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"{client.base_url.join('/-/simple/')}")
         wheels = resolve(["tiny-b"], HOST)
         assert [wheel.pin for wheel in wheels] == ["tiny-a==2.0", "tiny-b==1.0"]

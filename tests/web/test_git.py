@@ -20,11 +20,11 @@ import pytest
 
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.sources.first_found import FirstFound
 from mirror.web.app import create_app
 from tests.servers import run_server
-from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_shelf
+from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_openllm_files
 
 pytestmark = needs_git
 
@@ -64,7 +64,7 @@ def make(folder: Path, stack: ExitStack, token: str = "") -> Mirror:
     commit(upstream, {"only/nightly": b"n\n"}, "nightly")
     git(upstream, "switch", "--quiet", "main")
     serve_bare(upstream, data)
-    return Mirror(stack.enter_context(serving_shelf(data, token)), data, upstream)
+    return Mirror(stack.enter_context(serving_openllm_files(data, token)), data, upstream)
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,9 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
         state = State(tmp_path / "state")
         digests = stack.enter_context(closing(Digests(state)))
         (tmp_path / "served").symlink_to(own.data)
-        app = create_app(FirstFound([]), state, shelf=Shelf(tmp_path / "served", digests))
+        app = create_app(
+            FirstFound([]), state, openllm_files=OpenLLMFiles(tmp_path / "served", digests)
+        )
         url = stack.enter_context(run_server(app))
         for path in (own.bare, *own.bare.rglob("*")):
             path.chmod(path.stat().st_mode & ~0o222)

@@ -44,7 +44,7 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class OpenLLMFiles:
     """Both, below the data folder. All methods block."""
 
     data: Path

@@ -1,7 +1,8 @@
-"""What lies beside the models: git repositories, and wheels.
+"""Finds the git repositories, wheels and constraints that the mirror serves to OpenLLM 0.6.
 
-git/<host>/<owner>/<repo>.git   bare repositories, under the address that they have upstream
-wheels/*.whl                    what virtual environments are made of
+git/<host>/<owner>/<repo>.git   bare repositories; the path is their upstream address
+wheels/*.whl                    the wheels of virtual environments
+openllm/*.txt                   uv constraints, one file for each model and platform
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ _MAX_CONSTRAINTS = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One file of a project; `sha256` in hex, `requires_python` as its metadata has it."""
+    """A wheel of a project.
+
+    `size` is in bytes, `sha256` in hex, and `requires_python` is the field of its METADATA.
+    """
 
     filename: str
     location: Path
@@ -45,78 +49,83 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class OpenLLMFiles:
-    """Both, below the data folder. All methods block."""
+    """The git repositories, wheels and constraints of a data folder. All methods block."""
 
     data: Path
     digests: Digests
 
     def git(self, views: Path, host: str, owner: str, name: str) -> Path:
-        """A view of a bare repository, in the folder `views`, which git may be run on. Raises
-        NotOfferedError, and UnavailableError where the repository is not safe to read."""
+        """The view of a bare repository to run git on; it is kept in the folder `views`.
+
+        Raises NotOfferedError if the repository does not exist, and UnavailableError if it is not
+        safe to read.
+        """
         name = name.removesuffix(".git")
         parts = (host, owner, name)
         folder = self.data / "git" / host / owner / f"{name}.git"
         if not all(map(_PART.fullmatch, parts)) or not os.path.lexists(folder / "HEAD"):
-            raise NotOfferedError(f"{'/'.join(parts)[:200]} is no git repository of this mirror.")
+            raise NotOfferedError(f"This mirror has no git repository {'/'.join(parts)[:200]}.")
         try:
-            return git_view.kept(folder, self.data / "git", views)
+            return git_view.shared_view(folder, self.data / "git", views)
         except (UnsafeRepositoryError, OSError) as exc:
             cause = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise UnavailableError(
                 f"The git repository {'/'.join(parts)} is not served: {cause or exc}. Ask the "
-                "mirror's operator to bring it again, by `hubmirror openllm pull` or "
+                "operator of the mirror to fetch it again, with `hubmirror openllm pull` or "
                 "`git clone --bare`."
             ) from exc
 
     def projects(self) -> list[str]:
-        """The normalized names of all projects that have a wheel here."""
+        """The normalized names of all projects with a wheel."""
         return sorted({project for project, _ in self._wheels()})
 
     def wheels(self, project: str) -> list[Wheel]:
-        """The wheels of a project. Raises NotOfferedError, and DigestPendingError while they are
-        read for the first time."""
+        """The wheels of a project.
+
+        Raises NotOfferedError if there is none, and DigestPendingError while their sha256 is
+        computed for the first time.
+        """
         name = canonicalize_name(project)
-        found = [path for other, path in self._wheels() if other == name]
-        located = [(path, place) for path in found if (place := self._place(path)) is not None]
-        if not located:
+        paths = [path for found_name, path in self._wheels() if found_name == name]
+        resolved = [(path, real) for path in paths if (real := self._resolve(path)) is not None]
+        if not resolved:
             raise NotOfferedError(f"This mirror has no wheel of {name[:100]}.")
-        found, places = [path for path, _ in located], [place for _, place in located]
-        stats = [place.stat() for place in places]
-        wanted = [
-            DigestJob(str(place), stat.st_size, stat.st_mtime_ns, "sha256")
-            for place, stat in zip(places, stats, strict=True)
+        stats = [real.stat() for _, real in resolved]
+        jobs = [
+            DigestJob(str(real), stat.st_size, stat.st_mtime_ns, "sha256")
+            for (_, real), stat in zip(resolved, stats, strict=True)
         ]
-        digests = self.digests.of(name, wanted)
+        digests = self.digests.of(name, jobs)
         return [
             _wheel(path, stat.st_size, digest)
-            for path, stat, digest in zip(found, stats, digests, strict=True)
+            for (path, _), stat, digest in zip(resolved, stats, digests, strict=True)
         ]
 
     def wheel(self, filename: str) -> Path:
-        """Where a wheel lies. Raises NotOfferedError."""
-        is_name = "/" not in filename and _project(filename)
-        place = self._place(self.data / "wheels" / filename) if is_name else None
-        if place is None:
-            raise NotOfferedError(f"This mirror has no file {filename[:200]!r}.")
-        return place
+        """The real path of a wheel. Raises NotOfferedError."""
+        is_valid = "/" not in filename and _project(filename)
+        real = self._resolve(self.data / "wheels" / filename) if is_valid else None
+        if real is None:
+            raise NotOfferedError(f"This mirror has no wheel {filename[:200]!r}.")
+        return real
 
     def constraints(self, name: str) -> bytes:
-        """The versions that were chosen for a model, as a constraints file of uv. Raises
-        NotOfferedError."""
-        is_name = "/" not in name and not name.startswith(".") and name.endswith(".txt")
+        """The content of a constraints file, which uv reads. Raises NotOfferedError."""
+        is_valid = "/" not in name and not name.startswith(".") and name.endswith(".txt")
+        folder = self.data / "openllm"
         try:
-            place = inside(self.data / "openllm" / name, self.data / "openllm") if is_name else None
-            if place is not None:
-                return read_regular(place, _MAX_CONSTRAINTS, follow=False)
+            real = inside(folder / name, folder) if is_valid else None
+            if real is not None:
+                return read_regular(real, _MAX_CONSTRAINTS, follow=False)
         except (OSError, ValueError):
             pass
-        raise NotOfferedError(f"This mirror has no constraints {name[:200]!r} that can be read.")
+        raise NotOfferedError(f"This mirror has no constraints file {name[:200]!r}.")
 
-    def _place(self, path: Path) -> Path | None:
-        """Where the bytes of a wheel lie; None where that is no regular file in the folder."""
+    def _resolve(self, path: Path) -> Path | None:
+        """The real path of a wheel; None if it is not a regular file in the folder of wheels."""
         try:
-            place = inside(path, self.data / "wheels")
-            return place if place is not None and place.is_file() else None
+            real = inside(path, self.data / "wheels")
+            return real if real is not None and real.is_file() else None
         except (OSError, RuntimeError):  # a loop of links
             return None
 
@@ -125,7 +134,9 @@ class OpenLLMFiles:
         try:
             names = sorted(os.listdir(folder)) if folder.is_dir() else []
         except OSError as exc:
-            raise UnavailableError(f"The wheels cannot be read: {exc.strerror}.") from exc
+            raise UnavailableError(
+                f"The wheels cannot be read: {exc.strerror}. Ask the operator of the mirror."
+            ) from exc
         for name in names:
             if project := _project(name):
                 yield project, folder / name
@@ -138,5 +149,5 @@ def _wheel(path: Path, size: int, digest: str) -> Wheel:
 
 @functools.lru_cache(maxsize=16384)
 def _project(filename: str) -> str:
-    """The project that a wheel's name belongs to; empty for any other name."""
+    """The normalized project name in a wheel's filename; empty if it is not a wheel's filename."""
     return wheel_project(filename)

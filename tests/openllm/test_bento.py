@@ -20,7 +20,7 @@ import yaml
 
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo
-from mirror.openllm.bento import Bento, find, tags
+from mirror.openllm.bento import Bento, find_bento, tags
 from mirror.openllm.closure import Closure, PinnedModel
 from mirror.openllm.model_repository import Address, ModelRepository
 from mirror.openllm.wheels import Platform, WantedWheel
@@ -80,47 +80,51 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
         ("llama3.2:1b-instruct-new", "llama3.2:1b-instruct-new"),
     ],
 )  # fmt: skip
-def test_a_bento_answers_to_its_names(repository: ModelRepository, text: str, tag: str) -> None:
-    assert find(repository, BRANCHES, text).tag == tag
+def test_a_bento_is_found_by_its_names(repository: ModelRepository, text: str, tag: str) -> None:
+    assert find_bento(repository, BRANCHES, text).tag == tag
 
 
 @needs_git
 def test_the_first_branch_answers_first(repository: ModelRepository) -> None:
     """`openllm serve` looks into its default repository alone, which is main."""
-    assert find(repository, BRANCHES, "llama3.2:1b").branch == "main"
-    assert find(repository, ("nightly", "main"), "llama3.2:1b").tag == "llama3.2:1b-instruct-new"
+    assert find_bento(repository, BRANCHES, "llama3.2:1b").branch == "main"
+    assert (
+        find_bento(repository, ("nightly", "main"), "llama3.2:1b").tag == "llama3.2:1b-instruct-new"
+    )
 
 
 @needs_git
 def test_a_name_that_means_several_is_refused_as_openllm_does(repository: ModelRepository) -> None:
     with pytest.raises(ConfigError, match=r"14b-bbbb.*7b-aaaa"):
-        find(repository, BRANCHES, "qwen")
+        find_bento(repository, BRANCHES, "qwen")
 
 
 @needs_git
 def test_an_unknown_name_lists_those_that_are_there(repository: ModelRepository) -> None:
-    told = r"^No bento answers to llama:1b\. There are: gemma2, llama3\.2, phi, qwen\.$"
+    told = r"^No bento matches llama:1b\. The available bentos are: gemma2, llama3\.2, phi, qwen\.$"
     with pytest.raises(ConfigError, match=told):
-        find(repository, BRANCHES, "llama:1b")
+        find_bento(repository, BRANCHES, "llama:1b")
 
 
 @needs_git
 def test_an_unknown_version_lists_those_that_are_there(repository: ModelRepository) -> None:
-    with pytest.raises(ConfigError, match=r"answers to gemma2:9b\. gemma2 has: 2b, 2b-0000\.$"):
-        find(repository, BRANCHES, "gemma2:9b")
+    with pytest.raises(
+        ConfigError, match=r"matches gemma2:9b\. The versions of gemma2 are: 2b, 2b-0000\.$"
+    ):
+        find_bento(repository, BRANCHES, "gemma2:9b")
 
 
 @needs_git
 @pytest.mark.parametrize("text", ["", ":", ":1b", "llama3.2:1b:x", "LLAMA3.2:1b", "../llama3.2"])
 def test_what_is_no_name_of_a_bento(repository: ModelRepository, text: str) -> None:
-    with pytest.raises(ConfigError, match="No bento answers to"):
-        find(repository, BRANCHES, text)
+    with pytest.raises(ConfigError, match="No bento matches"):
+        find_bento(repository, BRANCHES, text)
 
 
 @needs_git
 def test_requirements_are_those_that_openllm_installs(repository: ModelRepository) -> None:
-    assert find(repository, BRANCHES, TAG).requirements == ("tiny-a", "tiny-b==1.0")
-    assert find(repository, BRANCHES, GEMMA).requirements == ("locked==1.0", "spaced >= 2")
+    assert find_bento(repository, BRANCHES, TAG).requirements == ("tiny-a", "tiny-b==1.0")
+    assert find_bento(repository, BRANCHES, GEMMA).requirements == ("locked==1.0", "spaced >= 2")
 
 
 @needs_git
@@ -136,7 +140,7 @@ def test_a_file_that_describes_no_bento(tmp_path: Path, body: bytes) -> None:
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
     with pytest.raises(ConfigError, match=path):
-        find(made, ["main"], "a:b")
+        find_bento(made, ["main"], "a:b")
 
 
 @needs_git
@@ -144,8 +148,10 @@ def test_a_bento_without_requirements(tmp_path: Path) -> None:
     commit(tmp_path / "models", {f"{FOLDER}/bento.yaml": bento_yaml()})
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
-    with pytest.raises(ConfigError, match=f"{TAG} has no requirements, so OpenLLM cannot start"):
-        find(made, ["main"], TAG)
+    with pytest.raises(
+        ConfigError, match=f"{TAG} has no requirements file, so OpenLLM cannot start"
+    ):
+        find_bento(made, ["main"], TAG)
 
 
 # What it needs
@@ -188,7 +194,7 @@ def test_a_bento_without_models_needs_none() -> None:
 
 @pytest.mark.parametrize("registry", ["bentocloud", "s3", "null"])
 def test_another_registry_is_refused(registry: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{TAG} takes a model from .*it knows Hugging Face"):
+    with pytest.raises(ConfigError, match=rf"{TAG} uses a model from .*from Hugging Face only"):
         bento(registry=registry).specs()
 
 
@@ -202,14 +208,14 @@ def test_another_registry_is_refused(registry: str) -> None:
 )  # fmt: skip
 def test_a_model_that_is_named_in_an_unknown_way(metadata: object) -> None:
     told = {"models": [{"registry": "huggingface", "metadata": metadata}]}
-    with pytest.raises(ConfigError, match="a:b names a model in a way that is not known"):
+    with pytest.raises(ConfigError, match="a:b has a model whose model_id"):
         Bento("a", "b", "main", told, ()).specs()
 
 
 @pytest.mark.parametrize("model", ["llama:1", None, 5])
 def test_a_model_that_is_no_table(model: object) -> None:
     """A tag alone is a model of BentoML's own store."""
-    with pytest.raises(ConfigError, match="which this mirror cannot bring"):
+    with pytest.raises(ConfigError, match="from Hugging Face only"):
         Bento("a", "b", "main", {"models": [model]}, ()).specs()
 
 
@@ -222,15 +228,15 @@ def test_the_python_of_a_bento() -> None:
         {"image": {"python_version": ""}},
     ]
     for told in bentos:
-        with pytest.raises(ConfigError, match=r"a:b names no image\.python_version"):
+        with pytest.raises(ConfigError, match=r"a:b has no image\.python_version"):
             assert Bento("a", "b", "main", told, ()).python
 
 
 def test_requirements_mean_what_they_meant_a_week_after_it_was_made() -> None:
-    assert bento().newest == datetime(2025, 5, 8, 0, 29, 14, tzinfo=UTC)
-    assert bento(created="2025-05-01T00:29:14").newest == bento().newest
-    assert bento(created="yesterday").newest is None
-    assert Bento("a", "b", "main", {}, ()).newest is None
+    assert bento().published_before == datetime(2025, 5, 8, 0, 29, 14, tzinfo=UTC)
+    assert bento(created="2025-05-01T00:29:14").published_before == bento().published_before
+    assert bento(created="yesterday").published_before is None
+    assert Bento("a", "b", "main", {}, ()).published_before is None
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,7 @@ def test_a_closure_that_is_written_again_takes_the_others_place(tmp_path: Path) 
 
 def test_a_closure_that_is_forgotten(tmp_path: Path) -> None:
     closure().write(tmp_path)
-    closure().forget(tmp_path)
+    closure().remove(tmp_path)
     assert Closure.read_all(tmp_path, REPOSITORY) == []
     assert names(tmp_path / "openllm") == []
 
@@ -400,7 +406,7 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.usefixtures("index")
 def test_a_model_is_brought_with_all_that_its_start_needs(site: Site) -> None:
     said = site.pull("llama3.2:1b")
-    assert f"{REPOSITORY} main: HF_ENDPOINT is followed by 3 bentos" in said
+    assert f"{REPOSITORY} main: 3 bentos rewritten to use HF_ENDPOINT" in said
     assert f"{TAG}: 1 model, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
     shown = site.filling.shown(repo="meta-llama/Llama-3.2-1B-Instruct", revision="HEAD")
     assert set(shown) == {"config.json", "w.safetensors"}
@@ -438,8 +444,8 @@ def test_the_repository_alone(site: Site) -> None:
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize(
     ("model", "told"),
-    [("nope", "There are: cloud, gone, llama3.2, windows"),
-     ("cloud", "takes a model from 'bentocloud'"), ("windows", "not-here")],
+    [("nope", "The available bentos are: cloud, gone, llama3.2, windows"),
+     ("cloud", "uses a model from the registry 'bentocloud'"), ("windows", "not-here")],
 )  # fmt: skip
 def test_a_model_that_cannot_be_brought(site: Site, model: str, told: str) -> None:
     assert told in site.pull(model, status=1)
@@ -458,7 +464,7 @@ def test_a_model_whose_hub_repository_is_gone(site: Site) -> None:
 
 @needs_git
 def test_a_branch_that_upstream_does_not_have(site: Site) -> None:
-    assert "has no branch dev. It has: main." in site.pull("--branch", "dev", status=1)
+    assert "has no branch dev. Its branches are: main." in site.pull("--branch", "dev", status=1)
 
 
 @needs_git
@@ -467,7 +473,7 @@ def test_a_branch_that_upstream_does_not_have(site: Site) -> None:
 def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     site.pull()
     said = site.run("check", "llama3.2:1b", status=1)
-    assert f"llama3.2:1b cannot start: the bento {TAG} was brought by no pull. Where " in said
+    assert f"llama3.2:1b cannot start: the bento {TAG} was not pulled. On a host " in said
     assert "run: hubmirror openllm pull llama3.2:1b" in said
     site.pull("llama3.2:1b")
     (constraints,) = (site.data / "openllm").glob("*.txt")
@@ -480,7 +486,7 @@ def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     site.filling.run("rm", MODEL_ID)
     assert f"{MODEL_ID} is not in this mirror" in site.run("check", "llama3.2", status=1)
     git(site.data / "git/github.com/bentoml/openllm-models.git", "branch", "-D", "main")
-    assert "No bento answers to llama3.2" in site.run("check", "llama3.2", status=1)
+    assert "No bento matches llama3.2" in site.run("check", "llama3.2", status=1)
 
 
 @needs_git
@@ -524,7 +530,7 @@ def test_a_model_means_what_it_means_today(site: Site) -> None:
     site.pull()
     assert names(site.data / "openllm") == []
     said = site.run("check", "llama3.2:1b", status=1)
-    assert "the bento llama3.2:1b-instruct-new was brought by no pull" in said
+    assert "the bento llama3.2:1b-instruct-new was not pulled" in said
     site.pull("llama3.2:1b")
     assert "llama3.2:1b-instruct-new can start" in site.run("check", "llama3.2:1b")
     changed = bento_files("llama3.2:1b-instruct-new", "bentoml\n", revision=revision)
@@ -553,9 +559,10 @@ def test_a_model_that_fails_stops_no_other(site: Site) -> None:
     commit(site.upstream, {"bentoml/bentos/broken/1/bento.yaml": b"a: ["})
     said = site.pull("nope", "broken", "llama3.2:1b", status=1)
     assert (
-        "broken/1/bento.yaml cannot be read: it is not valid YAML. Tell who made it. Until" in said
+        "broken/1/bento.yaml cannot be read: it is not valid YAML. Report it to the author"
+        " of the bento. The bento stays" in said
     )
-    assert "nope: No bento answers to nope" in said
+    assert "nope: No bento matches nope" in said
     assert "broken: bentoml/bentos/broken/1/bento.yaml cannot be read" in said
     assert "can start" in site.run("check", "llama3.2:1b")
 
@@ -580,7 +587,7 @@ def test_a_wheel_of_another_model_is_not_overwritten(site: Site, index: Path) ->
     )
     words = ("llama3.2:1b", "--machine", "aarch64", "--find-links", str(built.parent))
     said = site.pull(*words, "--constraint", "tiny-a==1.0", status=1)
-    assert f"{built.name} is wanted with the sha256 {sha256(built)}" in said
+    assert f"The pull needs {built.name} with the sha256 {sha256(built)}" in said
     assert f"with {hashlib.sha256(before).hexdigest()}: see openllm/{kept.name}" in said
     assert "Nothing was overwritten" in said
     assert (site.data / "wheels" / WHEELS[1]).read_bytes() == before
@@ -599,7 +606,7 @@ def test_a_wheel_that_the_operator_put_there_is_not_overwritten(site: Site) -> N
     own = make_wheel(site.data / "wheels", "tiny-a", requires=["bentoml"])
     before = own.read_bytes()
     said = site.pull("llama3.2:1b", status=1)
-    assert f"wheels/ holds one with the sha256 {sha256(own)}, which no pull has brought" in said
+    assert f"with the sha256 {sha256(own)}, which no pull downloaded" in said
     assert own.read_bytes() == before
     assert names(site.data / "openllm") == []
 
@@ -615,8 +622,7 @@ def test_an_index_that_a_bento_names_is_trusted_by_an_option(site: Site, tmp_pat
         commit(site.upstream, bento_files("named:1", lines, revision=revision, aliases="x"))
         said = site.pull("named", status=1)
         assert (
-            f"The requirements of the bento named:1 name an index: '--extra-index-url {url}'"
-            in said
+            f"The requirements of the bento named:1 add an index: '--extra-index-url {url}'" in said
         )
         site.pull("named", "--trust-index", url)
     assert "tiny_other-1.0-py3-none-any.whl" in names(site.data / "wheels")
@@ -662,8 +668,8 @@ def test_names_that_are_no_part_of_a_path(tmp_path: Path, name: str) -> None:
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
     assert tags(made, "main") == {TAG}
-    with pytest.raises(ConfigError, match="No bento answers"):
-        find(made, ["main"], name.replace("/", ":"))
+    with pytest.raises(ConfigError, match="No bento matches"):
+        find_bento(made, ["main"], name.replace("/", ":"))
 
 
 @needs_git
@@ -672,8 +678,8 @@ def test_aliases_that_would_write_to_a_terminal(tmp_path: Path) -> None:
     commit(tmp_path / "models", {f"{FOLDER}/bento.yaml": body})
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
-    with pytest.raises(ConfigError, match="answers to llama3") as failure:
-        find(made, ["main"], "llama3.2:x")
+    with pytest.raises(ConfigError, match="matches llama3") as failure:
+        find_bento(made, ["main"], "llama3.2:x")
     assert str(failure.value).isprintable()
 
 

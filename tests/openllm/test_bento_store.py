@@ -303,7 +303,7 @@ def test_a_name_that_is_too_long(data: Path, home: Path) -> None:
 )
 def test_a_tag_that_bentoml_does_not_take(data: Path, home: Path, tag: str) -> None:
     said = bento(data, "add", "Org/Model", "--tag", tag, status=1)
-    assert f"{tag} is no tag that BentoML takes" in said
+    assert f"{tag} is not a valid BentoML tag" in said
     assert not home.exists() or (tags(home) == [] and is_clean(home))
 
 
@@ -412,7 +412,7 @@ def test_an_export_to_a_folder_that_is_not_there(data: Path, exported: Path) -> 
 
 def test_an_import_of_what_is_here(data: Path, exported: Path) -> None:
     said = bento(data, "import", str(exported), status=1)
-    assert f"{TAG} is in the store already. Remove it first." in said
+    assert f"{TAG} is already in the store. Remove it first." in said
 
 
 def _archive(path: Path, *members: tuple[str, bytes | None], mode: str = "w:xz") -> bytes:
@@ -448,7 +448,7 @@ def test_a_file_that_cannot_be_imported(
     file, other = tmp_path / "new.bentomodel", tmp_path / "deep" / "other"
     file.write_bytes(DAMAGES[damage](exported.read_bytes(), file))
     said = bento(data, "import", str(file), "--store", str(other), status=1)
-    assert f"{file} is no .bentomodel that can be read: " in said
+    assert f"{file} is not a valid .bentomodel file: " in said
     assert tags(other) == []
     assert is_clean(other)
     assert not list(tmp_path.rglob("pwned"))

@@ -119,10 +119,14 @@ def test_a_wheel_that_is_missing_is_named(name: str, platform: Platform) -> None
 @pytest.mark.usefixtures("folder")
 def test_requirements_mean_what_they_meant_on_a_day() -> None:
     made = datetime.fromisoformat(DAY)
-    assert names(resolve(["tiny-a"], HOST, newest=made + WEEK))[0].startswith("tiny_a-1.0-")
-    assert names(resolve(["tiny-a"], HOST, newest=made + 9 * WEEK))[0].startswith("tiny_a-2.0-")
+    assert names(resolve(["tiny-a"], HOST, published_before=made + WEEK))[0].startswith(
+        "tiny_a-1.0-"
+    )
+    assert names(resolve(["tiny-a"], HOST, published_before=made + 9 * WEEK))[0].startswith(
+        "tiny_a-2.0-"
+    )
     with pytest.raises(ConfigError, match="tiny-a"):
-        resolve(["tiny-a"], HOST, newest=made - WEEK)
+        resolve(["tiny-a"], HOST, published_before=made - WEEK)
 
 
 @pytest.mark.usefixtures("folder")
@@ -133,7 +137,7 @@ def test_constraints_choose_a_version() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_requirements_that_contradict() -> None:
-    with pytest.raises(ConfigError, match=r"No wheels for Python 3\.11 on x86_64.*tiny-a"):
+    with pytest.raises(ConfigError, match=r"finds no wheels for Python 3\.11 on x86_64.*tiny-a"):
         resolve(["tiny-a==1.0", "tiny-a==2.0"], HOST)
 
 
@@ -154,7 +158,7 @@ def test_requirements_that_contradict() -> None:
         ("tiny-a @ https://host.example/tiny_a-1.0-py3-none-any.whl", "a package from a URL"),
         ("tiny-a @ git+https://host.example/a/b", "a package from a URL"),
         ("--extra-index-url http://127.0.0.1:9/s", "--trust-index 'http://127.0.0.1:9/s'"),
-        ("--extra-index-url=http://127.0.0.1:9/simple", "name an index"),
+        ("--extra-index-url=http://127.0.0.1:9/simple", "add an index"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("folder")
@@ -186,7 +190,7 @@ def test_an_index_that_the_operator_trusts_is_asked(
     make_wheel(tmp_path / "other", "tiny-other")
     with run_index(tmp_path / "other") as url:
         lines = [f"{option} {url}", "tiny-other"]
-        with pytest.raises(ConfigError, match=r"name an index|No wheels for"):
+        with pytest.raises(ConfigError, match=r"add an index|finds no wheels for"):
             resolve(lines, HOST, trusted=["http://127.0.0.1:9/"])
         assert names(resolve(lines, HOST, trusted=[url.rstrip("/")])) == [
             "tiny_other-1.0-py3-none-any.whl"
@@ -302,7 +306,7 @@ def test_a_wheel_that_is_not_what_it_was_is_missing(
 
 def test_wrong_bytes_leave_nothing(wanted: WantedWheel, tmp_path: Path) -> None:
     wrong = replace(wanted, sha256=64 * "0")
-    with pytest.raises(UpstreamError, match=rf"{wanted.filename} came with wrong bytes"):
+    with pytest.raises(UpstreamError, match=rf"{wanted.filename} does not have the sha256"):
         fetch(tmp_path / "wheels", wrong, _ignored)
     assert list((tmp_path / "wheels").iterdir()) == []
 
@@ -320,7 +324,7 @@ def test_wrong_bytes_leave_what_was_there(wanted: WantedWheel, tmp_path: Path) -
 def test_what_cannot_be_fetched(wanted: WantedWheel, tmp_path: Path, url: str) -> None:
     lost = replace(wanted, url=url.format(wanted.url.rpartition("/")[0]))
     with pytest.raises(
-        UpstreamError, match=rf"{wanted.filename} cannot be fetched: .*Run it again"
+        UpstreamError, match=rf"{wanted.filename} cannot be downloaded: .*Run the command again"
     ):
         fetch(tmp_path / "wheels", lost, _ignored)
     assert list((tmp_path / "wheels").iterdir()) == []

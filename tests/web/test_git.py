@@ -212,7 +212,7 @@ def test_a_repository_that_is_not_here(mirror: Mirror, tmp_path: Path, path: str
         mirror.client.post(f"/-/git/{path}/git-upload-pack", content=b"0000"),
     ):
         assert (answer.status_code, "www-authenticate" in answer.headers) == (404, False)
-        assert "is no git repository of this mirror" in answer.json()["error"]
+        assert "This mirror has no git repository" in answer.json()["error"]
     assert "not found" in git(tmp_path, "clone", f"{mirror.base}/-/git/{path}", status=128)
 
 
@@ -307,11 +307,11 @@ def _moved(bare: Path) -> None:
 
 UNSAFE: dict[str, tuple[Callable[[Path], object], str]] = {
     "alternates": (_alternates, "takes objects from elsewhere"),
-    "objects": (_linked("objects"), "objects is no folder"),
-    "refs": (_linked("refs"), "refs is no folder"),
-    "packed-refs": (_linked("packed-refs"), "packed-refs is no regular file"),
-    "HEAD": (_linked("HEAD"), "its HEAD is no regular file"),
-    "a ref": (lambda bare: os.mkfifo(bare / "refs" / "heads" / "x"), "is no regular file"),
+    "objects": (_linked("objects"), "objects is not a folder"),
+    "refs": (_linked("refs"), "refs is not a folder"),
+    "packed-refs": (_linked("packed-refs"), "packed-refs is not a regular file"),
+    "HEAD": (_linked("HEAD"), "its HEAD is not a regular file"),
+    "a ref": (lambda bare: os.mkfifo(bare / "refs" / "heads" / "x"), "is not a regular file"),
     "all of it": (_moved, "a link leads out of the folder git/"),
 }
 

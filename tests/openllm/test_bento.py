@@ -407,7 +407,7 @@ def names(folder: Path) -> list[str]:
 def test_a_model_is_brought_with_all_that_its_start_needs(site: Site) -> None:
     said = site.pull("llama3.2:1b")
     assert f"{REPOSITORY} main: 3 bentos rewritten to use HF_ENDPOINT" in said
-    assert f"{TAG}: 1 model, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
+    assert f"{TAG}: pulled 1 model, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
     shown = site.filling.shown(repo="meta-llama/Llama-3.2-1B-Instruct", revision="HEAD")
     assert set(shown) == {"config.json", "w.safetensors"}
     assert names(site.data / "wheels") == WHEELS
@@ -482,7 +482,7 @@ def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     wheel = site.data / "wheels" / WHEELS[0]
     wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
     said = site.run("check", "llama3.2", status=1)
-    assert f"the wheel {WHEELS[0]} is missing, or is not what was pulled" in said
+    assert f"the wheel {WHEELS[0]} is missing or has changed since it was pulled" in said
     site.filling.run("rm", MODEL_ID)
     assert f"{MODEL_ID} is not in this mirror" in site.run("check", "llama3.2", status=1)
     git(site.data / "git/github.com/bentoml/openllm-models.git", "branch", "-D", "main")
@@ -513,7 +513,7 @@ def test_a_check_knows_what_a_pull_left_out(site: Site) -> None:
     pulled = f"{MODEL_ID}@{revision}"
     site.filling.run("pull", pulled, "--include", "config.json")
     said = site.run("check", "llama3.2", status=1)
-    assert f"w.safetensors of {MODEL_ID} at {revision[:12]} is not here" in said
+    assert f"w.safetensors of {MODEL_ID} at {revision[:12]} is missing" in said
     site.filling.run("pull", pulled, "--exclude", "*.pth", "--exclude", "original/*")
     assert "can start" in site.run("check", "llama3.2")
 
@@ -537,7 +537,7 @@ def test_a_model_means_what_it_means_today(site: Site) -> None:
     commit(site.upstream, changed)
     site.pull()
     said = site.run("check", "llama3.2:1b", status=1)
-    assert "llama3.2:1b-instruct-new is another since it was pulled" in said
+    assert "llama3.2:1b-instruct-new has changed since it was pulled" in said
     assert said in site.run("env", URL, "llama3.2:1b", status=1)
 
 
@@ -549,7 +549,7 @@ def test_a_model_of_nightly(site: Site) -> None:
     commit(site.upstream, bento_files("phi:4-dddd", revision=revision, aliases="4"), "nightly")
     site.pull("phi", "--branch", "nightly")
     said = site.run("check", "phi:4")
-    assert "It is of nightly: openllm serve phi:4 --repo nightly" in said
+    assert "The bento is on the branch nightly: openllm serve phi:4 --repo nightly" in said
 
 
 @needs_git
@@ -588,7 +588,7 @@ def test_a_wheel_of_another_model_is_not_overwritten(site: Site, index: Path) ->
     words = ("llama3.2:1b", "--machine", "aarch64", "--find-links", str(built.parent))
     said = site.pull(*words, "--constraint", "tiny-a==1.0", status=1)
     assert f"The pull needs {built.name} with the sha256 {sha256(built)}" in said
-    assert f"with {hashlib.sha256(before).hexdigest()}: see openllm/{kept.name}" in said
+    assert f"with the sha256 {hashlib.sha256(before).hexdigest()} (see openllm/{kept.name})" in said
     assert "Nothing was overwritten" in said
     assert (site.data / "wheels" / WHEELS[1]).read_bytes() == before
     assert "can start" in site.run("check", "llama3.2:1b")
@@ -728,7 +728,7 @@ def test_the_variables(settled: Filling) -> None:
 def test_a_platform_must_be_meant(settled: Filling) -> None:
     said = settled.run("openllm", "env", URL, "llama3.2:1b", status=1).output
     assert "glibc 2.34" in said
-    assert "Name one of them with --glibc and --machine" in said
+    assert "Choose one of them with --glibc and --machine" in said
     arm = told(settled, URL, "llama3.2:1b", "--glibc", "2.34")
     assert arm["UV_CONSTRAINT"].endswith(CONSTRAINTS.format("aarch64-manylinux_2_34"))
     said = settled.run("openllm", "env", URL, "llama3.2:1b", "--glibc", "2.17", status=1).output
@@ -772,7 +772,7 @@ def test_a_certificate_is_named_to_all(filling: Filling) -> None:
 
 def test_a_model_that_no_pull_brought(filling: Filling) -> None:
     said = filling.run("openllm", "env", URL, "gemma2", status=1).output
-    assert "gemma2 cannot start: no model repository is here. Where there is a network, run" in said
+    assert "gemma2 cannot start: this mirror has no model repository. On a host" in said
 
 
 @pytest.mark.parametrize("url", ["mirror.site:8400", "ftp://mirror.site", "https://"])

@@ -620,12 +620,12 @@ def _head(bare: Path, _: Path) -> None:
 
 
 UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
-    "alternates": (_alternates, "it takes objects from elsewhere"),
+    "alternates": (_alternates, "it reads objects of another repository"),
     "objects": (_linked("objects"), "objects is not a folder"),
     "refs": (_linked("refs"), "refs is not a folder"),
     "a pack": (_linked_file, "x.pack' is not a regular file"),
     "a ref": (_fifo, "fifo' is not a regular file"),
-    "HEAD": (_head, "its HEAD names"),
+    "HEAD": (_head, "its HEAD is neither"),
 }
 
 

@@ -192,7 +192,7 @@ def test_a_key_that_is_not_the_authoritys(ca: Path, tmp_path: Path) -> None:
 
 
 def test_names_are_needed(ca: Path) -> None:
-    with pytest.raises(ConfigError, match=r"TLS needs names: --names"):
+    with pytest.raises(ConfigError, match=r"TLS needs at least one name. Add: --names"):
         issue(ca, [])
 
 
@@ -540,6 +540,6 @@ def test_a_port_that_another_mirror_has(folder: Path, tmp_path: Path) -> None:
 
 def test_a_start_without_an_authority_or_names(folder: Path) -> None:
     port = ("--tls-port", str(free_port()))
-    assert "TLS needs names: --names" in refused(folder, *port)
+    assert "TLS needs at least one name. Add: --names" in refused(folder, *port)
     said = refused(folder, *port, "--names", "hub.example", "--ca", "none")
     assert "There is no authority in none. Create one: hubmirror ca init --ca none" in said

@@ -244,7 +244,7 @@ def test_nothing_else_of_git_is_spoken(mirror: Mirror, path: str) -> None:
 def test_a_folder_that_is_no_repository_within(own: Mirror) -> None:
     (own.bare / "HEAD").write_bytes(b"junk")
     answer = own.client.get(REFS)
-    assert (answer.status_code, "its HEAD names neither" in answer.json()["error"]) == (503, True)
+    assert (answer.status_code, "its HEAD is neither" in answer.json()["error"]) == (503, True)
     assert own.client.get("/healthz").status_code == 200
 
 
@@ -306,7 +306,7 @@ def _moved(bare: Path) -> None:
 
 
 UNSAFE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "alternates": (_alternates, "takes objects from elsewhere"),
+    "alternates": (_alternates, "reads objects of another repository"),
     "objects": (_linked("objects"), "objects is not a folder"),
     "refs": (_linked("refs"), "refs is not a folder"),
     "packed-refs": (_linked("packed-refs"), "packed-refs is not a regular file"),
@@ -339,9 +339,9 @@ def test_a_view_that_was_changed_is_made_anew(own: Mirror, tmp_path: Path) -> No
 def test_a_view_that_many_processes_make_at_once(own: Mirror) -> None:
     """As the workers of a server do after its start."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom mirror.openllm.git_view import kept\n"
+        "import sys\nfrom pathlib import Path\nfrom mirror.openllm.git_view import shared_view\n"
         "folder, root, views = map(Path, sys.argv[1:])\n"
-        "print({kept(folder, root, views / str(n)).name for n in range(200)})\n"
+        "print({shared_view(folder, root, views / str(n)).name for n in range(200)})\n"
     )
     root, views = own.data / "git", own.data / "views"
     command = [sys.executable, "-c", program, str(own.bare), str(root), str(views)]

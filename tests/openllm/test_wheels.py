@@ -144,7 +144,8 @@ def test_requirements_that_contradict() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("not a requirement!", "is not a package name"), ("-r nowhere.txt", "is not a package name"),
+        ("not a requirement!", "is not a package name"),
+        ("-r nowhere.txt", "is not a package name"),
         ("-c nowhere.txt", "is not a package name"), ("-e .", "is not a package name"),
         ("./tiny-a", "is not a package name"), ("file:///tiny-a", "is not a package name"),
         ("git+https://host.example/a/b", "is not a package name"),

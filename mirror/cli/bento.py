@@ -15,6 +15,7 @@ from mirror.server.run import open_sources
 
 try:
     from mirror.openllm import bento_store as store
+    from mirror.openllm.bentoml_adapter import check_version
 except ImportError as exc:
     raise ConfigError("BentoML is not installed: pip install 'hubmirror[bentoml]'.") from exc
 
@@ -28,6 +29,7 @@ _store_option = click.option(
 @click.group()
 def bento() -> None:
     """Add, export and import entries of a Bento store, for OpenLLM 0.4 and 0.5 and BentoML."""
+    check_version()
 
 
 @bento.command()

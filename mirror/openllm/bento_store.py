@@ -6,22 +6,19 @@ BentoML writes each entry in a staging folder; a complete entry is moved into th
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import bentoml
 import orjson
-from bentoml._internal.models import ModelStore
-from bentoml.models import ModelContext
 
 from mirror.core.errors import ConfigError
 from mirror.core.files import read_regular, remove_tree
 from mirror.core.record import render_files
 from mirror.core.repo import RepoType
 from mirror.derived.state import sync_folder, write_atomically
+from mirror.openllm import bentoml_adapter
 from mirror.sources.bento import ORIGIN, entries
 from mirror.store.cache import share
 from mirror.store.verify_digest import digest
@@ -108,17 +105,14 @@ def add(home: Path, snapshot: Snapshot, revision: str, entry_format: EntryFormat
         "files": render_files(stored.file for stored in snapshot.files.values()),
     }
     with _staged(home) as staging:
-        with bentoml.models.create(
+        bentoml_adapter.create(
+            staging,
             tag,
             module=entry_format.module,
             api_version=entry_format.api_version,
             labels=labels,
             metadata={"_revision": snapshot.commit_hash, ORIGIN: origin},
-            signatures={},
-            context=ModelContext(framework_name="transformers", framework_versions={}),
-            _model_store=ModelStore(staging),
-        ):
-            pass
+        )
         folder = staging / entry_format.name / version
         for path, stored in snapshot.files.items():
             target = folder / path
@@ -153,33 +147,17 @@ def _is_up_to_date(
 
 def export(home: Path, tag: str, out: Path) -> Path:
     """Write an entry to a `.bentomodel` file, and return its path. Raises ConfigError."""
-    with _bentoml_errors(f"{tag} cannot be exported", "List the tags with `hubmirror ls`"):
-        store = ModelStore(home / "models")
-        return Path(bentoml.models.export_model(tag, str(out.absolute()), _model_store=store))
+    return bentoml_adapter.export(home / "models", tag, out)
 
 
 def import_(home: Path, file: Path) -> str:
     """Import a `.bentomodel` file into the store, and return its tag. Raises ConfigError."""
     with _staged(home) as staging:
-        with _bentoml_errors(f"{file} is not a valid .bentomodel file", "Export it again"):
-            store = ModelStore(staging)
-            tag = bentoml.models.import_model(str(file.absolute()), _model_store=store).tag
-        name, version = tag.name, str(tag.version)
+        name, version = bentoml_adapter.import_(staging, file)
         if (home / "models" / name / version).exists():
-            raise ConfigError(f"{tag} is already in the store. Remove it first.")
+            raise ConfigError(f"{name}:{version} is already in the store. Remove it first.")
         _publish(home, staging / name / version, name, version)
     return f"{name}:{version}"
-
-
-@contextlib.contextmanager
-def _bentoml_errors(problem: str, next_step: str) -> Iterator[None]:
-    """Turn every exception of BentoML, tarfile, lzma and yaml into a ConfigError."""
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    try:
-        yield
-    except Exception as exc:
-        cause = str(exc) or type(exc).__name__
-        raise ConfigError(f"{problem}: {cause.rstrip('.')}. {next_step}.") from exc
 
 
 def _check_name(home: Path, snapshot: Snapshot, entry_format: EntryFormat) -> None:
@@ -189,10 +167,7 @@ def _check_name(home: Path, snapshot: Snapshot, entry_format: EntryFormat) -> No
             f"{_MAX_NAME_LENGTH}. "
             f"{entry_format.advice}"
         )
-    with _bentoml_errors(
-        f"{entry_format.name} is not a valid BentoML tag", "Choose another name with --tag"
-    ):
-        bentoml.Tag(entry_format.name, snapshot.commit_hash)
+    bentoml_adapter.check_tag(entry_format.name, snapshot.commit_hash)
     for entry in entries(home):
         # The repo_id of a derived entry is only a guess, and it is always a model.
         has_known_repo = not entry.derived or snapshot.repo.repo_type is not RepoType.MODEL
@@ -232,7 +207,6 @@ def _config(snapshot: Snapshot) -> dict[str, Any]:
 @contextlib.contextmanager
 def _staged(home: Path) -> Iterator[Path]:
     """A staging folder for one entry, on the file system of the store."""
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     staging = home / f".hubmirror-{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
     try:

@@ -17,7 +17,9 @@ try:
     from mirror.openllm import bento_store as store
     from mirror.openllm.bentoml_adapter import check_version
 except ImportError as exc:
-    raise ConfigError("BentoML is not installed: pip install 'hubmirror[bentoml]'.") from exc
+    raise ConfigError(
+        f"BentoML cannot be imported: {exc}. Install it: pip install 'hubmirror[bentoml]'."
+    ) from exc
 
 _store_option = click.option(
     "--store",

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.sources.first_found import FirstFound
 from mirror.web.access import Signer
 from mirror.web.app import create_app
@@ -79,13 +79,13 @@ image:
 
 
 @contextlib.contextmanager
-def serving_shelf(data: Path, token: str = "") -> Iterator[httpx2.Client]:
+def serving_openllm_files(data: Path, token: str = "") -> Iterator[httpx2.Client]:
     """A client of a server of what lies in a data folder beside the models, which for a minute
     gives again what it may. With a token it is locked."""
     state = State(data / "state")
     with contextlib.closing(Digests(state)) as digests:
-        proxy, shelf = ProxySettings(signer=Signer(token)), Shelf(data, digests)
-        app = create_app(FirstFound([]), state, proxy=proxy, shelf=shelf, ttl_s=60)
+        proxy, openllm_files = ProxySettings(signer=Signer(token)), OpenLLMFiles(data, digests)
+        app = create_app(FirstFound([]), state, proxy=proxy, openllm_files=openllm_files, ttl_s=60)
         with run_server(app) as url, httpx2.Client(base_url=url, timeout=20) as client:
             yield client
 

@@ -1,4 +1,4 @@
-"""The commands for a Bento model store."""
+"""The commands `hubmirror bento`, for entries of a Bento model store."""
 
 from __future__ import annotations
 
@@ -15,17 +15,23 @@ from mirror.server.opened_sources import open_sources
 
 try:
     from mirror.openllm import bento_store as store
+    from mirror.openllm.bentoml_adapter import check_version
 except ImportError as exc:
-    raise ConfigError("BentoML is not installed: pip install 'hubmirror[bentoml]'.") from exc
+    raise ConfigError(
+        f"BentoML cannot be imported: {exc}. Install it: pip install 'hubmirror[bentoml]'."
+    ) from exc
 
 _store_option = click.option(
-    "--store", type=click.Path(path_type=Path), help="A BENTOML_HOME [default: bentoml/ of data]."
+    "--store",
+    type=click.Path(path_type=Path),
+    help="A BENTOML_HOME folder  [default: bentoml/ in the data folder]",
 )
 
 
 @click.group()
 def bento() -> None:
-    """Entries of a Bento model store, for OpenLLM 0.4 and 0.5, and for BentoML."""
+    """Add, export and import entries of a Bento store, for OpenLLM 0.4 and 0.5 and BentoML."""
+    check_version()
 
 
 @bento.command()
@@ -37,33 +43,33 @@ def bento() -> None:
     type=click.Choice(["openllm-0.4", "openllm-0.5"]),
     default="openllm-0.5",
     show_default=True,
-    help="The generation of OpenLLM that is to find it.",
+    help="The generation of OpenLLM that reads the entry.",
 )
 @click.option("--backend", type=click.Choice(store.BACKENDS), default="vllm", show_default=True)
-@click.option("--tag", default="", help="A name of your own, where the derived one will not do.")
+@click.option("--tag", default="", help="A name for the entry, instead of the derived name.")
 @_store_option
 def add(
     repo: str, data: Path, state: Path | None, sources: tuple[str, ...], **options: Any
 ) -> None:
-    """Write an entry from what the mirror holds, by hard link where that can be."""
+    """Add a repository of the mirror to the store. Files are hard links if possible."""
     spec = RepoSpec.parse(repo)
-    place = open_sources(data, state, [SourceSpec.parse(text) for text in sources], timeout_s=3600)
-    snapshot = place.sources.snapshot(spec.repo, spec.revision)
-    form = store.Form.of(
+    opened = open_sources(data, state, [SourceSpec.parse(text) for text in sources], timeout_s=3600)
+    snapshot = opened.sources.snapshot(spec.repo, spec.revision)
+    entry_format = store.EntryFormat.of(
         options["generation"], snapshot.repo.repo_id, options["backend"], options["tag"]
     )
     home = options["store"] or data / "bentoml"
-    tag = store.add(home, snapshot, spec.revision, form)
+    tag = store.add(home, snapshot, spec.revision, entry_format)
     if snapshot.absent:
         click.echo(
-            f"Not in this mirror, nor in the entry: {several(len(snapshot.absent), 'file')} that "
-            f"upstream has; the first is {next(iter(snapshot.absent))}.",
+            f"The entry lacks {several(len(snapshot.absent), 'file')} of the upstream revision, "
+            f"because the mirror lacks them. The first is {next(iter(snapshot.absent))}.",
             err=True,
         )
-    place.digests.close()
+    opened.digests.close()
     click.echo(tag)
-    start = snapshot.repo.repo_id if options["generation"] == "openllm-0.4" else tag
-    click.echo(f"On the serving host: BENTOML_HOME={home} openllm start {start}", err=True)
+    model = snapshot.repo.repo_id if options["generation"] == "openllm-0.4" else tag
+    click.echo(f"On the serving host: BENTOML_HOME={home} openllm start {model}", err=True)
 
 
 @bento.command()
@@ -72,7 +78,7 @@ def add(
 @settings("data")
 @_store_option
 def export(tag: str, out: Path, data: Path, **options: Any) -> None:
-    """Write an entry as a .bentomodel, which BentoML imports anywhere."""
+    """Write an entry to a .bentomodel file, which any BentoML can import."""
     click.echo(store.export(options["store"] or data / "bentoml", tag, out))
 
 
@@ -81,5 +87,5 @@ def export(tag: str, out: Path, data: Path, **options: Any) -> None:
 @settings("data")
 @_store_option
 def import_(file: Path, data: Path, **options: Any) -> None:
-    """Bring a .bentomodel into the store."""
+    """Import a .bentomodel file into the store."""
     click.echo(store.import_(options["store"] or data / "bentoml", file))

@@ -1,4 +1,4 @@
-"""The command for a private authority."""
+"""The command `hubmirror ca init`, which creates a private certificate authority."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 @click.group("ca")
 def ca() -> None:
-    """A private authority, so that the mirror can answer as huggingface.co itself."""
+    """A private certificate authority, so that the mirror can serve the name huggingface.co."""
 
 
 @ca.command("init")
 @settings("ca")
 def init_(ca: Path, **_: Any) -> None:
-    """Make the authority; its key stays in the folder, readable by you alone."""
+    """Create the authority. Its key stays in the folder; only you can read it."""
     certificate = init(ca)
-    click.echo(f"Made {certificate}. Clients are to trust it; its key must never leave this host.")
-    click.echo("Now: hubmirror serve --tls --names huggingface.co")
+    click.echo(
+        f"Created {certificate}. Install it as a trusted certificate on each client. The key in "
+        "the same folder must never leave this host."
+    )
+    click.echo("Next step: hubmirror serve --tls --names huggingface.co")

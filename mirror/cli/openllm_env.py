@@ -1,4 +1,4 @@
-"""What a GPU host is to set, so that OpenLLM 0.6 finds all of it at the mirror."""
+"""The environment variables that make OpenLLM 0.6 on a GPU host use the mirror."""
 
 from __future__ import annotations
 
@@ -11,47 +11,57 @@ if TYPE_CHECKING:
 
 FORMATS = ("shell", "dotenv", "docker", "systemd")
 # Python's ssl, uv and hf_xet; requests and old pip; git; curl; node.
-_TRUST = (
+_CA_VARIABLES = (
     "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
 )  # fmt: skip
-_SWITCHES = {
+_OFFLINE_VARIABLES = {
     "UV_PYTHON_DOWNLOADS": "never",
     "BENTOML_DO_NOT_TRACK": "True",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-_INDEX = "/-/simple/"
+_INDEX_PATH = "/-/simple/"
 
 
 def variables(url: str, hosts: Sequence[str], token: str = "", ca_file: str = "") -> dict[str, str]:
-    """The environment; each variable was needed by a closed run of OpenLLM 0.6.30. `hosts` are
-    those of the model repositories. git and uv send a `token` that stands in a URL."""
+    """The variables and their values, for the mirror at `url`.
+
+    `hosts` are the hosts of the model repositories. The `token` is part of the URLs of git and uv,
+    which send it. `ca_file` is the path of the authority's certificate on the GPU host. Tests run
+    OpenLLM 0.6.30 without a network; each variable is needed there.
+    """
     scheme, _, rest = url.partition("://")
-    ours = f"{scheme}://hubmirror:{quote(token, safe='')}@{rest}" if token else url
-    told = {
+    base = f"{scheme}://hubmirror:{quote(token, safe='')}@{rest}" if token else url
+    environment = {
         "HF_ENDPOINT": url,
-        # BentoML refuses to start a bento whose HF_TOKEN is empty; an open mirror takes any.
+        # BentoML does not start a bento whose HF_TOKEN is empty. A mirror without a token accepts
+        # any value.
         "HF_TOKEN": token or "hubmirror",
         "GIT_CONFIG_COUNT": str(len(hosts)),
     }
     for number, host in enumerate(hosts):
-        told[f"GIT_CONFIG_KEY_{number}"] = f"url.{ours}/-/git/{host}/.insteadOf"
-        told[f"GIT_CONFIG_VALUE_{number}"] = f"https://{host}/"
-    told["UV_DEFAULT_INDEX"] = f"{ours}{_INDEX}"
-    return told | _SWITCHES | dict.fromkeys(_TRUST if ca_file else (), ca_file)
+        environment[f"GIT_CONFIG_KEY_{number}"] = f"url.{base}/-/git/{host}/.insteadOf"
+        environment[f"GIT_CONFIG_VALUE_{number}"] = f"https://{host}/"
+    environment["UV_DEFAULT_INDEX"] = f"{base}{_INDEX_PATH}"
+    return (
+        environment | _OFFLINE_VARIABLES | dict.fromkeys(_CA_VARIABLES if ca_file else (), ca_file)
+    )
 
 
-def constraint(told: dict[str, str], name: str) -> str:
-    """Where uv finds the versions that were chosen for one model, beside its index."""
-    return f"{told['UV_DEFAULT_INDEX'].removesuffix(_INDEX)}/-/constraints/{name}.txt"
+def constraints_url(environment: dict[str, str], name: str) -> str:
+    """The URL of the constraints file of the closure `name`, at the mirror of `environment`."""
+    return f"{environment['UV_DEFAULT_INDEX'].removesuffix(_INDEX_PATH)}/-/constraints/{name}.txt"
 
 
-def line(form: str, name: str, value: str) -> str:
-    """A variable as a shell, a file of systemd's, or docker's command line wants it; `dotenv` is
-    that of `docker run --env-file`, which knows no quotes."""
-    match form:
+def format_variable(output_format: str, name: str, value: str) -> str:
+    """A variable as a line of a shell script, a systemd unit, or the arguments of docker run.
+
+    `output_format` is one of FORMATS. `dotenv` is the format of `docker run --env-file`, which does
+    not interpret quotes.
+    """
+    match output_format:
         case "shell":
             return f"export {name}={shlex.quote(value)}"
         case "systemd":

@@ -1,1 +1,1 @@
-"""What OpenLLM needs beside the hub: model repositories in git, Bento stores, wheels."""
+"""The files that OpenLLM reads in addition to the hub: model repositories, Bento stores, wheels."""

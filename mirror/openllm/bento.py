@@ -1,4 +1,4 @@
-"""What a model of OpenLLM 0.6 needs to start: its bento, the hub repository, and the wheels."""
+"""Reads a bento of an OpenLLM 0.6 model repository: its hub repositories and its requirements."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
     from mirror.openllm.model_repository import ModelRepository
 
-_START = "bentoml/bentos/"
+_BENTOS = "bentoml/bentos/"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,127}", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)[A-Za-z0-9][\w./+-]{0,249}", re.ASCII)
-_GRACE = timedelta(days=7)
+_DAYS_AFTER_CREATION = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
 class Bento:
-    """One bento of a model repository. `requirements` are the lines of its requirements file."""
+    """A bento of a model repository.
+
+    `branch` is the branch that it was read from, `metadata` the parsed bento.yaml, and
+    `requirements` the lines of its requirements file.
+    """
 
     name: str
     version: str
     branch: str
-    told: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     requirements: tuple[str, ...]
 
     @property
@@ -41,118 +45,139 @@ class Bento:
 
     @property
     def digest(self) -> str:
-        """Another one where the bento was changed under its tag."""
-        return hashlib.sha256(repr((self.told, self.requirements)).encode()).hexdigest()
+        """A sha256 that changes when the content of the bento changes under the same tag."""
+        return hashlib.sha256(repr((self.metadata, self.requirements)).encode()).hexdigest()
 
     @property
     def aliases(self) -> list[str]:
-        """Other names of the version (`openllm.repo._complete_alias`)."""
-        labels = self.told.get("labels")
+        """Alternative names of the version, as `openllm.repo._complete_alias` reads them."""
+        labels = self.metadata.get("labels")
         text = (labels.get("aliases") if isinstance(labels, dict) else "") or ""
-        return [one.strip() for one in str(text).split(",") if _NAME.fullmatch(one.strip())]
+        aliases = [alias.strip() for alias in str(text).split(",")]
+        return [alias for alias in aliases if _NAME.fullmatch(alias)]
 
     @property
     def python(self) -> str:
-        """The version that its environment has (`openllm.venv`). Raises ConfigError."""
-        image = self.told.get("image")
+        """The Python version of its virtual environment, as `openllm.venv` reads it.
+
+        Raises ConfigError if bento.yaml does not have it.
+        """
+        image = self.metadata.get("image")
         version = image.get("python_version") if isinstance(image, dict) else None
         if not version:
-            raise ConfigError(f"The bento {self.tag} names no image.python_version.")
+            raise ConfigError(
+                f"The bento {self.tag} has no image.python_version in its bento.yaml. Report it to "
+                "the author of the bento."
+            )
         return str(version)
 
     @property
-    def newest(self) -> datetime | None:
-        """A week after it was made: what its requirements meant then is known to have worked."""
+    def published_before(self) -> datetime | None:
+        """A week after its creation; None if bento.yaml has no valid creation_time.
+
+        Its requirements resolve with packages published before. Later packages can break them.
+        """
         try:
-            made = datetime.fromisoformat(str(self.told.get("creation_time")))
+            created = datetime.fromisoformat(str(self.metadata.get("creation_time")))
         except ValueError:
             return None
-        return (made if made.tzinfo else made.replace(tzinfo=UTC)) + _GRACE
+        return (created if created.tzinfo else created.replace(tzinfo=UTC)) + _DAYS_AFTER_CREATION
 
     def specs(self) -> list[RepoSpec]:
-        """The hub repositories of its models, pinned. Raises ConfigError for any other registry."""
-        services = [one for one in _list(self.told.get("services")) if isinstance(one, dict)]
-        models = [*_list(self.told.get("models"))]
+        """The hub repositories of its models, each with its revision and its file patterns.
+
+        Raises ConfigError for a model of a registry other than Hugging Face.
+        """
+        services = [item for item in _list(self.metadata.get("services")) if isinstance(item, dict)]
+        models = [*_list(self.metadata.get("models"))]
         models += [model for service in services for model in _list(service.get("models"))]
         specs: dict[RepoSpec, None] = {}
         for model in models:
             if not isinstance(model, dict) or model.get("registry") != "huggingface":
                 registry = model.get("registry") if isinstance(model, dict) else model
                 raise ConfigError(
-                    f"The bento {self.tag} takes a model from {registry!r}, which this mirror "
-                    "cannot bring: it knows Hugging Face alone. Bring that one yourself."
+                    f"The bento {self.tag} uses a model from the registry {registry!r}. "
+                    "hubmirror downloads models from Hugging Face only. Copy this model yourself."
                 )
             specs[_spec(self.tag, model.get("metadata"))] = None
         return list(specs)
 
 
-def find(repository: ModelRepository, branches: Sequence[str], text: str) -> Bento:
-    """The bento that `NAME[:VERSION or alias]` means, as `openllm serve` reads it: of the first
-    branch that has one, as OpenLLM looks into its first repository alone.
+def find_bento(repository: ModelRepository, branches: Sequence[str], text: str) -> Bento:
+    """The bento that `text` (`NAME[:VERSION]` or `NAME[:ALIAS]`) means to `openllm serve`.
 
-    Raises ConfigError, naming what there is.
+    The first of the `branches` that has a matching bento decides, because OpenLLM searches only
+    its first repository. Raises ConfigError, which lists the available bentos, if none matches or
+    if several match a name without a version.
     """
     name, _, version = text.partition(":")
     for branch in branches:
-        named = _named(repository, branch, name)
-        chosen = [one for one in named if not version or version in (one.version, *one.aliases)]
-        if len(chosen) > 1 and not version:
-            several = ", ".join(sorted(one.version for one in chosen))
-            raise ConfigError(f"{text} may mean several bentos: {several}. Name a version.")
-        if chosen:
-            return replace(chosen[-1], requirements=_requirements(repository, chosen[-1]))
-    raise ConfigError(f"No bento answers to {text}. {_choice(repository, branches, name)}.")
+        bentos = _bentos_named(repository, branch, name)
+        matches = [
+            bento for bento in bentos if not version or version in (bento.version, *bento.aliases)
+        ]
+        if len(matches) > 1 and not version:
+            versions = ", ".join(sorted(bento.version for bento in matches))
+            raise ConfigError(f"{text} matches several bentos: {versions}. Add a version.")
+        if matches:
+            return replace(matches[-1], requirements=_requirements(repository, matches[-1]))
+    raise ConfigError(f"No bento matches {text}. {_available(repository, branches, name)}.")
 
 
 def tags(repository: ModelRepository, branch: str) -> set[str]:
     """The tags of all bentos of a branch."""
-    return {f"{name}:{version}" for name, version in _files(repository, branch)}
+    return {f"{name}:{version}" for name, version in _bento_files(repository, branch)}
 
 
-def _named(repository: ModelRepository, branch: str, name: str) -> list[Bento]:
-    files = _files(repository, branch).items()
+def _bentos_named(repository: ModelRepository, branch: str, name: str) -> list[Bento]:
+    files = _bento_files(repository, branch).items()
     return [
         Bento(name, version, branch, _parse(path, body), ())
-        for (other, version), (path, body) in files
-        if other == name
+        for (found_name, version), (path, body) in files
+        if found_name == name
     ]
 
 
-def _files(repository: ModelRepository, branch: str) -> dict[tuple[str, str], tuple[str, bytes]]:
-    """The path and the text of each bento.yaml, by name and version."""
+def _bento_files(
+    repository: ModelRepository, branch: str
+) -> dict[tuple[str, str], tuple[str, bytes]]:
+    """The path and the content of each bento.yaml, by name and version of the bento."""
     found = {}
     for path, body in sorted(repository.files(branch, "/bento.yaml").items()):
-        if path.startswith(_START) and path.count("/") == 4:
-            name, version = path.removeprefix(_START).split("/")[:2]
+        if path.startswith(_BENTOS) and path.count("/") == 4:
+            name, version = path.removeprefix(_BENTOS).split("/")[:2]
             if is_tag(f"{name}:{version}"):
                 found[name, version] = (path, body)
     return found
 
 
-def _choice(repository: ModelRepository, branches: Sequence[str], name: str) -> str:
-    """What may be asked for: versions of the name, else names."""
-    named = [bento for branch in branches for bento in _named(repository, branch, name)]
-    if named:
-        versions = {one for bento in named for one in (bento.version, *bento.aliases)}
-        return f"{name} has: {', '.join(sorted(versions))}"
-    names = {other for branch in branches for other, _ in _files(repository, branch)}
-    return f"There are: {', '.join(sorted(names)[:30])}"
+def _available(repository: ModelRepository, branches: Sequence[str], name: str) -> str:
+    """The versions and aliases of a name; the names of all bentos if the name is unknown."""
+    bentos = [bento for branch in branches for bento in _bentos_named(repository, branch, name)]
+    if bentos:
+        versions = {version for bento in bentos for version in (bento.version, *bento.aliases)}
+        return f"The versions of {name} are: {', '.join(sorted(versions))}"
+    names = {found for branch in branches for found, _ in _bento_files(repository, branch)}
+    return f"The available bentos are: {', '.join(sorted(names)[:30])}"
 
 
 def _requirements(repository: ModelRepository, bento: Bento) -> tuple[str, ...]:
-    """The lines of the file that OpenLLM installs from. Raises ConfigError where there is none."""
-    folder = f"{_START}{bento.name}/{bento.version}/env/python"
+    """The lines of the file that OpenLLM installs from. Raises ConfigError if it does not exist."""
+    folder = f"{_BENTOS}{bento.name}/{bento.version}/env/python"
     for file in ("requirements.lock.txt", "requirements.txt"):
         if (body := repository.read(bento.branch, f"{folder}/{file}")) is not None:
             return lines_of(bento.tag, body)
-    raise ConfigError(f"The bento {bento.tag} has no requirements, so OpenLLM cannot start it.")
+    raise ConfigError(
+        f"The bento {bento.tag} has no requirements file, so OpenLLM cannot start it. Choose "
+        "another bento."
+    )
 
 
 def _parse(path: str, body: bytes) -> dict[str, Any]:
-    told = parse(path, body)
-    if not isinstance(told, dict):
-        raise ConfigError(f"{path} describes no bento. Tell who made it.")
-    return told
+    metadata = parse(path, body)
+    if not isinstance(metadata, dict):
+        raise ConfigError(f"{path} is not a mapping. Report it to the author of the bento.")
+    return metadata
 
 
 def _spec(tag: str, metadata: Any) -> RepoSpec:
@@ -160,22 +185,25 @@ def _spec(tag: str, metadata: Any) -> RepoSpec:
         include, exclude = (_patterns(metadata.get(key)) for key in ("include", "exclude"))
         revision = metadata.get("revision") or "main"
         if not isinstance(revision, str) or not _REVISION.fullmatch(revision):
-            raise TypeError("a revision is a name")
+            raise TypeError("the revision is not a valid name")
         return RepoSpec(Repo(RepoType.MODEL, metadata["model_id"]), revision, include, exclude)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        raise ConfigError(f"The bento {tag} names a model in a way that is not known.") from exc
+        raise ConfigError(
+            f"The bento {tag} has a model whose model_id, revision, include or exclude is not "
+            "valid. Report it to the author of the bento."
+        ) from exc
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
-    """Patterns for files; BentoML takes one, or a list."""
-    found = [value] if isinstance(value, str) else value or []
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise TypeError("patterns are a list of names")
-    return tuple(found)
+    """File patterns; BentoML accepts a string or a list of strings."""
+    patterns = [value] if isinstance(value, str) else value or []
+    if not isinstance(patterns, list) or not all(isinstance(item, str) for item in patterns):
+        raise TypeError("include and exclude are not lists of strings")
+    return tuple(patterns)
 
 
 def is_tag(text: str) -> bool:
-    """Whether it is `NAME:VERSION`, of which each may be a part of a file's name."""
+    """Whether `text` is `NAME:VERSION`, and both are safe as parts of a file name."""
     parts = text.split(":")
     return len(parts) == 2 and all(map(_NAME.fullmatch, parts))
 

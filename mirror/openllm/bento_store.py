@@ -1,21 +1,16 @@
-"""Entries of a Bento store, written by BentoML itself from what the mirror holds.
+"""Adds snapshots of the mirror to a Bento store, and exports and imports its entries.
 
-Each is made in a folder of its own beside the store, and gets its name when it is whole.
+BentoML writes each entry in a staging folder; a complete entry is moved into the store by a rename.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import bentoml
 import orjson
-from bentoml._internal.models import ModelStore
-from bentoml.models import ModelContext
 
 from mirror.core.errors import ConfigError
 from mirror.core.files import read_regular, remove_tree
@@ -23,76 +18,83 @@ from mirror.core.record import render_files
 from mirror.core.repo import RepoType
 from mirror.core.source import local_path
 from mirror.derived.state import sync_folder, write_atomically
+from mirror.openllm import bentoml_adapter
 from mirror.sources.bento import ORIGIN, entries
 from mirror.store.cache import share
 from mirror.store.verify_digest import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from mirror.core.source import Snapshot
     from mirror.sources.bento import Entry
 
 _MAX_CONFIG = 8 * 1024 * 1024
-_LONGEST_NAME = 63  # BentoML's own (`bentoml._internal.tag`)
+_MAX_NAME_LENGTH = 63  # the limit of `bentoml._internal.tag`
 BACKENDS = ("pt", "vllm", "ctranslate", "triton", "ggml")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What one generation of OpenLLM looks for in an entry."""
+class EntryFormat:
+    """The name and the metadata that a generation of OpenLLM expects of an entry.
+
+    `accepts_any_name` says whether OpenLLM finds an entry with another name too.
+    """
 
     name: str
     module: str = ""
     api_version: str = "v1"
     backend: str = ""
-    is_free: bool = True
-    """Whether OpenLLM takes an entry of any other name as well."""
+    accepts_any_name: bool = True
 
     @classmethod
-    def of(cls, generation: str, repo_id: str, backend: str, name: str = "") -> Form:
-        """`generation` is `openllm-0.4` or `openllm-0.5`; `name` replaces the derived one.
+    def of(cls, generation: str, repo_id: str, backend: str, name: str = "") -> EntryFormat:
+        """The format for a `generation`, which is `openllm-0.4` or `openllm-0.5`.
 
-        0.4 asks for `{backend}-{name}` (`openllm_core.utils.normalise_model_name`), and compares
-        the label `backend`. 0.5 takes any tag, and ignores the rest. Raises ConfigError for a
-        `name` that 0.4 would not ask for.
+        `name` replaces the name that is derived from `repo_id`. OpenLLM 0.4 looks up
+        `{backend}-{name}`, with the name from `openllm_core.utils.normalise_model_name`, and
+        compares the label `backend`. OpenLLM 0.5 accepts any tag and does not read the labels.
+        Raises ConfigError for a `name` with openllm-0.4.
         """
         derived = repo_id.lower().replace("/", "--").replace("_", "-")
         if generation == "openllm-0.4":
             if name:
                 raise ConfigError(
-                    "OpenLLM 0.4 makes the tag from the repo id, and looks for no other: --tag is "
-                    "for openllm-0.5."
+                    "OpenLLM 0.4 derives the tag from the repo_id and does not look up another. "
+                    "Use --tag with openllm-0.5 only."
                 )
             module = "openllm.serialisation.transformers"
-            return cls(f"{backend}-{derived}", module, "v2.1.0", backend, is_free=False)
+            return cls(f"{backend}-{derived}", module, "v2.1.0", backend, accepts_any_name=False)
         return cls(name.lower() or derived)
 
     @property
     def advice(self) -> str:
-        """What to do where the name cannot be had."""
-        if self.is_free:
-            return "Choose another with --tag, and give that one to OpenLLM."
-        return "OpenLLM 0.4 looks for no other: serve the model by 0.5, with --tag."
+        """The next step for an operator if the name cannot be used."""
+        if self.accepts_any_name:
+            return "Choose another name with --tag, and pass that name to OpenLLM."
+        return "OpenLLM 0.4 does not look up another name: serve the model with 0.5 and --tag."
 
 
-def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
-    """Write an entry; its tag. Files are hard links where that can be. One that is there and is
-    not just so, since a pull has widened the revision or somebody changed it, is replaced.
+def add(home: Path, snapshot: Snapshot, revision: str, entry_format: EntryFormat) -> str:
+    """Write an entry for a snapshot, and return its tag.
 
-    Raises ConfigError where the name is none, or belongs to another repository.
+    Its files are hard links to the mirror's blobs, or copies on another file system. An existing
+    entry is replaced if it differs: a later pull fetched more files of the revision, or another
+    process changed the entry. Raises ConfigError if the name is not valid or belongs to another
+    repository.
     """
-    _check_name(home, snapshot, form)
+    _check_name(home, snapshot, entry_format)
     if "model.yaml" in snapshot.files:
         raise ConfigError(
-            f"{snapshot.repo} has a file model.yaml, where BentoML keeps its own: it cannot be an "
-            "entry of a Bento store."
+            f"{snapshot.repo} cannot be an entry of a Bento store: it has a file model.yaml, and "
+            "BentoML writes its own model.yaml. Serve this repository from the hub."
         )
     version = snapshot.commit_hash
-    tag = f"{form.name}:{version}"
-    labels = _labels(snapshot, form)
+    tag = f"{entry_format.name}:{version}"
+    labels = _labels(snapshot, entry_format)
     for entry in entries(home):
-        if entry.tag == tag and _is_so(entry, snapshot, revision, labels):
+        if entry.tag == tag and _is_up_to_date(entry, snapshot, revision, labels):
             write_atomically(entry.folder.parent / "latest", version.encode())
             return tag
     origin = {
@@ -104,34 +106,37 @@ def add(home: Path, snapshot: Snapshot, revision: str, form: Form) -> str:
         "files": render_files(stored.file for stored in snapshot.files.values()),
     }
     with _staged(home) as staging:
-        with bentoml.models.create(
+        bentoml_adapter.create(
+            staging,
             tag,
-            module=form.module,
-            api_version=form.api_version,
+            module=entry_format.module,
+            api_version=entry_format.api_version,
             labels=labels,
             metadata={"_revision": snapshot.commit_hash, ORIGIN: origin},
-            signatures={},
-            context=ModelContext(framework_name="transformers", framework_versions={}),
-            _model_store=ModelStore(staging),
-        ):
-            pass
-        folder = staging / form.name / version
+        )
+        folder = staging / entry_format.name / version
         for path, stored in snapshot.files.items():
-            place = folder / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not share(local_path(stored), place):
-                raise ConfigError(f"{path} of {snapshot.repo} cannot be read.")
-        _publish(home, folder, form.name, version)
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not share(local_path(stored), target):
+                raise ConfigError(
+                    f"{path} of {snapshot.repo} cannot be read. Run `hubmirror verify`."
+                )
+        _publish(home, folder, entry_format.name, version)
     return tag
 
 
-def _is_so(entry: Entry, snapshot: Snapshot, revision: str, labels: Mapping[str, str]) -> bool:
-    """Whether an entry is what would be written; files that are no links to the mirror's are
-    read."""
+def _is_up_to_date(
+    entry: Entry, snapshot: Snapshot, revision: str, labels: Mapping[str, str]
+) -> bool:
+    """Whether an entry equals the entry that `add` writes.
+
+    The digest of a file is computed unless the file is a hard link to the mirror's blob.
+    """
     files = {path: stored.file for path, stored in snapshot.files.items()}
-    told = (entry.files, entry.revision, dict(entry.labels)) == (files, revision, dict(labels))
+    expected = (files, revision, dict(labels))
     return (
-        told
+        (entry.files, entry.revision, dict(entry.labels)) == expected
         and not entry.changes()
         and all(
             (entry.folder / path).samefile(local_path(stored))
@@ -142,63 +147,51 @@ def _is_so(entry: Entry, snapshot: Snapshot, revision: str, labels: Mapping[str,
 
 
 def export(home: Path, tag: str, out: Path) -> Path:
-    """Write an entry as a `.bentomodel`, which BentoML imports anywhere."""
-    with _bentoml(f"{tag} cannot be exported", "`hubmirror ls` shows tags"):
-        store = ModelStore(home / "models")
-        return Path(bentoml.models.export_model(tag, str(out.absolute()), _model_store=store))
+    """Write an entry to a `.bentomodel` file, and return its path. Raises ConfigError."""
+    return bentoml_adapter.export(home / "models", tag, out)
 
 
 def import_(home: Path, file: Path) -> str:
-    """Bring a `.bentomodel` into the store; its tag."""
+    """Import a `.bentomodel` file into the store, and return its tag. Raises ConfigError."""
     with _staged(home) as staging:
-        with _bentoml(f"{file} is no .bentomodel that can be read", "Export it again"):
-            store = ModelStore(staging)
-            tag = bentoml.models.import_model(str(file.absolute()), _model_store=store).tag
-        name, version = tag.name, str(tag.version)
+        name, version = bentoml_adapter.import_(staging, file)
         if (home / "models" / name / version).exists():
-            raise ConfigError(f"{tag} is in the store already. Remove it first.")
+            raise ConfigError(f"{name}:{version} is already in the store. Remove it first.")
         _publish(home, staging / name / version, name, version)
     return f"{name}:{version}"
 
 
-@contextlib.contextmanager
-def _bentoml(what: str, hint: str) -> Iterator[None]:
-    """Turns what BentoML raises, and with it tarfile, lzma and yaml, into a ConfigError."""
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-    try:
-        yield
-    except Exception as exc:
-        cause = str(exc) or type(exc).__name__
-        raise ConfigError(f"{what}: {cause.rstrip('.')}. {hint}.") from exc
-
-
-def _check_name(home: Path, snapshot: Snapshot, form: Form) -> None:
-    if len(form.name) > _LONGEST_NAME:
+def _check_name(home: Path, snapshot: Snapshot, entry_format: EntryFormat) -> None:
+    if len(entry_format.name) > _MAX_NAME_LENGTH:
         raise ConfigError(
-            f"{form.name} has {len(form.name)} characters, and BentoML takes {_LONGEST_NAME}. "
-            f"{form.advice}"
+            f"{entry_format.name} has {len(entry_format.name)} characters, and BentoML accepts "
+            f"{_MAX_NAME_LENGTH}. "
+            f"{entry_format.advice}"
         )
-    with _bentoml(f"{form.name} is no tag that BentoML takes", "Choose another with --tag"):
-        bentoml.Tag(form.name, snapshot.commit_hash)
+    bentoml_adapter.check_tag(entry_format.name, snapshot.commit_hash)
     for entry in entries(home):
-        is_told = not entry.derived or snapshot.repo.repo_type is not RepoType.MODEL
-        if entry.tag.partition(":")[0] == form.name and is_told and not entry.holds(snapshot.repo):
+        # The repo_id of a derived entry is only a guess, and it is always a model.
+        has_known_repo = not entry.derived or snapshot.repo.repo_type is not RepoType.MODEL
+        has_this_name = entry.tag.partition(":")[0] == entry_format.name
+        if has_this_name and has_known_repo and not entry.holds(snapshot.repo):
             raise ConfigError(
-                f"The tag {form.name} is that of {entry.repo}, and would be that of "
-                f"{snapshot.repo} as well: BentoML's names keep neither the type, nor case, nor "
-                f"every character. {form.advice}"
+                f"The tag {entry_format.name} belongs to {entry.repo}, and {snapshot.repo} has the "
+                "same tag: a BentoML name does not keep the repo_type, the case and some "
+                f"characters. {entry_format.advice}"
             )
 
 
-def _labels(snapshot: Snapshot, form: Form) -> dict[str, str]:
-    if not form.backend:
+def _labels(snapshot: Snapshot, entry_format: EntryFormat) -> dict[str, str]:
+    if not entry_format.backend:
         return {}
-    named = _config(snapshot).get("architectures")
+    architectures = _config(snapshot).get("architectures")
     return {
-        "backend": form.backend,
+        "backend": entry_format.backend,
         "framework": "transformers",
         "model_name": str(_config(snapshot).get("model_type", "")),
-        "architecture": str(named[0]) if named and isinstance(named, list) else "",
+        "architecture": str(architectures[0])
+        if architectures and isinstance(architectures, list)
+        else "",
         "serialisation": "safetensors",
     }
 
@@ -214,8 +207,7 @@ def _config(snapshot: Snapshot) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _staged(home: Path) -> Iterator[Path]:
-    """A folder for one entry under way, on the store's file system."""
-    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    """A staging folder for one entry, on the file system of the store."""
     staging = home / f".hubmirror-{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
     try:

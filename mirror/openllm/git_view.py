@@ -1,8 +1,9 @@
-"""Git directories that are safe to run git on.
+"""Makes safe views of bare repositories, to run git on.
 
-Git obeys the `config` and the hooks of a repository, and reads what its `alternates` name. One that
-came from elsewhere is therefore never given to git. Git gets a view: a git directory that is made
-here, with a fixed config, a copy of HEAD, and links to the objects and the refs.
+Git executes the hooks and the commands in the `config` of a repository, and reads the paths in its
+`alternates`. hubmirror therefore never runs git on a repository that another host wrote. It runs
+git on a view: a git directory with a fixed config, a copy of HEAD, and symbolic links to the
+objects and the refs.
 """
 
 from __future__ import annotations
@@ -42,29 +43,29 @@ _TRIES = 3
 
 
 class UnsafeRepositoryError(Exception):
-    """A folder that git is not run on; the text says why, as a clause."""
+    """The repository is not safe for git. The text is a clause that gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What a view holds: files by name, and the targets of its links."""
+    """The contents of a view: files, and the targets of symbolic links, by name."""
 
     files: Mapping[str, bytes]
     links: Mapping[str, str]
 
     @classmethod
     def of(cls, folder: Path, root: Path) -> _Contents:
-        """Those of a bare repository. Raises UnsafeRepositoryError, and OSError."""
-        real = inside(folder, root)
-        if real is None:
+        """The contents for a bare repository. Raises UnsafeRepositoryError and OSError."""
+        repository = inside(folder, root)
+        if repository is None:
             raise UnsafeRepositoryError("a link leads out of the folder git/")
-        files = {"config": _CONFIG, "HEAD": _head(real)}
+        files = {"config": _CONFIG, "HEAD": _head(repository)}
         for name in ("objects", "refs"):
-            _check_tree(real, name)
-        _check_parts(real)
-        if shallow := _shallow(real):
+            _check_tree(repository, name)
+        _check_special_files(repository)
+        if shallow := _shallow(repository):
             files["shallow"] = shallow
-        return cls(files, {name: str(real / name) for name in _LINKED})
+        return cls(files, {name: str(repository / name) for name in _LINKED})
 
     def write(self, view: Path) -> None:
         for name, body in self.files.items():
@@ -73,35 +74,38 @@ class _Contents:
             (view / name).symlink_to(target)
 
     def is_in(self, view: Path) -> bool:
-        """Whether a folder holds just this."""
+        """Whether a folder has exactly these contents."""
         try:
             return (
                 not view.is_symlink()
                 and set(os.listdir(view)) == {*self.files, *self.links}
                 and all(
-                    read_regular(view / one, len(b), follow=False) == b
-                    for one, b in self.files.items()
+                    read_regular(view / name, len(body), follow=False) == body
+                    for name, body in self.files.items()
                 )
-                and all(os.readlink(view / one) == to for one, to in self.links.items())
+                and all(os.readlink(view / name) == target for name, target in self.links.items())
             )
         except OSError:
             return False
 
 
 @contextlib.contextmanager
-def temporary(folder: Path, root: Path) -> Iterator[Path]:
-    """A view of a repository below `root`, for one command. Raises UnsafeRepositoryError, and
-    OSError."""
+def temporary_view(folder: Path, root: Path) -> Iterator[Path]:
+    """A view of the repository `folder`, which is below `root`; it is removed at the end.
+
+    Raises UnsafeRepositoryError and OSError.
+    """
     contents = _Contents.of(folder, root)
     with tempfile.TemporaryDirectory(prefix="hubmirror-git-") as view:
         contents.write(Path(view))
         yield Path(view)
 
 
-def kept(folder: Path, root: Path, views: Path) -> Path:
-    """A view of a repository below `root`, in the folder `views`, which processes may share.
+def shared_view(folder: Path, root: Path, views: Path) -> Path:
+    """A view of the repository `folder`, which is below `root`, kept in the folder `views`.
 
-    It is made where it is not there as it must be. Raises UnsafeRepositoryError, and OSError.
+    Several processes may use it at the same time. A missing or wrong view is created again. Raises
+    UnsafeRepositoryError and OSError.
     """
     contents = _Contents.of(folder, root)
     key = repr((sorted(contents.files.items()), sorted(contents.links.items())))
@@ -109,12 +113,12 @@ def kept(folder: Path, root: Path, views: Path) -> Path:
     for _ in range(_TRIES):
         if contents.is_in(view):
             return view
-        _make(contents, view)
-    raise OSError("others change it all the time")
+        _create(contents, view)
+    raise OSError("another process changes its view again and again")
 
 
-def _make(contents: _Contents, view: Path) -> None:
-    """Make a view under another name, and rename it; what is there and is not so goes away."""
+def _create(contents: _Contents, view: Path) -> None:
+    """Create a view under a temporary name, and rename it. A wrong view is removed."""
     view.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=view.parent, prefix=".new-"))
     try:
@@ -122,7 +126,7 @@ def _make(contents: _Contents, view: Path) -> None:
         with contextlib.suppress(OSError):
             staged.rename(view)
             return
-        if not contents.is_in(view):  # else another process was faster
+        if not contents.is_in(view):  # else another process created it
             old = view.with_name(f".old-{uuid.uuid4().hex}")
             with contextlib.suppress(FileNotFoundError):
                 view.rename(old)
@@ -132,27 +136,27 @@ def _make(contents: _Contents, view: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder, where it is there."""
+    """Remove a file, a link or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
-def _head(real: Path) -> bytes:
+def _head(repository: Path) -> bytes:
     try:
-        text = read_regular(real / "HEAD", _MAX_HEAD, follow=False)
+        text = read_regular(repository / "HEAD", _MAX_HEAD, follow=False)
     except OSError as exc:
-        raise UnsafeRepositoryError("its HEAD is no regular file that can be read") from exc
+        raise UnsafeRepositoryError("its HEAD is not a regular file that can be read") from exc
     if not _HEAD.fullmatch(text):
-        raise UnsafeRepositoryError("its HEAD names neither a branch nor a commit")
+        raise UnsafeRepositoryError("its HEAD is neither a branch nor a commit hash")
     return text.strip() + b"\n"
 
 
-def _shallow(real: Path) -> bytes:
-    """The commits whose parents are left out, of a clone made with `--depth`."""
+def _shallow(repository: Path) -> bytes:
+    """The file `shallow` of a clone made with `--depth`; empty if there is none."""
     try:
-        text = read_regular(real / "shallow", _MAX_SHALLOW, follow=False)
+        text = read_regular(repository / "shallow", _MAX_SHALLOW, follow=False)
     except FileNotFoundError:
         return b""
     except OSError as exc:
@@ -162,29 +166,31 @@ def _shallow(real: Path) -> bytes:
     return text
 
 
-def _check_parts(real: Path) -> None:
-    packed = real / "packed-refs"
-    if os.path.lexists(packed) and (packed.is_symlink() or not packed.is_file()):
-        raise UnsafeRepositoryError("packed-refs is no regular file")
+def _check_special_files(repository: Path) -> None:
+    packed_refs = repository / "packed-refs"
+    if os.path.lexists(packed_refs) and (packed_refs.is_symlink() or not packed_refs.is_file()):
+        raise UnsafeRepositoryError("packed-refs is not a regular file")
     for name in _ALTERNATES:
-        if os.path.lexists(real / "objects" / "info" / name):
-            raise UnsafeRepositoryError(f"it takes objects from elsewhere (objects/info/{name})")
+        if os.path.lexists(repository / "objects" / "info" / name):
+            raise UnsafeRepositoryError(
+                f"it reads objects of another repository (objects/info/{name})"
+            )
 
 
-def _check_tree(real: Path, top: str) -> None:
-    """Refuse links and FIFOs among the objects and the refs, which git would open."""
-    if (real / top).is_symlink() or not (real / top).is_dir():
-        raise UnsafeRepositoryError(f"{top} is no folder")
-    waiting, count = [top], 0
-    while waiting:
-        relative = waiting.pop()
-        with contextlib.suppress(FileNotFoundError), os.scandir(real / relative) as entries:
+def _check_tree(repository: Path, top: str) -> None:
+    """Refuse links and FIFOs below the folder `top` of a repository, because git opens them."""
+    if (repository / top).is_symlink() or not (repository / top).is_dir():
+        raise UnsafeRepositoryError(f"{top} is not a folder")
+    pending, count = [top], 0
+    while pending:
+        relative = pending.pop()
+        with contextlib.suppress(FileNotFoundError), os.scandir(repository / relative) as entries:
             for entry in entries:
                 count += 1
                 name = f"{relative}/{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(name)
+                    pending.append(name)
                 elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
-                    raise UnsafeRepositoryError(f"{name[:200]!r} is no regular file")
+                    raise UnsafeRepositoryError(f"{name[:200]!r} is not a regular file")
                 if count > _MAX_ENTRIES:
                     raise UnsafeRepositoryError(f"{top} has more than {_MAX_ENTRIES} files")

@@ -1,7 +1,6 @@
-"""OpenLLM's model repositories, with a copy in which every bento follows HF_ENDPOINT.
+"""Fetches OpenLLM's model repositories, and rewrites their bentos to use HF_ENDPOINT.
 
-BentoML's `HuggingFaceModel.from_info` asks the endpoint that a bento.yaml names, and HF_ENDPOINT
-only where it names none.
+BentoML's `HuggingFaceModel.from_info` reads HF_ENDPOINT only if the endpoint in bento.yaml is null.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ _ADDRESS = re.compile(
     r"(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?"
 )
 _PART = re.compile(r"(?!\.)[\w.-]{1,100}")
-_NO_GIT = "git is not installed here: apt-get install git."
-_BAD_YAML = "{} cannot be read: {}. Tell who made it."
-_WHO = "hubmirror <hubmirror@localhost>"
+_NO_GIT = "git is not installed. Install it: apt-get install git."
+_BAD_YAML = "{} cannot be read: {}. Report it to the author of the bento."
+_COMMITTER = "hubmirror <hubmirror@localhost>"
 MAX_YAML = 1024 * 1024
 _MAX_OUTPUT = 256 * 1024 * 1024
-_MAX_TOLD = 64 * 1024
-_OF_A_FILE = frozenset({"100644", "100664", "100755"})
-# What git reads of a repository, and a repository that is pulled into does not have.
-_NOT_OURS = (
+_MAX_STDERR = 64 * 1024
+_REGULAR_FILE_MODES = frozenset({"100644", "100664", "100755"})
+# Files that git obeys. A repository that hubmirror fetches into must not have them.
+_UNSAFE_FILES = (
     "config", "config.worktree", "commondir", "gitdir", "hooks", "info", "worktrees",
     "objects/info/alternates", "objects/info/http-alternates",
 )  # fmt: skip
-# Variables that would have git work on another repository.
+# Variables that make git use another repository.
 _REDIRECTS = frozenset({
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR", "GIT_GRAFT_FILE",
     "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY",
@@ -60,7 +59,7 @@ _MESSAGE = "Follow HF_ENDPOINT: every Hugging Face endpoint is null\n\nMade from
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a repository is fetched from, and the path below `git/` under which it is served."""
+    """The URL or path of a repository, and its path `host/owner/name.git` below `git/`."""
 
     url: str
     host: str
@@ -69,9 +68,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """A URL; a local path stands for a repository of that name on github.com's bentoml.
+        """Parse a URL or a local path.
 
-        Raises ConfigError.
+        A local path is served as `github.com/bentoml/<folder name>`. Raises ConfigError for any
+        other text.
         """
         match = _ADDRESS.fullmatch(text)
         if match and not any(part.startswith(".") for part in match.groups()):
@@ -85,96 +85,104 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file of a commit; `name` is that of its object."""
+    """A file of a commit; `oid` is the id of its blob, `size` is in bytes."""
 
     path: str
     mode: str
-    name: str
+    oid: str
     size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """How many bentos a copy changed, and what is wrong with those that could not be read."""
+class RewriteResult:
+    """The number of rewritten bentos of a branch, and a message for each unreadable bento."""
 
     changed: int
     broken: Sequence[str]
 
 
 class ModelRepository:
-    """A bare repository: `main` and `nightly` are our copies, `upstream-main` is what they were
-    made from."""
+    """A bare repository below `git/` of the data folder.
+
+    The branch `upstream-main` is the branch `main` of the upstream repository. The branch `main` is
+    the same commit, with a commit on top that rewrites the bentos. The same holds for each branch.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
     def of(cls, data: Path, address: Address) -> ModelRepository:
-        """Where the repository of an address is kept."""
+        """The repository for an address; it need not exist yet."""
         return cls(data / "git" / address.host / address.owner / f"{address.name}.git")
 
     @classmethod
     def all(cls, data: Path) -> list[ModelRepository]:
-        """Those that a data folder holds, under names that an address may have."""
-        found = sorted((data / "git").glob("*/*/*.git"))
-        return [cls(one) for one in found if all(map(_PART.fullmatch, one.parts[-3:]))]
+        """The repositories of a data folder. A folder whose name is not valid is skipped."""
+        folders = sorted((data / "git").glob("*/*/*.git"))
+        return [cls(folder) for folder in folders if all(map(_PART.fullmatch, folder.parts[-3:]))]
 
     @property
     def name(self) -> str:
-        """Its address: `github.com/bentoml/openllm-models`."""
+        """Its host, owner and name: `github.com/bentoml/openllm-models`."""
         return "/".join(self.folder.parts[-3:]).removesuffix(".git")
 
-    def pull(self, url: str, branches: Sequence[str]) -> dict[str, Copied]:
-        """Fetch the branches, and make the copies.
+    def pull(self, url: str, branches: Sequence[str]) -> dict[str, RewriteResult]:
+        """Fetch branches and rewrite their bentos.
 
-        The same commit gives the same copy, anywhere. Raises UpstreamError where git cannot fetch,
-        or a branch is not there.
+        The same upstream commit gives the same commit hash on every host. Raises UpstreamError if
+        git cannot fetch or a branch does not exist, and ConfigError if the repository is not safe.
         """
-        self._make()
-        there = self._branches_of(url)
+        self._prepare()
+        remote_branches = self._remote_branches(url)
         for branch in branches:
-            if branch not in there:
+            if branch not in remote_branches:
+                available = ", ".join(sorted(remote_branches)[:10]) or "none"
                 raise UpstreamError(
-                    f"{url} has no branch {branch}. "
-                    f"It has: {', '.join(sorted(there)[:10]) or 'no branch at all'}. "
-                    "Name those that you want with --branch."
+                    f"{url} has no branch {branch}. Its branches are: {available}. Choose one with "
+                    "--branch."
                 )
-        specs = [f"+refs/heads/{one}:refs/heads/upstream-{one}" for one in branches]
+        refspecs = [f"+refs/heads/{name}:refs/heads/upstream-{name}" for name in branches]
         try:
-            self._git("fetch", "--quiet", "--no-tags", url, *specs)
+            self._git("fetch", "--quiet", "--no-tags", url, *refspecs)
         except subprocess.CalledProcessError as exc:
             raise UpstreamError(f"git cannot fetch {url}: {_last_line(exc)}.") from exc
-        copied = {branch: self._copy(branch) for branch in branches}
+        results = {branch: self._rewrite(branch) for branch in branches}
         write_atomically(self.folder / "HEAD", f"ref: refs/heads/{branches[0]}\n".encode())
-        return copied
+        return results
 
     def branches(self) -> list[str]:
-        """The branches that OpenLLM may ask for, that of HEAD first."""
-        form = "--format=%(HEAD)%(refname:short)"
-        rows = self._git("for-each-ref", form, "refs/heads/").decode().splitlines()
-        names = sorted(rows, key=lambda row: not row.startswith("*"))
-        return [name[1:] for name in names if not name[1:].startswith("upstream-")]
+        """The rewritten branches; the branch of HEAD is the first."""
+        row_format = "--format=%(HEAD)%(refname:short)"
+        rows = self._git("for-each-ref", row_format, "refs/heads/").decode().splitlines()
+        names = [row[1:] for row in sorted(rows, key=lambda row: not row.startswith("*"))]
+        return [name for name in names if not name.startswith("upstream-")]
 
-    def files(self, branch: str, ending: str) -> dict[str, bytes]:
-        """The files of a branch whose path ends so, by path; none that is longer than MAX_YAML."""
-        listed = self._listed(f"refs/heads/{branch}", ending)
-        return {file.path: body for file, body in self._bodies(listed)}
+    def files(self, branch: str, suffix: str) -> dict[str, bytes]:
+        """The contents of the files of a branch whose path ends with `suffix`, by path.
+
+        A file of more than MAX_YAML bytes is skipped.
+        """
+        files = self._list_files(f"refs/heads/{branch}", suffix)
+        return {file.path: body for file, body in self._contents(files)}
 
     def read(self, branch: str, path: str) -> bytes | None:
-        """One file of a branch."""
+        """The content of a file of a branch; None if it does not exist."""
         try:
             return self._git("cat-file", "blob", f"refs/heads/{branch}:{path}")
         except subprocess.CalledProcessError:
             return None
 
-    def _make(self) -> None:
-        """Make the folder, or remove from it what is not ours. HEAD comes last: a server offers
-        what has one."""
+    def _prepare(self) -> None:
+        """Create the repository, or remove unsafe files from it.
+
+        HEAD is written last, because the server serves a repository that has a HEAD.
+        """
         if shutil.which("git") is None:
             raise ConfigError(_NO_GIT)
         try:
-            self._check_place()
-            for name in _NOT_OURS:
+            self._check_links()
+            for name in _UNSAFE_FILES:
                 git_view.remove(self.folder / name)
             for name in ("objects", "refs", "refs/heads"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -183,107 +191,111 @@ class ModelRepository:
         except OSError as exc:
             cause = (exc.strerror or "it is damaged").lower()
             raise ConfigError(
-                f"The repository {self.name} cannot be made in git/ of the data folder: {cause}. "
-                "Move what is in its place, and run it again."
+                f"The repository {self.name} cannot be created in git/ of the data folder: "
+                f"{cause}. Remove the file or folder that has its name, and run the command again."
             ) from exc
 
-    def _check_place(self) -> None:
-        """Raises ConfigError where a link leads out of git/, so that nothing is changed there."""
+    def _check_links(self) -> None:
+        """Raise ConfigError if a link leads out of git/, to change nothing outside of it."""
         for name in ("", "objects", "objects/info", "refs"):
             if inside(self.folder / name, self._root) is None:
-                raise self._refused(f"a link ({name or 'the folder'}) leads out of the folder git/")
+                raise self._unsafe(f"a link ({name or 'the folder'}) leads out of the folder git/")
 
     @property
     def _root(self) -> Path:
         return self.folder.parents[2]
 
-    def _refused(self, cause: object) -> ConfigError:
+    def _unsafe(self, cause: object) -> ConfigError:
         return ConfigError(
-            f"The repository {self.name} in git/ of the data folder is not read: {cause}. Remove "
-            "it, and bring it by `hubmirror openllm pull`."
+            f"The repository {self.name} in git/ of the data folder is not safe to read: {cause}. "
+            "Remove it, and fetch it again with `hubmirror openllm pull`."
         )
 
-    def _branches_of(self, url: str) -> set[str]:
+    def _remote_branches(self, url: str) -> set[str]:
         try:
-            listed = self._git("ls-remote", "--heads", url).decode()
+            rows = self._git("ls-remote", "--heads", url).decode()
         except subprocess.CalledProcessError as exc:
             raise UpstreamError(f"git cannot read {url}: {_last_line(exc)}.") from exc
-        refs = [line.split("\t")[1] for line in listed.splitlines() if "\t" in line]
+        refs = [line.split("\t")[1] for line in rows.splitlines() if "\t" in line]
         return {ref.removeprefix("refs/heads/") for ref in refs}
 
-    def _copy(self, branch: str) -> Copied:
-        """Commit, upon upstream's own commit, what changes; with its date, so that the id is the
-        same wherever it is made. What cannot be read stays as it is."""
+    def _rewrite(self, branch: str) -> RewriteResult:
+        """Commit the rewritten bentos on top of the upstream commit.
+
+        The commit has the date of the upstream commit, so its commit hash is the same on every
+        host. A bento that cannot be read stays unchanged.
+        """
         upstream = f"refs/heads/upstream-{branch}"
         tip = self._git("rev-parse", f"{upstream}^{{commit}}").decode().strip()
         date = self._git("show", "-s", "--format=%cd", "--date=raw", tip).decode().strip()
-        listed = self._listed(upstream, "/bento.yaml")
-        changes, broken = (
-            [],
-            [
-                f"{file.path} is longer than {human(MAX_YAML)}. Tell who made it."
-                for file in listed
-                if file.size > MAX_YAML
-            ],
-        )
-        for file, body in self._bodies(listed):
+        files = self._list_files(upstream, "/bento.yaml")
+        changes = []
+        broken = [
+            f"{file.path} is longer than {human(MAX_YAML)}. Report it to the author of the bento."
+            for file in files
+            if file.size > MAX_YAML
+        ]
+        for file, body in self._contents(files):
             try:
-                new = without_endpoint(file.path, body)
+                rewritten = without_endpoint(file.path, body)
             except ConfigError as exc:
                 broken.append(str(exc))
                 continue
-            if new != body:
+            if rewritten != body:
                 mode, path = file.mode.encode(), _quoted(file.path)
-                changes.append(b"M %s inline %s\n%s" % (mode, path, _data(new)))
-        head = f"commit refs/heads/{branch}\ncommitter {_WHO} {date}\n".encode()
+                changes.append(b"M %s inline %s\n%s" % (mode, path, _data(rewritten)))
+        head = f"commit refs/heads/{branch}\ncommitter {_COMMITTER} {date}\n".encode()
         start = _data(_MESSAGE.format(tip).encode()) + b"from %s\n" % tip.encode()
         if not changes:
             self._git("update-ref", f"refs/heads/{branch}", tip)
-            return Copied(0, broken)
+            return RewriteResult(0, broken)
         stream = head + start + b"".join(changes) + b"\n"
         self._git("fast-import", "--quiet", "--force", "--date-format=raw", stdin=stream)
-        return Copied(len(changes), broken)
+        return RewriteResult(len(changes), broken)
 
-    def _listed(self, revision: str, ending: str) -> list[_File]:
-        """The files whose path ends so; no symbolic link, and no submodule."""
+    def _list_files(self, revision: str, suffix: str) -> list[_File]:
+        """The regular files of a revision whose path ends with `suffix`."""
         rows = self._git("ls-tree", "-r", "-z", "-l", revision)
-        found = []
+        files = []
         for row in rows.decode(errors="surrogateescape").split("\0"):
-            meta, _, path = row.partition("\t")
-            if path.endswith(ending):
-                mode, _, name, size = meta.split()
-                if mode in _OF_A_FILE and size.isdigit():
-                    found.append(_File(path, mode, name, int(size)))
-        return found
+            metadata, _, path = row.partition("\t")
+            if path.endswith(suffix):
+                mode, _, oid, size = metadata.split()
+                if mode in _REGULAR_FILE_MODES and size.isdigit():
+                    files.append(_File(path, mode, oid, int(size)))
+        return files
 
-    def _bodies(self, files: Sequence[_File]) -> Iterator[tuple[_File, bytes]]:
-        """The content of each that is no longer than MAX_YAML."""
+    def _contents(self, files: Sequence[_File]) -> Iterator[tuple[_File, bytes]]:
+        """Each file of at most MAX_YAML bytes, with its content."""
         files = [file for file in files if file.size <= MAX_YAML]
-        wanted = "".join(f"{file.name}\n" for file in files)
-        answer, at = self._git("cat-file", "--batch", stdin=wanted.encode()), 0
+        request = "".join(f"{file.oid}\n" for file in files)
+        output, at = self._git("cat-file", "--batch", stdin=request.encode()), 0
         for file in files:
-            start = answer.index(b"\n", at) + 1
-            if not answer[at:start].endswith(b" blob %d\n" % file.size):
-                raise self._refused(f"it has no object {file.name}")
-            yield file, answer[start : start + file.size]
+            start = output.index(b"\n", at) + 1
+            if not output[at:start].endswith(b" blob %d\n" % file.size):
+                raise self._unsafe(f"the blob {file.oid} is missing")
+            yield file, output[start : start + file.size]
             at = start + file.size + 1
 
-    def _git(self, *words: str, stdin: bytes = b"") -> bytes:
+    def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         if shutil.which("git") is None:
             raise ConfigError(_NO_GIT)
         try:
-            with git_view.temporary(self.folder, self._root) as view:
-                return _run(["git", "--git-dir", str(view), *words], stdin)
+            with git_view.temporary_view(self.folder, self._root) as view:
+                return _run(["git", "--git-dir", str(view), *arguments], stdin)
         except UnsafeRepositoryError as exc:
-            raise self._refused(exc) from exc
+            raise self._unsafe(exc) from exc
         except OSError as exc:
-            raise self._refused((exc.strerror or str(exc)).lower()) from exc
+            raise self._unsafe((exc.strerror or str(exc)).lower()) from exc
 
 
-def _run(command: Sequence[str], said: bytes) -> bytes:
-    """What git writes. Raises CalledProcessError, and ConfigError where it is too much."""
+def _run(command: Sequence[str], stdin_body: bytes) -> bytes:
+    """Run git, and return its stdout.
+
+    Raises CalledProcessError if git fails, and ConfigError if stdout is longer than _MAX_OUTPUT.
+    """
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stderr:
-        stdin.write(said)
+        stdin.write(stdin_body)
         stdin.seek(0)
         with subprocess.Popen(  # noqa: S603
             command, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=_environment()
@@ -293,35 +305,37 @@ def _run(command: Sequence[str], said: bytes) -> bytes:
             if len(body) > _MAX_OUTPUT:
                 process.kill()
         stderr.seek(0)
-        told = stderr.read(_MAX_TOLD)
+        stderr_body = stderr.read(_MAX_STDERR)
     if len(body) > _MAX_OUTPUT:
         raise ConfigError(
-            f"The model repository is too large: git {command[3]} tells more than "
-            f"{human(_MAX_OUTPUT)}. Name another one with --repository."
+            f"The model repository is too large: the output of git {command[3]} is longer than "
+            f"{human(_MAX_OUTPUT)}. Choose another repository with --repository."
         )
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, body, told)
+        raise subprocess.CalledProcessError(process.returncode, command, body, stderr_body)
     return body
 
 
 def without_endpoint(path: str, body: bytes) -> bytes:
-    """A bento.yaml with the endpoint of each Hugging Face model null, and else byte for byte the
-    same where YAML lets it be. Raises ConfigError where it cannot be read."""
-    wanted = parse(path, body)
-    if not _forget_endpoints(wanted):
+    """A bento.yaml in which the endpoint of each Hugging Face model is null.
+
+    All other bytes stay the same, except in a file with YAML aliases or merge keys, which is
+    written anew. `path` is used in messages. Raises ConfigError if the file cannot be read.
+    """
+    expected = parse(path, body)
+    if not _clear_endpoints(expected):
         return body
     try:
-        text = body.decode()
-        new = _spliced(text)
-        if not _is_so(new, wanted):  # it has aliases, or merges one table into another
-            new = yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True)
-        return new.encode()
+        rewritten = _replace_endpoints(body.decode())
+        if not _parses_to(rewritten, expected):  # it has aliases or merge keys
+            rewritten = yaml.safe_dump(expected, sort_keys=False, allow_unicode=True)
+        return rewritten.encode()
     except (yaml.YAMLError, LookupError, RecursionError, TypeError, ValueError) as exc:
-        raise ConfigError(_BAD_YAML.format(path, "it cannot be changed")) from exc
+        raise ConfigError(_BAD_YAML.format(path, "its endpoints cannot be replaced")) from exc
 
 
 def parse(path: str, body: bytes) -> Any:
-    """What a bento.yaml says. Raises ConfigError, naming its path."""
+    """Parse a bento.yaml. Raises ConfigError, with its `path`."""
     try:
         body.decode()
         return safe_yaml.load(body, max_bytes=MAX_YAML)
@@ -331,17 +345,17 @@ def parse(path: str, body: bytes) -> Any:
         raise ConfigError(_BAD_YAML.format(path, "it is not UTF-8")) from exc
 
 
-def _is_so(text: str, wanted: Any) -> bool:
+def _parses_to(text: str, expected: Any) -> bool:
     try:
-        return bool(safe_yaml.load(text.encode(), max_bytes=2 * MAX_YAML) == wanted)
+        return bool(safe_yaml.load(text.encode(), max_bytes=2 * MAX_YAML) == expected)
     except BadYamlError:
         return False
 
 
-def _forget_endpoints(told: Any) -> bool:
-    """Make the endpoints null, in place; whether there was any."""
-    root = told if isinstance(told, dict) else {}
-    services = [one for one in _list(root.get("services")) if isinstance(one, dict)]
+def _clear_endpoints(parsed: Any) -> bool:
+    """Set the endpoints to None, in place, and return whether there was any."""
+    root = parsed if isinstance(parsed, dict) else {}
+    services = [item for item in _list(root.get("services")) if isinstance(item, dict)]
     models = [*_list(root.get("models")), *(m for s in services for m in _list(s.get("models")))]
     is_changed = False
     for model in models:
@@ -353,18 +367,20 @@ def _forget_endpoints(told: Any) -> bool:
     return is_changed
 
 
-def _spliced(text: str) -> str:
-    """The text with `null` in the place of each endpoint's value. The pure loader's marks count
-    characters as Python does, and its depth is bounded."""
+def _replace_endpoints(text: str) -> str:
+    """Replace the value of each endpoint by `null` in the text.
+
+    It uses PyYAML's loader in Python, whose marks are character offsets and whose depth is limited.
+    """
     root = _pairs(yaml.compose(text, Loader=yaml.SafeLoader))
-    services = [_pairs(one) for one in _items(root.get("services"))]
+    services = [_pairs(item) for item in _items(root.get("services"))]
     models = [*_items(root.get("models")), *(m for s in services for m in _items(s.get("models")))]
-    places = set()
+    ranges = set()
     for model in map(_pairs, models):
         endpoint = _pairs(model.get("metadata")).get("endpoint")
         if getattr(model.get("registry"), "value", None) == "huggingface" and endpoint is not None:
-            places.add((endpoint.start_mark.index, endpoint.end_mark.index))
-    for start, end in sorted(places, reverse=True):
+            ranges.add((endpoint.start_mark.index, endpoint.end_mark.index))
+    for start, end in sorted(ranges, reverse=True):
         value = text[start:end]
         text = f"{text[:start]}null{value[len(value.rstrip()) :]}{text[end:]}"
     return text
@@ -385,17 +401,18 @@ def _items(node: Any) -> list[Any]:
 
 
 def _data(body: bytes) -> bytes:
+    """The `data` command of git fast-import."""
     return b"data %d\n%s\n" % (len(body), body)
 
 
 def _quoted(path: str) -> bytes:
-    """A path in fast-import's C style."""
+    """A path with the C-style quotes of git fast-import."""
     escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'.encode(errors="surrogateescape")
 
 
 def _environment() -> dict[str, str]:
-    """The operator's own settings stay in force, by which git reaches upstream, and ours follow."""
+    """The operator's environment, by which git reaches upstream, with settings for safety added."""
     kept = {name: value for name, value in os.environ.items() if name not in _REDIRECTS}
     settings = {"safe.directory": "*", "fetch.fsckObjects": "true", "gc.auto": "0"}
     count = kept.get("GIT_CONFIG_COUNT", "")
@@ -413,7 +430,7 @@ def _environment() -> dict[str, str]:
 
 
 def _last_line(exc: subprocess.CalledProcessError) -> str:
-    """What git says is wrong; advice follows it."""
+    """The line of git's stderr that names the error; lines with advice follow it."""
     lines: list[str] = exc.stderr.decode(errors="replace").strip().splitlines()
     fatal = [line for line in lines if line.startswith("fatal: ")]
     line = (fatal or lines or [f"status {exc.returncode}"])[0]

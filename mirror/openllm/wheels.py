@@ -1,4 +1,4 @@
-"""The wheels of a virtual environment for another machine: uv resolves them, we fetch and prove."""
+"""Resolves the wheels of a virtual environment for another machine with uv, and downloads them."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 
     from packaging.markers import Environment
 
-_READ = 1 << 20
+_CHUNK_SIZE = 1 << 20
 _ADVICE = (
-    "Where a project offers no wheel, build one (pip wheel --no-deps), and name its folder with "
+    "If a project has no wheel, build one (pip wheel --no-deps), and pass its folder with "
     "--find-links."
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIN = re.compile(r"[\w.-]{1,250}==[\w.!+-]{1,250}", re.ASCII)
-# The index that the operator has set uv to.
-_OPERATORS = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
-_LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+# The variables with the index that the operator configured for uv.
+_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL")
+_LEGACY_TAGS = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """A Linux machine that wheels are for: its Python (`3.11`), glibc (`2.28`) and processor."""
+    """A Linux machine: its versions of Python (`3.11`) and glibc (`2.28`), and its processor."""
 
     python: str
     glibc: str = "2.28"
@@ -55,37 +55,40 @@ class Platform:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}(\.[0-9]{1,3})?", self.python):
-            raise ConfigError(f"{self.python[:100]!r} is no version like 3.11.")
+            raise ConfigError(f"{self.python[:100]!r} is not a Python version. Example: 3.11.")
         if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", self.glibc):
-            raise ConfigError(f"{self.glibc[:100]!r} is no version like 2.28.")
+            raise ConfigError(f"{self.glibc[:100]!r} is not a glibc version. Example: 2.28.")
         if not re.fullmatch(r"[a-z0-9_]{1,32}", self.machine):
-            raise ConfigError(f"{self.machine[:100]!r} is no machine like x86_64.")
+            raise ConfigError(
+                f"{self.machine[:100]!r} is not the name of a processor. Example: x86_64."
+            )
 
     def __str__(self) -> str:
         return f"Python {self.python} on {self.machine} with glibc {self.glibc}"
 
     @property
     def uv_name(self) -> str:
+        """Its name for the option --python-platform of uv."""
         return f"{self.machine}-manylinux_{self.glibc.replace('.', '_')}"
 
     def tags(self) -> list[tags.Tag]:
-        """What such a machine installs, best first."""
+        """The wheel tags that the machine accepts; the best is the first."""
         major, minor = (int(part) for part in self.glibc.split("."))
-        names = []
+        platforms = []
         for number in range(minor, 4, -1):
-            names.append(f"manylinux_{major}_{number}_{self.machine}")
-            if number in _LEGACY:
-                names.append(f"{_LEGACY[number]}_{self.machine}")
-        names.append(f"linux_{self.machine}")
+            platforms.append(f"manylinux_{major}_{number}_{self.machine}")
+            if number in _LEGACY_TAGS:
+                platforms.append(f"{_LEGACY_TAGS[number]}_{self.machine}")
+        platforms.append(f"linux_{self.machine}")
         version = tuple(int(part) for part in self.python.split("."))[:2]
         interpreter = f"cp{version[0]}{version[1]}"
         return [
-            *tags.cpython_tags(version, platforms=names),
-            *tags.compatible_tags(version, interpreter=interpreter, platforms=names),
+            *tags.cpython_tags(version, platforms=platforms),
+            *tags.compatible_tags(version, interpreter=interpreter, platforms=platforms),
         ]
 
     def environment(self) -> Environment:
-        """The values of environment markers there (PEP 508)."""
+        """The values of the environment markers (PEP 508) on the machine."""
         return {
             "implementation_name": "cpython",
             "implementation_version": f"{self.python}.0",
@@ -103,10 +106,11 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class WantedWheel:
-    """A wheel that a platform needs, and the requirement that means just this version; `url` is
-    empty for one that was brought.
+    """A wheel that a platform needs.
 
-    Raises ValueError for what no wheel can have: they come from indexes, and from other hosts.
+    `size` is in bytes (0: unknown), `pin` is the requirement `name==version`, and `url` is empty
+    for a wheel of a stored closure. Raises ValueError for a field that is not valid, because the
+    fields come from an index or from a file that another host wrote.
     """
 
     filename: str
@@ -119,64 +123,67 @@ class WantedWheel:
         is_size = type(self.size) is int and self.size >= 0
         texts = (self.filename, self.sha256, self.pin, self.url)
         if not is_size or not all(isinstance(text, str) for text in texts):
-            raise ValueError("a field of a wheel has a wrong type")
+            raise ValueError("a field of the wheel has the wrong type")
         if not wheel_project(self.filename):
-            raise ValueError(f"{self.filename[:200]!r} is no name of a wheel")
+            raise ValueError(f"{self.filename[:200]!r} is not the filename of a wheel")
         if not _SHA256.fullmatch(self.sha256) or not _PIN.fullmatch(self.pin):
-            raise ValueError(f"{self.filename} has no sha256, or no version")
+            raise ValueError(f"{self.filename} has no valid sha256 or no valid version")
 
 
 def resolve(
     requirements: Sequence[str],
     platform: Platform,
     *,
-    newest: datetime | None = None,
+    published_before: datetime | None = None,
     constraints: Sequence[str] = (),
     find_links: Path | None = None,
     trusted: Sequence[str] = (),
     bento: str = "",
 ) -> list[WantedWheel]:
-    """The wheels of these requirements and all that they need, by `uv pip compile`, from the index
-    that uv is set to, and from a folder `find_links`. `bento` is the tag of that which wrote the
-    requirements; an index that they name is asked where it is `trusted`.
+    """Resolve requirements and their dependencies to wheels, with `uv pip compile`.
 
-    Nothing that the index published after `newest` is taken: requirements of an old bento that name
-    no versions then mean what they meant on its day. Raises ConfigError for a line that is no plain
-    requirement, and, with uv's words, where there is no answer.
+    uv reads the index that it is configured with, the folder `find_links`, and the indexes that
+    the requirements add, if their URLs are `trusted`. `bento` is the tag of the bento of the
+    requirements, for messages. Packages published after `published_before` are ignored
+    (`--exclude-newer` of uv): the requirements of an old bento without versions then resolve to
+    the versions of that time. Raises ConfigError for an unsafe requirement, and, with the message
+    of uv, if there is no solution.
     """
-    ours = (os.environ.get(name, "") for name in _OPERATORS)
-    asked = check(bento, requirements, (*trusted, *filter(None, ours)))
+    configured = (os.environ.get(name, "") for name in _INDEX_VARIABLES)
+    checked = check(bento, requirements, (*trusted, *filter(None, configured)))
     with TemporaryDirectory(prefix="hubmirror-wheels-") as name:
         folder = Path(name)
-        (folder / "in.txt").write_text("".join(f"{one}\n" for one in asked.lines))
-        (folder / "constraints.txt").write_text("".join(f"{one}\n" for one in constraints))
+        (folder / "in.txt").write_text("".join(f"{line}\n" for line in checked.lines))
+        (folder / "constraints.txt").write_text("".join(f"{line}\n" for line in constraints))
         lock = folder / "pylock.toml"
         command = [
             *_uv(), "pip", "compile", "--quiet", "--no-header", "--no-annotate",
             "--python-version", platform.python, "--python-platform", platform.uv_name,
             "--only-binary", ":all:", "--no-python-downloads",
             "--constraint", str(folder / "constraints.txt"),
-            *(["--default-index", asked.default_index] if asked.default_index else []),
-            *(word for index in asked.indexes for word in ("--index", index)),
-            *(["--exclude-newer", newest.isoformat()] if newest else []),
+            *(["--default-index", checked.default_index] if checked.default_index else []),
+            *(argument for index in checked.indexes for argument in ("--index", index)),
+            *(["--exclude-newer", published_before.isoformat()] if published_before else []),
             *(["--find-links", str(find_links.absolute())] if find_links else []),
             "--format", "pylock.toml", "--output-file", str(lock), str(folder / "in.txt"),
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if done.returncode:
+        process = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if process.returncode:
             raise ConfigError(
-                f"No wheels for {platform} answer to {', '.join(asked.lines[:5])}:\n"
-                f"{done.stderr.strip()}\n{_ADVICE}"
+                f"uv finds no wheels for {platform} that satisfy "
+                f"{', '.join(checked.lines[:5])}:\n"
+                f"{process.stderr.strip()}\n{_ADVICE}"
             )
-        return _chosen(lock, platform)
+        return _locked_wheels(lock, platform)
 
 
-def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
+def _locked_wheels(lock: Path, platform: Platform) -> list[WantedWheel]:
+    """The wheels that a pylock.toml selects for a platform, sorted by filename."""
     try:
         parsed = Pylock.from_dict(tomllib.loads(lock.read_text()))
         pairs = list(parsed.select(environment=platform.environment(), tags=platform.tags()))
     except (PylockSelectError, PylockValidationError) as exc:
-        raise ConfigError(f"A wheel is missing for {platform}: {exc}. {_ADVICE}") from exc
+        raise ConfigError(f"A package has no wheel for {platform}: {exc}. {_ADVICE}") from exc
     wheels = []
     for package, wheel in pairs:
         if not isinstance(wheel, PackageWheel) or not wheel.url:
@@ -188,59 +195,69 @@ def _chosen(lock: Path, platform: Platform) -> list[WantedWheel]:
             wheels.append(WantedWheel(wheel.filename, wheel.size or 0, sha256, pin, wheel.url))
         except ValueError as exc:
             raise ConfigError(
-                f"The index offers {package.name} in a way that cannot be taken: {exc}. Have uv "
-                "ask another one, with UV_DEFAULT_INDEX."
+                f"The index has an entry for {package.name} that is not valid: {exc}. Use another "
+                "index: set UV_DEFAULT_INDEX."
             ) from exc
     return sorted(wheels, key=lambda wheel: wheel.filename)
 
 
 def fetch(folder: Path, wheel: WantedWheel, advanced: Callable[[int], None]) -> None:
-    """Bring a wheel into a folder, proven. Raises UpstreamError."""
+    """Download a wheel into a folder, and check its sha256.
+
+    `advanced` is called with the number of bytes of each chunk. Raises UpstreamError.
+    """
     target = folder / wheel.filename
     folder.mkdir(parents=True, exist_ok=True)
-    partial, running = folder / f".{wheel.filename}.partial", hashlib.sha256()
+    partial, sha256 = folder / f".{wheel.filename}.partial", hashlib.sha256()
     try:
         partial.unlink(missing_ok=True)
         with partial.open("xb") as file:
             for chunk in _chunks(wheel.url):
                 file.write(chunk)
-                running.update(chunk)
+                sha256.update(chunk)
                 advanced(len(chunk))
                 if wheel.size and file.tell() > wheel.size:
                     break
             file.flush()
             os.fsync(file.fileno())
-        if running.hexdigest() != wheel.sha256:
-            raise UpstreamError(f"{wheel.filename} came with wrong bytes. Run it again.")
+        if sha256.hexdigest() != wheel.sha256:
+            raise UpstreamError(
+                f"The download of {wheel.filename} does not have the sha256 that the index lists. "
+                "Run the command again."
+            )
         partial.replace(target)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as exc:
-        brief = str(exc).partition("\n")[0]
-        raise UpstreamError(f"{wheel.filename} cannot be fetched: {brief}. Run it again.") from exc
+        cause = str(exc).partition("\n")[0]
+        raise UpstreamError(
+            f"{wheel.filename} cannot be downloaded: {cause}. Run the command again."
+        ) from exc
     finally:
         partial.unlink(missing_ok=True)
     sync_folder(folder)
 
 
 def _chunks(url: str) -> Iterator[bytes]:
-    """What lies at a URL: on the network, or in a folder of wheels that somebody built."""
+    """The content of a URL; a file:// URL is a wheel of the folder of --find-links."""
     if url.startswith("file://"):
         with Path(url2pathname(urlsplit(url).path)).open("rb") as file:
-            while chunk := file.read(_READ):
+            while chunk := file.read(_CHUNK_SIZE):
                 yield chunk
         return
-    with httpx2.stream("GET", url, follow_redirects=True, timeout=60) as answer:
-        answer.raise_for_status()
-        yield from answer.iter_bytes(_READ)
+    with httpx2.stream("GET", url, follow_redirects=True, timeout=60) as response:
+        response.raise_for_status()
+        yield from response.iter_bytes(_CHUNK_SIZE)
 
 
 def missing(folder: Path, wheels: Sequence[WantedWheel]) -> list[WantedWheel]:
-    """Those whose bytes are not in a folder, which are read."""
-    return [wheel for wheel in wheels if sum_of(folder, wheel) != wheel.sha256]
+    """The wheels that a folder does not have with the right sha256. It reads each file."""
+    return [wheel for wheel in wheels if file_sha256(folder, wheel) != wheel.sha256]
 
 
-def sum_of(folder: Path, wheel: WantedWheel) -> str:
-    """The sha256 of the file that has a wheel's name in a folder; empty where it is no regular file
-    in there, or has another size."""
+def file_sha256(folder: Path, wheel: WantedWheel) -> str:
+    """The sha256 of the file of a folder that has a wheel's filename.
+
+    It is empty if the file is missing, is not a regular file in the folder, or has another size.
+    """
     try:
         path = inside(folder / wheel.filename, folder)
         is_file = path is not None and path.is_file()
@@ -253,5 +270,5 @@ def sum_of(folder: Path, wheel: WantedWheel) -> str:
 
 def _uv() -> list[str]:
     if importlib.util.find_spec("uv") is None:
-        raise ConfigError("uv is not installed: pip install 'hubmirror[openllm]'.")
+        raise ConfigError("uv is not installed. Install it: pip install 'hubmirror[openllm]'.")
     return [sys.executable, "-m", "uv"]

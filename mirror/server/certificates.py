@@ -1,4 +1,4 @@
-"""A private authority, and the certificate by which the mirror answers as other names."""
+"""Creates a private certificate authority and the server certificate that it signs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ _KEY = "ca.key"
 _SERVER = "server.pem"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
-_YEARS = timedelta(days=3650)
-_SERVER_LIFE = timedelta(days=397)  # more is refused by some clients
+_AUTHORITY_LIFE = timedelta(days=3650)
+_SERVER_LIFE = timedelta(days=397)  # some clients reject a longer lifetime
 _RENEW_BEFORE = timedelta(days=30)
 
 
 def init(folder: Path) -> Path:
-    """Make an authority; where its certificate is. Raises ConfigError where there is one."""
+    """Create an authority, and return the path of its certificate.
+
+    Raises ConfigError if the folder already holds an authority.
+    """
     certificate = folder / AUTHORITY
     if certificate.exists() or (folder / _KEY).exists():
         raise ConfigError(
-            f"{folder} holds an authority already. Every client that trusts it would have to trust "
-            "another: remove the folder if that is what you want."
+            f"{folder} already holds an authority. With a new authority, every client has to trust "
+            "a new certificate. To create a new authority, remove the folder first."
         )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -49,7 +52,7 @@ def init(folder: Path) -> Path:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + _YEARS)
+        .not_valid_after(now + _AUTHORITY_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(sign=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -61,33 +64,38 @@ def init(folder: Path) -> Path:
 
 
 def issue(folder: Path, names: Sequence[str]) -> Path:
-    """A certificate for the names with its key, as one file; the one that is there while it fits.
+    """The path of a PEM file with the server certificate for `names` and its key.
 
-    Raises ConfigError where there is no authority, or a name is none.
+    An existing certificate is reused while it is for the same names, by this authority, and valid
+    for 30 more days. Raises ConfigError if the authority is missing or damaged, or a name is not a
+    host name or an IP address.
     """
     if not names:
-        raise ConfigError("TLS needs names: --names huggingface.co --names mirror.lan.")
+        raise ConfigError(
+            "TLS needs at least one name. Add: --names huggingface.co --names mirror.lan."
+        )
     try:
         authority = x509.load_pem_x509_certificate((folder / AUTHORITY).read_bytes())
         signer = serialization.load_pem_private_key((folder / _KEY).read_bytes(), None)
     except (OSError, ValueError) as exc:
         if (folder / AUTHORITY).exists() or (folder / _KEY).exists():
             raise ConfigError(
-                f"The authority in {folder} is damaged, or a part of it is gone. Bring {AUTHORITY} "
-                f"and {_KEY} from a backup; or remove the folder, make another by `hubmirror ca "
-                f"init --ca {folder}`, and let every client trust that one."
+                f"The authority in {folder} is damaged or incomplete. Restore {AUTHORITY} and "
+                f"{_KEY} from a backup. Or remove the folder, create a new authority with "
+                f"`hubmirror ca init --ca {folder}`, and install its certificate on every client."
             ) from exc
         raise ConfigError(
-            f"There is no authority in {folder}. Make one: hubmirror ca init --ca {folder}"
+            f"There is no authority in {folder}. Create one: hubmirror ca init --ca {folder}"
         ) from exc
     if signer.public_key() != authority.public_key():
         raise ConfigError(
-            f"{folder / _KEY} is not the key of {AUTHORITY} beside it: no client would take what "
-            "it signs. Bring both from one backup, or remove the folder and make another authority."
+            f"{folder / _KEY} is not the key of {AUTHORITY} in the same folder: clients reject the "
+            "certificates that it signs. Restore both files from the same backup, or remove the "
+            "folder and create a new authority."
         )
-    alternatives = [_name(name) for name in names]
+    subject_names = [_subject_name(name) for name in names]
     file = folder / _SERVER
-    if _fits(file, alternatives, authority):
+    if _is_reusable(file, subject_names, authority):
         return file
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.now(UTC)
@@ -102,7 +110,7 @@ def issue(folder: Path, names: Sequence[str]) -> Path:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .add_extension(x509.SubjectAlternativeName(subject_names), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),  # type: ignore[arg-type]
             critical=False,
@@ -113,29 +121,29 @@ def issue(folder: Path, names: Sequence[str]) -> Path:
     return file
 
 
-def _fits(file: Path, names: list[x509.GeneralName], authority: x509.Certificate) -> bool:
-    """Whether a certificate is for these names, by this authority, and for some time to come."""
+def _is_reusable(file: Path, names: list[x509.GeneralName], authority: x509.Certificate) -> bool:
+    """Whether a certificate is for these names, by this authority, and does not expire soon."""
     try:
         body = file.read_bytes()
-        found = x509.load_pem_x509_certificate(body)
+        certificate = x509.load_pem_x509_certificate(body)
         key = serialization.load_pem_private_key(body, None)
-        found.verify_directly_issued_by(authority)
-        listed = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except Exception:  # noqa: BLE001  (whatever is wrong with it, it is made again)
+        certificate.verify_directly_issued_by(authority)
+        listed = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except Exception:  # noqa: BLE001  (an unusable file is replaced)
         return False
-    is_fresh = found.not_valid_after_utc - datetime.now(UTC) > _RENEW_BEFORE
-    is_whole = key.public_key() == found.public_key()
-    return is_fresh and is_whole and list(listed) == names
+    remaining = certificate.not_valid_after_utc - datetime.now(UTC)
+    has_own_key = key.public_key() == certificate.public_key()
+    return remaining > _RENEW_BEFORE and has_own_key and list(listed) == names
 
 
-def _name(text: str) -> x509.GeneralName:
+def _subject_name(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         if not _HOST.fullmatch(text):
             raise ConfigError(
-                f"{text!r} is no name that a client asks for: give --names a host name as it "
-                "stands in an URL, without scheme or port, or an IP address."
+                f"{text!r} is not a valid name for a certificate. Pass --names a host name without "
+                "scheme and port, or an IP address."
             ) from None
         return x509.DNSName(text.lower())
 
@@ -163,7 +171,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_secret(file: Path, body: bytes) -> None:
-    """Readable by its owner alone, from the first byte on."""
+    """Write a file that only its owner can read, at any moment."""
     temporary = file.with_name(f".{file.name}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

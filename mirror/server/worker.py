@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mirror.derived.xet_hashes import XetHashes
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.server.opened_sources import open_sources
 from mirror.server.parent_watch import ParentWatch
 from mirror.server.uvicorn_adapter import add_https, make_server
@@ -84,7 +84,7 @@ def _build_app(config: WorkerConfig, opened: OpenedSources | None) -> Starlette:
         opened.state,
         proxy=config.proxy_settings(),
         xet_hashes=XetHashes(opened.digests, config.xet_min_size, config.advertise_xet),
-        shelf=Shelf(config.data, opened.digests),
+        openllm_files=OpenLLMFiles(config.data, opened.digests),
         access_log=AccessLog(sys.stderr, config.log_format),
         on_stop=stop,
     )

@@ -18,7 +18,7 @@ from mirror.core.errors import DigestPendingError, HubmirrorError, NotOfferedErr
 from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.xet_hashes import XetHashes
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.web.access import Gate
 from mirror.web.body import BodyReader
 from mirror.web.errors import error_response
@@ -137,7 +137,7 @@ def create_app(
     *,
     proxy: ProxySettings | None = None,
     xet_hashes: XetHashes | None = None,
-    shelf: Shelf | None = None,
+    openllm_files: OpenLLMFiles | None = None,
     ttl_s: float = 1.0,
     access_log: AccessLog | None = None,
     on_stop: Callable[[], None] = lambda: None,
@@ -154,7 +154,7 @@ def create_app(
         catalog=catalog,
         state=state,
         xet_hashes=xet_hashes or XetHashes(digests, advertise=False),
-        shelf=shelf or Shelf(state.folder / "nothing", digests),
+        openllm_files=openllm_files or OpenLLMFiles(state.folder / "nothing", digests),
         proxy=proxy,
         metrics=Metrics(catalog),
     )

@@ -100,7 +100,7 @@ def receive_pack(_: HubRequest) -> Response:
 
 
 def _view(request: HubRequest) -> Path:
-    return request.context.shelf.git(request.context.state.folder / "git", *request.params)
+    return request.context.openllm_files.git(request.context.state.folder / "git", *request.params)
 
 
 def _unzip(body: bytes) -> bytes:

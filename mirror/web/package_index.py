@@ -18,7 +18,7 @@ from mirror.web.api import json_response
 from mirror.web.file_response import blob_response, body_response
 
 if TYPE_CHECKING:
-    from mirror.openllm.shelf import Wheel
+    from mirror.openllm.served_files import Wheel
     from mirror.web.request import HubRequest
 
 _JSON = "application/vnd.pypi.simple.v1+json"
@@ -28,14 +28,14 @@ _HAS_METADATA = ' data-core-metadata="true"'
 
 
 def index(request: HubRequest) -> Response:
-    names = request.context.shelf.projects()
+    names = request.context.openllm_files.projects()
     if _wants_json(request):
         return _json({"meta": _META, "projects": [{"name": name} for name in names]})
     return _html([f'<a href="{name}/">{name}</a>' for name in names])
 
 
 def project(request: HubRequest) -> Response:
-    wheels = request.context.shelf.wheels(request.params[0])
+    wheels = request.context.openllm_files.wheels(request.params[0])
     if _wants_json(request):
         rows = [_row(request, wheel) for wheel in wheels]
         versions = sorted({wheel.filename.split("-")[1] for wheel in wheels})
@@ -47,7 +47,7 @@ def project(request: HubRequest) -> Response:
 def wheel(request: HubRequest) -> Response:
     """A wheel, or its metadata alone (PEP 658)."""
     filename = request.params[0]
-    path = request.context.shelf.wheel(filename.removesuffix(_METADATA))
+    path = request.context.openllm_files.wheel(filename.removesuffix(_METADATA))
     if filename.endswith(_METADATA):
         body = metadata(path)
         if not body:
@@ -63,7 +63,9 @@ def wheel(request: HubRequest) -> Response:
 
 
 def constraints(request: HubRequest) -> Response:
-    return Response(request.context.shelf.constraints(request.params[0]), media_type="text/plain")
+    return Response(
+        request.context.openllm_files.constraints(request.params[0]), media_type="text/plain"
+    )
 
 
 def _wants_json(request: HubRequest) -> bool:

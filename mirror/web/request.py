@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mirror.derived.catalog import Catalog
     from mirror.derived.state import State
     from mirror.derived.xet_hashes import XetHashes
-    from mirror.openllm.shelf import Shelf
+    from mirror.openllm.served_files import OpenLLMFiles
     from mirror.web.observe import Metrics
     from mirror.web.proxy import ProxySettings
     from mirror.web.routing import Match
@@ -40,7 +40,7 @@ class AppContext:
     catalog: Catalog
     state: State
     xet_hashes: XetHashes
-    shelf: Shelf
+    openllm_files: OpenLLMFiles
     proxy: ProxySettings
     metrics: Metrics
 

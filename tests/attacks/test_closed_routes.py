@@ -21,7 +21,7 @@ from mirror.core.tree import lfs_file
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.derived.xet_hashes import XetHashes
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.store.publish import publish
@@ -89,7 +89,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raw]:
             state,
             proxy=ProxySettings(signer=Signer(TOKEN)),
             xet_hashes=XetHashes(digests),
-            shelf=Shelf(data, digests),
+            openllm_files=OpenLLMFiles(data, digests),
             ttl_s=60,
         )
         with run_server(app) as url, closing(Raw(url)) as raw:

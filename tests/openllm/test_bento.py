@@ -20,7 +20,7 @@ import yaml
 
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo
-from mirror.openllm.bento import Bento, find, tags
+from mirror.openllm.bento import Bento, find_bento, tags
 from mirror.openllm.closure import Closure, PinnedModel
 from mirror.openllm.model_repository import Address, ModelRepository
 from mirror.openllm.wheels import Platform, WantedWheel
@@ -38,7 +38,7 @@ from tests.wheels import (
     needs_git,
     needs_uv,
     run_index,
-    serving_shelf,
+    serving_openllm_files,
     sha256,
     uv_set_to,
 )
@@ -80,47 +80,51 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> ModelRepository:
         ("llama3.2:1b-instruct-new", "llama3.2:1b-instruct-new"),
     ],
 )  # fmt: skip
-def test_a_bento_answers_to_its_names(repository: ModelRepository, text: str, tag: str) -> None:
-    assert find(repository, BRANCHES, text).tag == tag
+def test_a_bento_is_found_by_its_names(repository: ModelRepository, text: str, tag: str) -> None:
+    assert find_bento(repository, BRANCHES, text).tag == tag
 
 
 @needs_git
 def test_the_first_branch_answers_first(repository: ModelRepository) -> None:
     """`openllm serve` looks into its default repository alone, which is main."""
-    assert find(repository, BRANCHES, "llama3.2:1b").branch == "main"
-    assert find(repository, ("nightly", "main"), "llama3.2:1b").tag == "llama3.2:1b-instruct-new"
+    assert find_bento(repository, BRANCHES, "llama3.2:1b").branch == "main"
+    assert (
+        find_bento(repository, ("nightly", "main"), "llama3.2:1b").tag == "llama3.2:1b-instruct-new"
+    )
 
 
 @needs_git
 def test_a_name_that_means_several_is_refused_as_openllm_does(repository: ModelRepository) -> None:
     with pytest.raises(ConfigError, match=r"14b-bbbb.*7b-aaaa"):
-        find(repository, BRANCHES, "qwen")
+        find_bento(repository, BRANCHES, "qwen")
 
 
 @needs_git
 def test_an_unknown_name_lists_those_that_are_there(repository: ModelRepository) -> None:
-    told = r"^No bento answers to llama:1b\. There are: gemma2, llama3\.2, phi, qwen\.$"
+    told = r"^No bento matches llama:1b\. The available bentos are: gemma2, llama3\.2, phi, qwen\.$"
     with pytest.raises(ConfigError, match=told):
-        find(repository, BRANCHES, "llama:1b")
+        find_bento(repository, BRANCHES, "llama:1b")
 
 
 @needs_git
 def test_an_unknown_version_lists_those_that_are_there(repository: ModelRepository) -> None:
-    with pytest.raises(ConfigError, match=r"answers to gemma2:9b\. gemma2 has: 2b, 2b-0000\.$"):
-        find(repository, BRANCHES, "gemma2:9b")
+    with pytest.raises(
+        ConfigError, match=r"matches gemma2:9b\. The versions of gemma2 are: 2b, 2b-0000\.$"
+    ):
+        find_bento(repository, BRANCHES, "gemma2:9b")
 
 
 @needs_git
 @pytest.mark.parametrize("text", ["", ":", ":1b", "llama3.2:1b:x", "LLAMA3.2:1b", "../llama3.2"])
 def test_what_is_no_name_of_a_bento(repository: ModelRepository, text: str) -> None:
-    with pytest.raises(ConfigError, match="No bento answers to"):
-        find(repository, BRANCHES, text)
+    with pytest.raises(ConfigError, match="No bento matches"):
+        find_bento(repository, BRANCHES, text)
 
 
 @needs_git
 def test_requirements_are_those_that_openllm_installs(repository: ModelRepository) -> None:
-    assert find(repository, BRANCHES, TAG).requirements == ("tiny-a", "tiny-b==1.0")
-    assert find(repository, BRANCHES, GEMMA).requirements == ("locked==1.0", "spaced >= 2")
+    assert find_bento(repository, BRANCHES, TAG).requirements == ("tiny-a", "tiny-b==1.0")
+    assert find_bento(repository, BRANCHES, GEMMA).requirements == ("locked==1.0", "spaced >= 2")
 
 
 @needs_git
@@ -136,7 +140,7 @@ def test_a_file_that_describes_no_bento(tmp_path: Path, body: bytes) -> None:
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
     with pytest.raises(ConfigError, match=path):
-        find(made, ["main"], "a:b")
+        find_bento(made, ["main"], "a:b")
 
 
 @needs_git
@@ -144,8 +148,10 @@ def test_a_bento_without_requirements(tmp_path: Path) -> None:
     commit(tmp_path / "models", {f"{FOLDER}/bento.yaml": bento_yaml()})
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
-    with pytest.raises(ConfigError, match=f"{TAG} has no requirements, so OpenLLM cannot start"):
-        find(made, ["main"], TAG)
+    with pytest.raises(
+        ConfigError, match=f"{TAG} has no requirements file, so OpenLLM cannot start"
+    ):
+        find_bento(made, ["main"], TAG)
 
 
 # What it needs
@@ -188,7 +194,7 @@ def test_a_bento_without_models_needs_none() -> None:
 
 @pytest.mark.parametrize("registry", ["bentocloud", "s3", "null"])
 def test_another_registry_is_refused(registry: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{TAG} takes a model from .*it knows Hugging Face"):
+    with pytest.raises(ConfigError, match=rf"{TAG} uses a model from .*from Hugging Face only"):
         bento(registry=registry).specs()
 
 
@@ -202,14 +208,14 @@ def test_another_registry_is_refused(registry: str) -> None:
 )  # fmt: skip
 def test_a_model_that_is_named_in_an_unknown_way(metadata: object) -> None:
     told = {"models": [{"registry": "huggingface", "metadata": metadata}]}
-    with pytest.raises(ConfigError, match="a:b names a model in a way that is not known"):
+    with pytest.raises(ConfigError, match="a:b has a model whose model_id"):
         Bento("a", "b", "main", told, ()).specs()
 
 
 @pytest.mark.parametrize("model", ["llama:1", None, 5])
 def test_a_model_that_is_no_table(model: object) -> None:
     """A tag alone is a model of BentoML's own store."""
-    with pytest.raises(ConfigError, match="which this mirror cannot bring"):
+    with pytest.raises(ConfigError, match="from Hugging Face only"):
         Bento("a", "b", "main", {"models": [model]}, ()).specs()
 
 
@@ -222,15 +228,15 @@ def test_the_python_of_a_bento() -> None:
         {"image": {"python_version": ""}},
     ]
     for told in bentos:
-        with pytest.raises(ConfigError, match=r"a:b names no image\.python_version"):
+        with pytest.raises(ConfigError, match=r"a:b has no image\.python_version"):
             assert Bento("a", "b", "main", told, ()).python
 
 
 def test_requirements_mean_what_they_meant_a_week_after_it_was_made() -> None:
-    assert bento().newest == datetime(2025, 5, 8, 0, 29, 14, tzinfo=UTC)
-    assert bento(created="2025-05-01T00:29:14").newest == bento().newest
-    assert bento(created="yesterday").newest is None
-    assert Bento("a", "b", "main", {}, ()).newest is None
+    assert bento().published_before == datetime(2025, 5, 8, 0, 29, 14, tzinfo=UTC)
+    assert bento(created="2025-05-01T00:29:14").published_before == bento().published_before
+    assert bento(created="yesterday").published_before is None
+    assert Bento("a", "b", "main", {}, ()).published_before is None
 
 
 @pytest.mark.parametrize(
@@ -283,7 +289,7 @@ def test_a_closure_that_is_written_again_takes_the_others_place(tmp_path: Path) 
 
 def test_a_closure_that_is_forgotten(tmp_path: Path) -> None:
     closure().write(tmp_path)
-    closure().forget(tmp_path)
+    closure().remove(tmp_path)
     assert Closure.read_all(tmp_path, REPOSITORY) == []
     assert names(tmp_path / "openllm") == []
 
@@ -400,8 +406,8 @@ def names(folder: Path) -> list[str]:
 @pytest.mark.usefixtures("index")
 def test_a_model_is_brought_with_all_that_its_start_needs(site: Site) -> None:
     said = site.pull("llama3.2:1b")
-    assert f"{REPOSITORY} main: HF_ENDPOINT is followed by 3 bentos" in said
-    assert f"{TAG}: 1 model, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
+    assert f"{REPOSITORY} main: 3 bentos rewritten to use HF_ENDPOINT" in said
+    assert f"{TAG}: pulled 1 model, 2 wheels for Python 3.11 on x86_64 with glibc 2.28" in said
     shown = site.filling.shown(repo="meta-llama/Llama-3.2-1B-Instruct", revision="HEAD")
     assert set(shown) == {"config.json", "w.safetensors"}
     assert names(site.data / "wheels") == WHEELS
@@ -438,8 +444,8 @@ def test_the_repository_alone(site: Site) -> None:
 @pytest.mark.usefixtures("index")
 @pytest.mark.parametrize(
     ("model", "told"),
-    [("nope", "There are: cloud, gone, llama3.2, windows"),
-     ("cloud", "takes a model from 'bentocloud'"), ("windows", "not-here")],
+    [("nope", "The available bentos are: cloud, gone, llama3.2, windows"),
+     ("cloud", "uses a model from the registry 'bentocloud'"), ("windows", "not-here")],
 )  # fmt: skip
 def test_a_model_that_cannot_be_brought(site: Site, model: str, told: str) -> None:
     assert told in site.pull(model, status=1)
@@ -458,7 +464,7 @@ def test_a_model_whose_hub_repository_is_gone(site: Site) -> None:
 
 @needs_git
 def test_a_branch_that_upstream_does_not_have(site: Site) -> None:
-    assert "has no branch dev. It has: main." in site.pull("--branch", "dev", status=1)
+    assert "has no branch dev. Its branches are: main." in site.pull("--branch", "dev", status=1)
 
 
 @needs_git
@@ -467,7 +473,7 @@ def test_a_branch_that_upstream_does_not_have(site: Site) -> None:
 def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     site.pull()
     said = site.run("check", "llama3.2:1b", status=1)
-    assert f"llama3.2:1b cannot start: the bento {TAG} was brought by no pull. Where " in said
+    assert f"llama3.2:1b cannot start: the bento {TAG} was not pulled. On a host " in said
     assert "run: hubmirror openllm pull llama3.2:1b" in said
     site.pull("llama3.2:1b")
     (constraints,) = (site.data / "openllm").glob("*.txt")
@@ -476,11 +482,11 @@ def test_a_check_names_the_first_thing_that_is_missing(site: Site) -> None:
     wheel = site.data / "wheels" / WHEELS[0]
     wheel.write_bytes(wheel.read_bytes()[:-1] + b"x")
     said = site.run("check", "llama3.2", status=1)
-    assert f"the wheel {WHEELS[0]} is missing, or is not what was pulled" in said
+    assert f"the wheel {WHEELS[0]} is missing or has changed since it was pulled" in said
     site.filling.run("rm", MODEL_ID)
     assert f"{MODEL_ID} is not in this mirror" in site.run("check", "llama3.2", status=1)
     git(site.data / "git/github.com/bentoml/openllm-models.git", "branch", "-D", "main")
-    assert "No bento answers to llama3.2" in site.run("check", "llama3.2", status=1)
+    assert "No bento matches llama3.2" in site.run("check", "llama3.2", status=1)
 
 
 @needs_git
@@ -507,7 +513,7 @@ def test_a_check_knows_what_a_pull_left_out(site: Site) -> None:
     pulled = f"{MODEL_ID}@{revision}"
     site.filling.run("pull", pulled, "--include", "config.json")
     said = site.run("check", "llama3.2", status=1)
-    assert f"w.safetensors of {MODEL_ID} at {revision[:12]} is not here" in said
+    assert f"w.safetensors of {MODEL_ID} at {revision[:12]} is missing" in said
     site.filling.run("pull", pulled, "--exclude", "*.pth", "--exclude", "original/*")
     assert "can start" in site.run("check", "llama3.2")
 
@@ -524,14 +530,14 @@ def test_a_model_means_what_it_means_today(site: Site) -> None:
     site.pull()
     assert names(site.data / "openllm") == []
     said = site.run("check", "llama3.2:1b", status=1)
-    assert "the bento llama3.2:1b-instruct-new was brought by no pull" in said
+    assert "the bento llama3.2:1b-instruct-new was not pulled" in said
     site.pull("llama3.2:1b")
     assert "llama3.2:1b-instruct-new can start" in site.run("check", "llama3.2:1b")
     changed = bento_files("llama3.2:1b-instruct-new", "bentoml\n", revision=revision)
     commit(site.upstream, changed)
     site.pull()
     said = site.run("check", "llama3.2:1b", status=1)
-    assert "llama3.2:1b-instruct-new is another since it was pulled" in said
+    assert "llama3.2:1b-instruct-new has changed since it was pulled" in said
     assert said in site.run("env", URL, "llama3.2:1b", status=1)
 
 
@@ -543,7 +549,7 @@ def test_a_model_of_nightly(site: Site) -> None:
     commit(site.upstream, bento_files("phi:4-dddd", revision=revision, aliases="4"), "nightly")
     site.pull("phi", "--branch", "nightly")
     said = site.run("check", "phi:4")
-    assert "It is of nightly: openllm serve phi:4 --repo nightly" in said
+    assert "The bento is on the branch nightly: openllm serve phi:4 --repo nightly" in said
 
 
 @needs_git
@@ -553,9 +559,10 @@ def test_a_model_that_fails_stops_no_other(site: Site) -> None:
     commit(site.upstream, {"bentoml/bentos/broken/1/bento.yaml": b"a: ["})
     said = site.pull("nope", "broken", "llama3.2:1b", status=1)
     assert (
-        "broken/1/bento.yaml cannot be read: it is not valid YAML. Tell who made it. Until" in said
+        "broken/1/bento.yaml cannot be read: it is not valid YAML. Report it to the author"
+        " of the bento. The bento stays" in said
     )
-    assert "nope: No bento answers to nope" in said
+    assert "nope: No bento matches nope" in said
     assert "broken: bentoml/bentos/broken/1/bento.yaml cannot be read" in said
     assert "can start" in site.run("check", "llama3.2:1b")
 
@@ -580,8 +587,8 @@ def test_a_wheel_of_another_model_is_not_overwritten(site: Site, index: Path) ->
     )
     words = ("llama3.2:1b", "--machine", "aarch64", "--find-links", str(built.parent))
     said = site.pull(*words, "--constraint", "tiny-a==1.0", status=1)
-    assert f"{built.name} is wanted with the sha256 {sha256(built)}" in said
-    assert f"with {hashlib.sha256(before).hexdigest()}: see openllm/{kept.name}" in said
+    assert f"The pull needs {built.name} with the sha256 {sha256(built)}" in said
+    assert f"with the sha256 {hashlib.sha256(before).hexdigest()} (see openllm/{kept.name})" in said
     assert "Nothing was overwritten" in said
     assert (site.data / "wheels" / WHEELS[1]).read_bytes() == before
     assert "can start" in site.run("check", "llama3.2:1b")
@@ -599,7 +606,7 @@ def test_a_wheel_that_the_operator_put_there_is_not_overwritten(site: Site) -> N
     own = make_wheel(site.data / "wheels", "tiny-a", requires=["bentoml"])
     before = own.read_bytes()
     said = site.pull("llama3.2:1b", status=1)
-    assert f"wheels/ holds one with the sha256 {sha256(own)}, which no pull has brought" in said
+    assert f"with the sha256 {sha256(own)}, which no pull downloaded" in said
     assert own.read_bytes() == before
     assert names(site.data / "openllm") == []
 
@@ -615,8 +622,7 @@ def test_an_index_that_a_bento_names_is_trusted_by_an_option(site: Site, tmp_pat
         commit(site.upstream, bento_files("named:1", lines, revision=revision, aliases="x"))
         said = site.pull("named", status=1)
         assert (
-            f"The requirements of the bento named:1 name an index: '--extra-index-url {url}'"
-            in said
+            f"The requirements of the bento named:1 add an index: '--extra-index-url {url}'" in said
         )
         site.pull("named", "--trust-index", url)
     assert "tiny_other-1.0-py3-none-any.whl" in names(site.data / "wheels")
@@ -644,12 +650,12 @@ def test_a_host_refuses_a_wheel_that_is_another(site: Site, tmp_path: Path) -> N
             command, capture_output=True, text=True, check=False, cwd=tmp_path, env=kept | told
         )
 
-    with serving_shelf(site.data) as client:
+    with serving_openllm_files(site.data) as client:
         done = install(str(client.base_url).rstrip("/"))
         assert done.returncode == 0, done.stderr
     shutil.rmtree(tmp_path / "target")
     make_wheel(site.data / "wheels", "tiny-a", requires=["bentoml"])
-    with serving_shelf(site.data) as client:
+    with serving_openllm_files(site.data) as client:
         done = install(str(client.base_url).rstrip("/"))
     assert (done.returncode, "Hash mismatch" in done.stderr) == (1, True)
 
@@ -662,8 +668,8 @@ def test_names_that_are_no_part_of_a_path(tmp_path: Path, name: str) -> None:
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
     assert tags(made, "main") == {TAG}
-    with pytest.raises(ConfigError, match="No bento answers"):
-        find(made, ["main"], name.replace("/", ":"))
+    with pytest.raises(ConfigError, match="No bento matches"):
+        find_bento(made, ["main"], name.replace("/", ":"))
 
 
 @needs_git
@@ -672,8 +678,8 @@ def test_aliases_that_would_write_to_a_terminal(tmp_path: Path) -> None:
     commit(tmp_path / "models", {f"{FOLDER}/bento.yaml": body})
     made = ModelRepository.of(tmp_path, Address.parse(str(tmp_path / "models")))
     made.pull(str(tmp_path / "models"), ["main"])
-    with pytest.raises(ConfigError, match="answers to llama3") as failure:
-        find(made, ["main"], "llama3.2:x")
+    with pytest.raises(ConfigError, match="matches llama3") as failure:
+        find_bento(made, ["main"], "llama3.2:x")
     assert str(failure.value).isprintable()
 
 
@@ -722,7 +728,7 @@ def test_the_variables(settled: Filling) -> None:
 def test_a_platform_must_be_meant(settled: Filling) -> None:
     said = settled.run("openllm", "env", URL, "llama3.2:1b", status=1).output
     assert "glibc 2.34" in said
-    assert "Name one of them with --glibc and --machine" in said
+    assert "Choose one of them with --glibc and --machine" in said
     arm = told(settled, URL, "llama3.2:1b", "--glibc", "2.34")
     assert arm["UV_CONSTRAINT"].endswith(CONSTRAINTS.format("aarch64-manylinux_2_34"))
     said = settled.run("openllm", "env", URL, "llama3.2:1b", "--glibc", "2.17", status=1).output
@@ -766,7 +772,7 @@ def test_a_certificate_is_named_to_all(filling: Filling) -> None:
 
 def test_a_model_that_no_pull_brought(filling: Filling) -> None:
     said = filling.run("openllm", "env", URL, "gemma2", status=1).output
-    assert "gemma2 cannot start: no model repository is here. Where there is a network, run" in said
+    assert "gemma2 cannot start: this mirror has no model repository. On a host" in said
 
 
 @pytest.mark.parametrize("url", ["mirror.site:8400", "ftp://mirror.site", "https://"])
@@ -780,7 +786,7 @@ def test_an_address_that_is_none(filling: Filling, url: str) -> None:
 def test_git_and_uv_follow_the_variables(settled: Filling, tmp_path: Path, token: str) -> None:
     (tmp_path / "token").write_text(token or "x")
     closing = ("--token-file", str(tmp_path / "token")) if token else ()
-    with serving_shelf(settled.data, token) as client:
+    with serving_openllm_files(settled.data, token) as client:
         said = told(settled, str(client.base_url), *X86, *closing)
         url = "https://github.com/bentoml/openllm-models"
         git(tmp_path, "clone", "--depth=1", "-b", "main", url, "clone", **said)

@@ -202,8 +202,8 @@ def test_an_entry_of_a_part_says_so(data: Path) -> None:
     part = Content({"config.json": b"{}"}, OLDER)
     make_managed(data / "hub", part, left_out={"w.bin": entry("w.bin", b"w")})
     said = hubmirror(data, "bento", "add", f"Org/Model@{OLDER}").stderr
-    assert "nor in the entry: 1 file that upstream has" in said
-    assert "the first is w.bin" in said
+    assert "The entry lacks 1 file of the upstream revision" in said
+    assert "The first is w.bin" in said
 
 
 def test_an_entry_that_openllm_imported_stands_in_nobodys_way(data: Path, home: Path) -> None:
@@ -221,11 +221,11 @@ def test_an_entry_that_openllm_imported_stands_in_nobodys_way(data: Path, home: 
 def test_openllm_0_4_looks_for_no_other_name(data: Path, home: Path) -> None:
     words = ("--for", "openllm-0.4", "--backend", "pt")
     said = bento(data, "add", "Org/Model", *words, "--tag", "short", status=1)
-    assert "--tag is for openllm-0.5" in said
+    assert "Use --tag with openllm-0.5 only" in said
     make_managed(data / "hub", Content(repo=LONG))
     said = bento(data, "add", str(LONG), *words, status=1)
-    assert "has 68 characters, and BentoML takes 63" in said
-    assert "serve the model by 0.5" in said
+    assert "has 68 characters, and BentoML accepts 63" in said
+    assert "serve the model with 0.5" in said
     assert not home.exists()
 
 
@@ -293,7 +293,7 @@ def test_two_repositories_that_fall_on_one_tag(
 def test_a_name_that_is_too_long(data: Path, home: Path) -> None:
     make_managed(data / "hub", Content(repo=LONG))
     said = bento(data, "add", str(LONG), status=1)
-    assert "has 65 characters, and BentoML takes 63" in said
+    assert "has 65 characters, and BentoML accepts 63" in said
     assert not home.exists()
     assert bento(data, "add", str(LONG), "--tag", 63 * "x") == f"{63 * 'x'}:{COMMIT}"
 
@@ -303,7 +303,7 @@ def test_a_name_that_is_too_long(data: Path, home: Path) -> None:
 )
 def test_a_tag_that_bentoml_does_not_take(data: Path, home: Path, tag: str) -> None:
     said = bento(data, "add", "Org/Model", "--tag", tag, status=1)
-    assert f"{tag} is no tag that BentoML takes" in said
+    assert f"{tag} is not a valid BentoML tag" in said
     assert not home.exists() or (tags(home) == [] and is_clean(home))
 
 
@@ -316,7 +316,7 @@ def test_a_repository_with_a_file_that_is_bentomls_own(data: Path, home: Path) -
     content = Content({"model.yaml": b"a: b\n", "config.json": b"{}"}, repo=Repo.parse("Org/Yaml"))
     make_managed(data / "hub", content)
     said = bento(data, "add", "Org/Yaml", status=1)
-    assert "Org/Yaml has a file model.yaml" in said
+    assert "Org/Yaml cannot be an entry of a Bento store: it has a file model.yaml" in said
     assert tags(home) == []
 
 
@@ -412,7 +412,7 @@ def test_an_export_to_a_folder_that_is_not_there(data: Path, exported: Path) -> 
 
 def test_an_import_of_what_is_here(data: Path, exported: Path) -> None:
     said = bento(data, "import", str(exported), status=1)
-    assert f"{TAG} is in the store already. Remove it first." in said
+    assert f"{TAG} is already in the store. Remove it first." in said
 
 
 def _archive(path: Path, *members: tuple[str, bytes | None], mode: str = "w:xz") -> bytes:
@@ -448,7 +448,7 @@ def test_a_file_that_cannot_be_imported(
     file, other = tmp_path / "new.bentomodel", tmp_path / "deep" / "other"
     file.write_bytes(DAMAGES[damage](exported.read_bytes(), file))
     said = bento(data, "import", str(file), "--store", str(other), status=1)
-    assert f"{file} is no .bentomodel that can be read: " in said
+    assert f"{file} is not a valid .bentomodel file: " in said
     assert tags(other) == []
     assert is_clean(other)
     assert not list(tmp_path.rglob("pwned"))

@@ -434,7 +434,9 @@ def test_settings_of_the_user_do_no_harm(
 def test_a_branch_that_is_missing_is_told_with_those_that_are_there(
     upstream: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UpstreamError, match=r"has no branch dev\. It has: main, nightly\."):
+    with pytest.raises(
+        UpstreamError, match=r"has no branch dev\. Its branches are: main, nightly\."
+    ):
         pull(tmp_path, upstream, "main", "dev")
     assert repository(tmp_path, upstream).branches() == []
 
@@ -442,7 +444,7 @@ def test_a_branch_that_is_missing_is_told_with_those_that_are_there(
 @needs_git
 def test_a_repository_without_any_branch(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet", "--bare", "empty")
-    with pytest.raises(UpstreamError, match=r"has no branch main\. It has: no branch at all\."):
+    with pytest.raises(UpstreamError, match=r"has no branch main\. Its branches are: none\."):
         pull(tmp_path, tmp_path / "empty", "main")
 
 
@@ -479,7 +481,8 @@ def test_a_broken_bento_stays_as_it_is_and_stops_no_other(upstream: Path, tmp_pa
     copied = repository(tmp_path, upstream).pull(str(upstream), ["main"])["main"]
     assert copied.changed == 1
     assert copied.broken == [
-        "bentoml/bentos/a/b/bento.yaml cannot be read: it is not valid YAML. Tell who made it."
+        "bentoml/bentos/a/b/bento.yaml cannot be read: it is not valid YAML. Report it to "
+        "the author of the bento."
     ]
     copy = repository(tmp_path, upstream)
     assert copy.read("main", "bentoml/bentos/a/b/bento.yaml") == b"a: ["
@@ -575,7 +578,7 @@ def test_a_fifo_holds_nothing_up(upstream: Path, tmp_path: Path, name: str) -> N
     (made.folder / name).unlink(missing_ok=True)
     os.mkfifo(made.folder / name)
     if name == "HEAD":
-        with pytest.raises(ConfigError, match="its HEAD is no regular file"):
+        with pytest.raises(ConfigError, match="its HEAD is not a regular file"):
             made.branches()
     else:
         assert set(made.branches()) == {"main", "nightly"}
@@ -617,12 +620,12 @@ def _head(bare: Path, _: Path) -> None:
 
 
 UNSAFE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
-    "alternates": (_alternates, "it takes objects from elsewhere"),
-    "objects": (_linked("objects"), "objects is no folder"),
-    "refs": (_linked("refs"), "refs is no folder"),
-    "a pack": (_linked_file, "x.pack' is no regular file"),
-    "a ref": (_fifo, "fifo' is no regular file"),
-    "HEAD": (_head, "its HEAD names"),
+    "alternates": (_alternates, "it reads objects of another repository"),
+    "objects": (_linked("objects"), "objects is not a folder"),
+    "refs": (_linked("refs"), "refs is not a folder"),
+    "a pack": (_linked_file, "x.pack' is not a regular file"),
+    "a ref": (_fifo, "fifo' is not a regular file"),
+    "HEAD": (_head, "its HEAD is neither"),
 }
 
 
@@ -636,7 +639,7 @@ def test_a_repository_that_reaches_elsewhere_is_refused(
     (tmp_path / "other").mkdir()
     change(made.folder, tmp_path / "other")
     for read in (made.branches, lambda: made.files("main", "x"), lambda: made.read("main", "x")):
-        with pytest.raises(ConfigError, match=rf"{told}.*Remove it, and bring it by"):
+        with pytest.raises(ConfigError, match=rf"{told}.*Remove it, and fetch it again"):
             read()
 
 
@@ -683,7 +686,7 @@ def test_what_lies_in_the_place_of_a_repository(upstream: Path, tmp_path: Path) 
     made = repository(tmp_path, upstream)
     made.folder.parent.mkdir(parents=True)
     made.folder.write_bytes(b"x")
-    with pytest.raises(ConfigError, match="openllm-models cannot be made in git/"):
+    with pytest.raises(ConfigError, match="openllm-models cannot be created in git/"):
         pull(tmp_path, upstream)
 
 
@@ -716,7 +719,7 @@ def test_a_url_that_is_a_command_is_refused(
 def test_git_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ConfigError, match="git is not installed here"):
+    with pytest.raises(ConfigError, match="git is not installed"):
         pull(tmp_path, tmp_path / "folder", "main")
-    with pytest.raises(ConfigError, match="git is not installed here"):
+    with pytest.raises(ConfigError, match="git is not installed"):
         ModelRepository(tmp_path / "folder").read("main", "a")

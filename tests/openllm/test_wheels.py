@@ -18,7 +18,15 @@ from packaging.requirements import Requirement
 from mirror.core.errors import ConfigError, UpstreamError
 from mirror.openllm.requirements import check, lines_of
 from mirror.openllm.wheels import Platform, WantedWheel, fetch, missing, resolve
-from tests.wheels import DAY, make_wheel, needs_uv, run_index, serving_shelf, sha256, uv_set_to
+from tests.wheels import (
+    DAY,
+    make_wheel,
+    needs_uv,
+    run_index,
+    serving_openllm_files,
+    sha256,
+    uv_set_to,
+)
 
 pytestmark = needs_uv
 
@@ -111,10 +119,14 @@ def test_a_wheel_that_is_missing_is_named(name: str, platform: Platform) -> None
 @pytest.mark.usefixtures("folder")
 def test_requirements_mean_what_they_meant_on_a_day() -> None:
     made = datetime.fromisoformat(DAY)
-    assert names(resolve(["tiny-a"], HOST, newest=made + WEEK))[0].startswith("tiny_a-1.0-")
-    assert names(resolve(["tiny-a"], HOST, newest=made + 9 * WEEK))[0].startswith("tiny_a-2.0-")
+    assert names(resolve(["tiny-a"], HOST, published_before=made + WEEK))[0].startswith(
+        "tiny_a-1.0-"
+    )
+    assert names(resolve(["tiny-a"], HOST, published_before=made + 9 * WEEK))[0].startswith(
+        "tiny_a-2.0-"
+    )
     with pytest.raises(ConfigError, match="tiny-a"):
-        resolve(["tiny-a"], HOST, newest=made - WEEK)
+        resolve(["tiny-a"], HOST, published_before=made - WEEK)
 
 
 @pytest.mark.usefixtures("folder")
@@ -125,28 +137,29 @@ def test_constraints_choose_a_version() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_requirements_that_contradict() -> None:
-    with pytest.raises(ConfigError, match=r"No wheels for Python 3\.11 on x86_64.*tiny-a"):
+    with pytest.raises(ConfigError, match=r"finds no wheels for Python 3\.11 on x86_64.*tiny-a"):
         resolve(["tiny-a==1.0", "tiny-a==2.0"], HOST)
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("not a requirement!", "a line that is none"), ("-r nowhere.txt", "a line that is none"),
-        ("-c nowhere.txt", "a line that is none"), ("-e .", "a line that is none"),
-        ("./tiny-a", "a line that is none"), ("file:///tiny-a", "a line that is none"),
-        ("git+https://host.example/a/b", "a line that is none"),
-        ("--find-links /tmp", "a line that is none"), ("-f /tmp", "a line that is none"),
-        ("--trusted-host host.example", "a line that is none"),
-        ("--no-binary :all:", "a line that is none"),
-        ("tiny-a --config-settings=x=y", "a line that is none"),
-        ("tiny-a --hash=md5:0123", "a line that is none"),
+        ("not a requirement!", "is not a package name"),
+        ("-r nowhere.txt", "is not a package name"),
+        ("-c nowhere.txt", "is not a package name"), ("-e .", "is not a package name"),
+        ("./tiny-a", "is not a package name"), ("file:///tiny-a", "is not a package name"),
+        ("git+https://host.example/a/b", "is not a package name"),
+        ("--find-links /tmp", "is not a package name"), ("-f /tmp", "is not a package name"),
+        ("--trusted-host host.example", "is not a package name"),
+        ("--no-binary :all:", "is not a package name"),
+        ("tiny-a --config-settings=x=y", "is not a package name"),
+        ("tiny-a --hash=md5:0123", "is not a package name"),
         ("tiny-a  # from here", None),
         ("tiny-a @ nonsense:x", "a package from a URL"),
         ("tiny-a @ https://host.example/tiny_a-1.0-py3-none-any.whl", "a package from a URL"),
         ("tiny-a @ git+https://host.example/a/b", "a package from a URL"),
         ("--extra-index-url http://127.0.0.1:9/s", "--trust-index 'http://127.0.0.1:9/s'"),
-        ("--extra-index-url=http://127.0.0.1:9/simple", "name an index"),
+        ("--extra-index-url=http://127.0.0.1:9/simple", "add an index"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("folder")
@@ -178,7 +191,7 @@ def test_an_index_that_the_operator_trusts_is_asked(
     make_wheel(tmp_path / "other", "tiny-other")
     with run_index(tmp_path / "other") as url:
         lines = [f"{option} {url}", "tiny-other"]
-        with pytest.raises(ConfigError, match=r"name an index|No wheels for"):
+        with pytest.raises(ConfigError, match=r"add an index|finds no wheels for"):
             resolve(lines, HOST, trusted=["http://127.0.0.1:9/"])
         assert names(resolve(lines, HOST, trusted=[url.rstrip("/")])) == [
             "tiny_other-1.0-py3-none-any.whl"
@@ -237,7 +250,7 @@ def test_a_mirror_is_an_index_for_another(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "wheels").symlink_to(folder)
-    with serving_shelf(tmp_path) as client:
+    with serving_openllm_files(tmp_path) as client:
         monkeypatch.setenv("UV_DEFAULT_INDEX", f"{client.base_url.join('/-/simple/')}")
         wheels = resolve(["tiny-b"], HOST)
         assert [wheel.pin for wheel in wheels] == ["tiny-a==2.0", "tiny-b==1.0"]
@@ -294,7 +307,7 @@ def test_a_wheel_that_is_not_what_it_was_is_missing(
 
 def test_wrong_bytes_leave_nothing(wanted: WantedWheel, tmp_path: Path) -> None:
     wrong = replace(wanted, sha256=64 * "0")
-    with pytest.raises(UpstreamError, match=rf"{wanted.filename} came with wrong bytes"):
+    with pytest.raises(UpstreamError, match=rf"{wanted.filename} does not have the sha256"):
         fetch(tmp_path / "wheels", wrong, _ignored)
     assert list((tmp_path / "wheels").iterdir()) == []
 
@@ -312,7 +325,7 @@ def test_wrong_bytes_leave_what_was_there(wanted: WantedWheel, tmp_path: Path) -
 def test_what_cannot_be_fetched(wanted: WantedWheel, tmp_path: Path, url: str) -> None:
     lost = replace(wanted, url=url.format(wanted.url.rpartition("/")[0]))
     with pytest.raises(
-        UpstreamError, match=rf"{wanted.filename} cannot be fetched: .*Run it again"
+        UpstreamError, match=rf"{wanted.filename} cannot be downloaded: .*Run the command again"
     ):
         fetch(tmp_path / "wheels", lost, _ignored)
     assert list((tmp_path / "wheels").iterdir()) == []
@@ -332,7 +345,7 @@ def test_what_no_wheel_can_be(wanted: WantedWheel, change: dict[str, Any]) -> No
 
 def test_more_bytes_than_the_index_told(wanted: WantedWheel, tmp_path: Path) -> None:
     counts: list[int] = []
-    with pytest.raises(UpstreamError, match="wrong bytes"):
+    with pytest.raises(UpstreamError, match="does not have the sha256"):
         fetch(tmp_path / "wheels", replace(wanted, size=1, sha256=64 * "0"), counts.append)
     assert names_in(tmp_path / "wheels") == []
 

@@ -12,7 +12,7 @@ import pytest
 
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
@@ -49,7 +49,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
             ProxySettings(signer=Signer(TOKEN)),
         )
         app = create_app(
-            FirstFound([source]), state, proxy=proxy, shelf=Shelf(data, digests), ttl_s=60
+            FirstFound([source]),
+            state,
+            proxy=proxy,
+            openllm_files=OpenLLMFiles(data, digests),
+            ttl_s=60,
         )
         with run_server(app) as url, httpx2.Client(base_url=url, timeout=20) as client:
             yield client

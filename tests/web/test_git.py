@@ -20,11 +20,11 @@ import pytest
 
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
-from mirror.openllm.shelf import Shelf
+from mirror.openllm.served_files import OpenLLMFiles
 from mirror.sources.first_found import FirstFound
 from mirror.web.app import create_app
 from tests.servers import run_server
-from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_shelf
+from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_openllm_files
 
 pytestmark = needs_git
 
@@ -64,7 +64,7 @@ def make(folder: Path, stack: ExitStack, token: str = "") -> Mirror:
     commit(upstream, {"only/nightly": b"n\n"}, "nightly")
     git(upstream, "switch", "--quiet", "main")
     serve_bare(upstream, data)
-    return Mirror(stack.enter_context(serving_shelf(data, token)), data, upstream)
+    return Mirror(stack.enter_context(serving_openllm_files(data, token)), data, upstream)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_a_repository_that_is_not_here(mirror: Mirror, tmp_path: Path, path: str
         mirror.client.post(f"/-/git/{path}/git-upload-pack", content=b"0000"),
     ):
         assert (answer.status_code, "www-authenticate" in answer.headers) == (404, False)
-        assert "is no git repository of this mirror" in answer.json()["error"]
+        assert "This mirror has no git repository" in answer.json()["error"]
     assert "not found" in git(tmp_path, "clone", f"{mirror.base}/-/git/{path}", status=128)
 
 
@@ -244,7 +244,7 @@ def test_nothing_else_of_git_is_spoken(mirror: Mirror, path: str) -> None:
 def test_a_folder_that_is_no_repository_within(own: Mirror) -> None:
     (own.bare / "HEAD").write_bytes(b"junk")
     answer = own.client.get(REFS)
-    assert (answer.status_code, "its HEAD names neither" in answer.json()["error"]) == (503, True)
+    assert (answer.status_code, "its HEAD is neither" in answer.json()["error"]) == (503, True)
     assert own.client.get("/healthz").status_code == 200
 
 
@@ -306,12 +306,12 @@ def _moved(bare: Path) -> None:
 
 
 UNSAFE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "alternates": (_alternates, "takes objects from elsewhere"),
-    "objects": (_linked("objects"), "objects is no folder"),
-    "refs": (_linked("refs"), "refs is no folder"),
-    "packed-refs": (_linked("packed-refs"), "packed-refs is no regular file"),
-    "HEAD": (_linked("HEAD"), "its HEAD is no regular file"),
-    "a ref": (lambda bare: os.mkfifo(bare / "refs" / "heads" / "x"), "is no regular file"),
+    "alternates": (_alternates, "reads objects of another repository"),
+    "objects": (_linked("objects"), "objects is not a folder"),
+    "refs": (_linked("refs"), "refs is not a folder"),
+    "packed-refs": (_linked("packed-refs"), "packed-refs is not a regular file"),
+    "HEAD": (_linked("HEAD"), "its HEAD is not a regular file"),
+    "a ref": (lambda bare: os.mkfifo(bare / "refs" / "heads" / "x"), "is not a regular file"),
     "all of it": (_moved, "a link leads out of the folder git/"),
 }
 
@@ -339,9 +339,9 @@ def test_a_view_that_was_changed_is_made_anew(own: Mirror, tmp_path: Path) -> No
 def test_a_view_that_many_processes_make_at_once(own: Mirror) -> None:
     """As the workers of a server do after its start."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom mirror.openllm.git_view import kept\n"
+        "import sys\nfrom pathlib import Path\nfrom mirror.openllm.git_view import shared_view\n"
         "folder, root, views = map(Path, sys.argv[1:])\n"
-        "print({kept(folder, root, views / str(n)).name for n in range(200)})\n"
+        "print({shared_view(folder, root, views / str(n)).name for n in range(200)})\n"
     )
     root, views = own.data / "git", own.data / "views"
     command = [sys.executable, "-c", program, str(own.bare), str(root), str(views)]
@@ -384,7 +384,9 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
         state = State(tmp_path / "state")
         digests = stack.enter_context(closing(Digests(state)))
         (tmp_path / "served").symlink_to(own.data)
-        app = create_app(FirstFound([]), state, shelf=Shelf(tmp_path / "served", digests))
+        app = create_app(
+            FirstFound([]), state, openllm_files=OpenLLMFiles(tmp_path / "served", digests)
+        )
         url = stack.enter_context(run_server(app))
         for path in (own.bare, *own.bare.rglob("*")):
             path.chmod(path.stat().st_mode & ~0o222)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mirror.openllm.wheel_metadata import metadata, wheel_project
 from tests.folders import write
-from tests.wheels import make_wheel, needs_uv, serving_shelf, sha256
+from tests.wheels import make_wheel, needs_uv, serving_openllm_files, sha256
 
 JSON = "application/vnd.pypi.simple.v1+json"
 # What pip sends.
@@ -82,7 +82,7 @@ def fill(data: Path) -> Path:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     data = fill(tmp_path_factory.mktemp("simple"))
-    with serving_shelf(data) as client:
+    with serving_openllm_files(data) as client:
         yield Index(client, data)
 
 
@@ -90,7 +90,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
 def own(tmp_path: Path) -> Iterator[Index]:
     """For tests that fill it."""
     (tmp_path / "wheels").mkdir()
-    with serving_shelf(tmp_path) as client:
+    with serving_openllm_files(tmp_path) as client:
         yield Index(client, tmp_path)
 
 
@@ -547,7 +547,7 @@ def test_constraints_choose_a_version(index: Index, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("program", ["pip", pytest.param("uv", marks=needs_uv)])
 def test_a_locked_index_takes_the_token_as_password(tmp_path: Path, program: str) -> None:
-    with serving_shelf(fill(tmp_path / "data"), TOKEN) as client:
+    with serving_openllm_files(fill(tmp_path / "data"), TOKEN) as client:
         url = str(client.base_url).rstrip("/") + "/-/simple/"
         done = install(program, url.replace("://", f"://x:{TOKEN}@"), tmp_path / "t", "tiny-b")
         assert done.returncode == 0, done.stderr
@@ -556,7 +556,7 @@ def test_a_locked_index_takes_the_token_as_password(tmp_path: Path, program: str
 
 @needs_uv
 def test_nothing_comes_from_a_locked_index_without_the_token(tmp_path: Path) -> None:
-    with serving_shelf(fill(tmp_path / "data"), TOKEN) as client:
+    with serving_openllm_files(fill(tmp_path / "data"), TOKEN) as client:
         url = str(client.base_url).rstrip("/") + "/-/simple/"
         done = install("uv", url, tmp_path / "target", "tiny-b")
         assert (done.returncode, "401" in done.stderr) == (1, True)

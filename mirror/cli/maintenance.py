@@ -29,7 +29,7 @@ from mirror.maintenance.garbage import (
 )
 from mirror.maintenance.verify import Problem, Verify
 from mirror.server.run import OpenedSources, open_sources
-from mirror.sources.bento import entries
+from mirror.sources.bento_entry import entries
 from mirror.sources.hf_cache import HfCache
 from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
@@ -80,13 +80,14 @@ def verify(
 
 
 def _names(place: OpenedSources, repos: tuple[str, ...]) -> set[str]:
-    """The names of repositories, in small letters; none means all. Raises ConfigError for one that
+    """The keys of the repositories that were named; none means all. Raises ConfigError for one that
     no source holds."""
-    here = {str(repo).lower() for source in place.sources.sources for repo in source.repos()}
-    names = {str(_parse(text)).lower() for text in repos}
-    for name in sorted(names - here):
-        raise ConfigError(f"No source holds {name}. `hubmirror ls` shows what is here.")
-    return names
+    here = {repo.key for source in place.sources.sources for repo in source.repos()}
+    named = [_parse(text) for text in repos]
+    for repo in named:
+        if repo.key not in here:
+            raise ConfigError(f"No source holds {repo}. `hubmirror ls` shows what is here.")
+    return {repo.key for repo in named}
 
 
 def _parse(text: str) -> Repo:
@@ -98,7 +99,7 @@ def _parse(text: str) -> Repo:
 
 
 def _folders(cache: Cache, names: set[str]) -> list[RepoDir]:
-    return [one for one in cache.folders() if not names or str(one.repo).lower() in names]
+    return [one for one in cache.folders() if not names or one.repo.key in names]
 
 
 def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report: Report) -> None:
@@ -165,7 +166,7 @@ def adopt(
 
 def _chosen(source: Source, names: set[str]) -> list[Repo]:
     """The repositories of a source that were named; all of them where none was."""
-    return [repo for repo in source.repos() if not names or str(repo).lower() in names]
+    return [repo for repo in source.repos() if not names or repo.key in names]
 
 
 def _others(place: OpenedSources, cache: Cache) -> list[Any]:

@@ -184,7 +184,7 @@ def _prune(
     what failed may be declared under a wrong name."""
     wanted = needed(cache, [spec.repo for spec in declared])
     for folder, revision in list(prunable(cache, declared)):
-        if not revision and str(folder.repo).lower() in wanted:
+        if not revision and folder.repo.key in wanted:
             continue
         name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
         if not really:

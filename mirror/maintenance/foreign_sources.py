@@ -9,7 +9,7 @@ from huggingface_hub import scan_cache_dir
 
 from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size, special_file
-from mirror.core.repo import find_commit
+from mirror.core.repo import Repo, find_commit
 from mirror.maintenance.garbage import Garbage, is_old, remove_entry
 from mirror.sources.bento import BentoStore
 from mirror.sources.hf_cache import HfCache
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mirror.core.repo import Repo
     from mirror.core.source import Source
 
 
@@ -47,7 +46,8 @@ def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
         )
     found = scan_cache_dir(root)
     for one in found.repos:
-        if (one.repo_type, one.repo_id.lower()) != (repo.repo_type.value, repo.repo_id.lower()):
+        named = Repo.from_folder_name(one.repo_path.name)
+        if named is None or named.key != repo.key:
             continue
         folder = RepoDir(root, repo, one.repo_path)
         here = [held.commit_hash for held in one.revisions]

@@ -15,7 +15,7 @@ from mirror.core.files import folder_size, remove_tree
 from mirror.core.record import ManifestError
 from mirror.core.repo import find_commit
 from mirror.derived.state import write_atomically
-from mirror.sources.bento import entries
+from mirror.sources.bento_entry import entries
 from mirror.store.cache import BUNDLE_LOCK
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mirror.config import RepoSpec
     from mirror.core.record import Record
-    from mirror.sources.bento import Entry
+    from mirror.sources.bento_entry import Entry
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache
 
@@ -146,9 +146,9 @@ def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoD
     revision are whole repositories."""
     wanted: dict[str, list[str]] = {}
     for spec in declared:
-        wanted.setdefault(str(spec.repo).lower(), []).append(spec.revision)
+        wanted.setdefault(spec.repo.key, []).append(spec.revision)
     for folder in cache.folders():
-        revisions = wanted.get(str(folder.repo).lower())
+        revisions = wanted.get(folder.repo.key)
         if revisions is None:
             if folder.recorded_commits():  # else it is arriving
                 yield folder, ""

@@ -67,8 +67,7 @@ class Folder:
         return []
 
     def _check(self, repo: Repo) -> None:
-        mine = self._repo
-        if (repo.repo_type, repo.repo_id.lower()) != (mine.repo_type, mine.repo_id.lower()):
+        if repo.key != self._repo.key:
             raise RepositoryNotFoundError(repo)
 
     def _read(self) -> Snapshot:

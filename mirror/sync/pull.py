@@ -232,7 +232,7 @@ class Pull:
             )
         waiting = f"Another pull works on {repo}; waiting for it."
         with (
-            self._turn(str(repo).lower()),
+            self._turn(repo.key),
             self._cache.lock(repo, lambda: self._note("info", waiting)),
         ):
             folder = self._cache.folder(repo)
@@ -326,9 +326,8 @@ class Pull:
         for plan in done:
             folder = self._cache.folder(plan.record.repo)
             for need in needs(plan.record.repo, partial(read_file, folder, plan.record)):
-                key = f"{need.repo}".lower()
-                if key not in asked:
-                    asked.add(key)
+                if need.repo.key not in asked:
+                    asked.add(need.repo.key)
                     yield need
 
     def _tell(self, plan: PullPlan, outcome: str) -> None:

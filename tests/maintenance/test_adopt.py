@@ -211,7 +211,7 @@ def test_only_what_is_named_is_adopted(data: Path, other: Path) -> None:
 
 def test_a_repository_that_is_not_there_is_named(data: Path, other: Path) -> None:
     _make(other)
-    assert "No source holds org/typo" in _adopt(data, other, "Org/Typo", status=1)
+    assert "No source holds Org/Typo" in _adopt(data, other, "Org/Typo", status=1)
 
 
 def test_to_adopt_again_changes_nothing(data: Path, other: Path) -> None:

@@ -242,7 +242,7 @@ def test_one_damaged_repository_among_others(data: Path) -> None:
 
 
 def test_a_repository_that_is_not_here_is_not_as_it_should_be(data: Path) -> None:
-    assert "No source holds org/typo" in hubmirror(data, "verify", "Org/Typo", status=1).output
+    assert "No source holds Org/Typo" in hubmirror(data, "verify", "Org/Typo", status=1).output
     said = hubmirror(data, "verify", "Org/Model@main", status=1).output
     assert "A revision cannot be named here" in said
 

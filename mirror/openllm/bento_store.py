@@ -22,7 +22,7 @@ from mirror.core.files import read_regular, remove_tree
 from mirror.core.record import render_files
 from mirror.core.repo import RepoType
 from mirror.derived.state import sync_folder, write_atomically
-from mirror.sources.bento import ORIGIN, entries
+from mirror.sources.bento_entry import ORIGIN, entries
 from mirror.store.cache import share
 from mirror.store.verify_digest import digest
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mirror.core.source import Snapshot
-    from mirror.sources.bento import Entry
+    from mirror.sources.bento_entry import Entry
 
 _MAX_CONFIG = 8 * 1024 * 1024
 _LONGEST_NAME = 63  # BentoML's own (`bentoml._internal.tag`)

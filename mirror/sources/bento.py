@@ -98,7 +98,10 @@ class BentoStore:
     def _stamp(self, entry: Entry) -> Hashable:
         """A value that changes with what an entry serves, whose files may lie in folders of it."""
         files = self._index.files(entry)
-        folders = {entry.folder, *((entry.folder / path).parent for path in files or ())}
+        if files is None:
+            snapshot = self._read(entry)
+            return repr(entry), snapshot.commit_hash, tuple(sorted(snapshot.files))
+        folders = {entry.folder, *((entry.folder / path).parent for path in files)}
         return (repr(entry), *(_mtime_ns(folder) for folder in sorted(folders)))
 
     def _commit(self, entry: Entry) -> str:

@@ -58,7 +58,8 @@ class Folder:
         return snapshot
 
     def stamp(self, repo: Repo) -> Hashable:
-        return self.snapshot(repo, "main").commit_hash
+        snapshot = self.snapshot(repo, "main")
+        return snapshot.commit_hash, snapshot.last_modified.isoformat(), len(snapshot.absent)
 
     def identities(self) -> list[str]:
         return []

@@ -63,8 +63,11 @@ class HfCache:
             )
 
     def stamp(self, repo: Repo) -> Hashable:
-        with _disk_errors(str(repo)):
-            return self._folder(repo).stamp()
+        try:
+            folder = self._folder(repo)
+            return folder.stamp(is_managed=self.managed or folder.recorded())
+        except OSError as exc:
+            raise UnavailableError(f"{repo} cannot be read: {exc.strerror}.") from exc
 
     def identities(self) -> list[str]:
         name = identity(self.root)

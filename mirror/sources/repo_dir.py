@@ -22,6 +22,7 @@ from mirror.core.files import read_regular
 from mirror.core.record import MAX_SIDE_FILE, ManifestError, Record, parse_tree
 from mirror.core.repo import COMMIT_HASH, Repo, check_ref, is_ref, ref_name, short_ref
 from mirror.core.tree import is_etag
+from mirror.sources.scan import folder_stamps
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -34,6 +35,7 @@ WORK_DIR = ".hubmirror"
 
 _MAX_REF_FILE = 1000
 _MAX_REFS = 100_000
+_STAMPED = ("refs/main", "refs/master", "refs", "snapshots", "hubmirror", "blobs", "trees")
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -178,10 +180,18 @@ class RepoDir:
             self._real.add(folder)
         return folder in self._real
 
-    def stamp(self) -> Hashable:
-        folders = ("refs", "snapshots", "hubmirror", "blobs", "trees")
-        main = _mtime_ns(f"{self.path}/refs/main")
-        return (main, *(_mtime_ns(f"{self.path}/{folder}") for folder in folders))
+    def stamp(self, *, is_managed: bool) -> Hashable:
+        """A value that changes with what `HEAD` means, and with the files that are here. A cache
+        that is not managed is served as its snapshots are, whose folders are compared too."""
+        path = str(self.path)
+        stamps = [_mtime_ns(f"{path}/{name}") for name in _STAMPED]
+        if not (stamps[0] or stamps[1]):  # then HEAD is any other ref
+            stamps += [
+                _mtime_ns(file) for file in sorted(_files_below(f"{path}/refs/"))[:_MAX_REFS]
+            ]
+        if is_managed:
+            return tuple(stamps)
+        return (*stamps, folder_stamps(f"{path}/snapshots"))
 
 
 def _read_ref(file: str) -> str:
@@ -219,5 +229,5 @@ def _commits(folder: Path, suffix: str) -> list[str]:
 def _mtime_ns(path: str | Path) -> int:
     try:
         return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0

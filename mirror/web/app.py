@@ -225,6 +225,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
+        context.catalog.close()
         await anyio.to_thread.run_sync(on_stop)
 
     async def readyz(_: Request) -> Response:

@@ -29,11 +29,14 @@ def test_a_new_repository_costs_no_look_at_the_names_of_all(
     for number in range(50):
         (cache.root / f"models--org--model-{number}").mkdir()
     cache.folder(Repo.parse("Org/Other"))
-    parsed = []
+    parsed: list[str] = []
     parse = Repo.from_folder_name
-    monkeypatch.setattr(
-        Repo, "from_folder_name", lambda name: (parsed.append(name), parse(name))[1]
-    )
+
+    def counted(name: str) -> Repo | None:
+        parsed.append(name)
+        return parse(name)
+
+    monkeypatch.setattr(Repo, "from_folder_name", counted)
     for number in range(5):
         repo = Repo.parse(f"Org/New-{number}")
         cache.folder(repo).path.mkdir()

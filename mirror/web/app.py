@@ -36,6 +36,7 @@ from mirror.web.listing import listing
 from mirror.web.observe import AccessLog, Metrics, Observe
 from mirror.web.request import AppContext, HubRequest
 from mirror.web.response_cache import CacheMiddleware, ResponseCache
+from mirror.web.tree_cache import TreeCache
 from mirror.web.urls import Target, parse
 
 if TYPE_CHECKING:
@@ -219,6 +220,7 @@ def create_app(
         xet_hashes or XetHashes(digests, advertise=False),
         shelf or Shelf(state.folder / "nothing", digests),
         proxy.signer,
+        TreeCache(5 * ttl_s),
     )
     metrics = Metrics(context.catalog)
 

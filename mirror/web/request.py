@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import RequestError, RevisionNotFoundError
 from mirror.core.repo import Repo, is_repo_id
 from mirror.derived.facts import Facts
 from mirror.web.file_response import FileRequest
+from mirror.web.tree_cache import TreeCache
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,7 @@ class AppContext:
     xet_hashes: XetHashes
     shelf: Shelf
     signer: Signer
+    trees: TreeCache = field(default_factory=TreeCache)
 
 
 @dataclass(frozen=True, slots=True)

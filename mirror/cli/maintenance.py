@@ -25,6 +25,7 @@ from mirror.maintenance.garbage import (
     remove_entry,
     remove_repo,
     remove_revision,
+    unused_facts,
     waste,
 )
 from mirror.maintenance.verify import Problem, Verify
@@ -235,17 +236,23 @@ def _knows(folder: RepoDir, revision: str) -> bool:
 @click.option("--dry-run", is_flag=True, help="Show what would go.")
 def gc(data: Path, state: Path | None, sources: tuple[str, ...], *, dry_run: bool) -> None:
     """Remove what nothing needs: old revisions, blobs of none, and unfinished work. In sources that
-    others fill, every revision stays, and what changed within a day."""
+    others fill, every revision stays, and what changed within a day. In the state folder, facts go
+    that nobody used for 30 days."""
     cache = _cache(data)
     found: list[Garbage] = waste(cache)
-    others = _others(_open(data, state, sources), cache)
+    place = _open(data, state, sources)
+    others, facts = _others(place, cache), unused_facts(place.state)
     abandoned = [one for source in others for one in abandoned_in(source)]
     for one in (*found, *abandoned):
         click.echo(f"{human(one.size):>10}  {one.text}")
+    if facts:
+        size = human(sum(one.size for one in facts))
+        click.echo(f"{size:>10}  {several(len(facts), 'fact')} in the state folder, long unused")
+    rest = (*abandoned, *facts)
     if dry_run:
-        click.echo(f"{human(sum(one.size for one in (*found, *abandoned)))} could be freed.")
+        click.echo(f"{human(sum(one.size for one in (*found, *rest)))} could be freed.")
     else:
-        click.echo(f"{human(collect(cache, found) + sum(map(delete_garbage, abandoned)))} freed.")
+        click.echo(f"{human(collect(cache, found) + sum(map(delete_garbage, rest)))} freed.")
 
 
 def _open(data: Path, state: Path | None, sources: tuple[str, ...]) -> OpenedSources:

@@ -14,6 +14,7 @@ from mirror.core.errors import RevisionNotFoundError
 from mirror.core.files import folder_size, remove_tree
 from mirror.core.record import ManifestError
 from mirror.core.repo import find_commit
+from mirror.derived.digests import is_needed
 from mirror.derived.state import write_atomically
 from mirror.sources.bento_entry import entries
 from mirror.store.cache import BUNDLE_LOCK
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
 
     from mirror.config import RepoSpec
     from mirror.core.record import Record
+    from mirror.derived.state import State
     from mirror.sources.bento_entry import Entry
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache
 
+
+_FACTS = (
+    "digests", "facts/card", "facts/config", "facts/tokenizer", "headers/gguf",
+    "headers/safetensors",
+)  # fmt: skip
+_MAX_FACTS = 200_000
+"""Facts of a kind that a run looks at."""
 
 _ABANDONED_AFTER_S = 24 * 3600.0
 """Seconds after which what is under way is abandoned."""
@@ -139,6 +148,20 @@ def waste(cache: Cache) -> list[Garbage]:
             return []
         found = [one for folder in cache.folders() for one in _waste_of(folder)]
         return found + list(_abandoned(cache))
+
+
+def unused_facts(state: State) -> list[Garbage]:
+    """Facts in the state folder that nobody used for 30 days: digests of files that are gone, and
+    what small files said. All can be computed again. A run looks at a bounded number of them."""
+    return [
+        Garbage(f"unused facts ({kind})", path.lstat().st_size, path)
+        for kind in _FACTS
+        for path in state.unused(kind, is_needed if kind == "digests" else _never, _MAX_FACTS)
+    ]
+
+
+def _never(_: object) -> bool:
+    return False
 
 
 def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:

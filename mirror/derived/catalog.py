@@ -176,8 +176,9 @@ class Catalog:
         for repo in self._source.repos():
             if self._closed.is_set():
                 return
-            kept = before.get(repo.key)
-            rows[repo.key] = found = self._kept(repo, kept)
+            key = repo.key
+            kept = before.get(key)
+            rows[key] = found = self._kept(repo, kept)
             changed = changed or found != kept
             if time.monotonic() - saved > _SAVE_EVERY_S and changed:
                 self._file.write({**before, **rows}.values(), is_whole=False)

@@ -89,8 +89,10 @@ class BentoStore:
             return self._index.get().entries
 
     def _of(self, repo: Repo) -> tuple[Entry, ...]:
-        with _disk_errors("The Bento store"):
+        try:
             found = self._index.of(repo)
+        except OSError as exc:
+            raise UnavailableError(f"The Bento store cannot be read: {exc.strerror}.") from exc
         if not found:
             raise RepositoryNotFoundError(repo)
         return found

@@ -13,7 +13,7 @@ from mirror.core.errors import RepositoryNotFoundError, UnavailableError
 from mirror.core.repo import Repo
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
-from mirror.sources.repo_dir import RepoDir, identity
+from mirror.sources.repo_dir import RepoDir, identity, stamp_of
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class HfCache:
 
     def stamp(self, repo: Repo) -> Hashable:
         try:
-            folder = self._folder(repo)
-            return folder.stamp(is_managed=self.managed or folder.recorded())
+            found = stamp_of(f"{self.root}/{repo.folder_name}", is_managed=self.managed)
+            return found or stamp_of(str(self._folder(repo).path), is_managed=self.managed)
         except OSError as exc:
             raise UnavailableError(f"{repo} cannot be read: {exc.strerror}.") from exc
 

@@ -35,7 +35,8 @@ WORK_DIR = ".hubmirror"
 
 _MAX_REF_FILE = 1000
 _MAX_REFS = 100_000
-_STAMPED = ("refs/main", "refs/master", "refs", "snapshots", "hubmirror", "blobs", "trees")
+_STAMPED = ("refs/main", "refs", "hubmirror", "blobs", "snapshots")
+_RECORDS = _STAMPED.index("hubmirror")
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -180,18 +181,19 @@ class RepoDir:
             self._real.add(folder)
         return folder in self._real
 
-    def stamp(self, *, is_managed: bool) -> Hashable:
-        """A value that changes with what `HEAD` means, and with the files that are here. A cache
-        that is not managed is served as its snapshots are, whose folders are compared too."""
-        path = str(self.path)
-        stamps = [_mtime_ns(f"{path}/{name}") for name in _STAMPED]
-        if not (stamps[0] or stamps[1]):  # then HEAD is any other ref
-            stamps += [
-                _mtime_ns(file) for file in sorted(_files_below(f"{path}/refs/"))[:_MAX_REFS]
-            ]
-        if is_managed:
-            return tuple(stamps)
-        return (*stamps, folder_stamps(f"{path}/snapshots"))
+
+def stamp_of(path: str, *, is_managed: bool) -> tuple[Hashable, ...] | None:
+    """A value that changes with what `HEAD` means in a repository's folder, and with the files that
+    are there; None where nothing is there. A cache that is not managed is served as its snapshots
+    are, whose folders are compared too."""
+    stamps = [_mtime_ns(f"{path}/{name}") for name in _STAMPED]
+    if not any(stamps):
+        return None
+    if not stamps[0]:  # without main, HEAD may be any other ref
+        stamps += [_mtime_ns(file) for file in sorted(_files_below(f"{path}/refs/"))[:_MAX_REFS]]
+    if is_managed or stamps[_RECORDS]:
+        return tuple(stamps)
+    return (*stamps, _mtime_ns(f"{path}/trees"), folder_stamps(f"{path}/snapshots"))
 
 
 def _read_ref(file: str) -> str:

@@ -26,10 +26,11 @@ from mirror.maintenance.garbage import (
     remove_entry,
     remove_repo,
     remove_revision,
+    unused_facts,
 )
 from mirror.maintenance.verify import Problem, Verify
 from mirror.server.opened_sources import OpenedSources, open_sources
-from mirror.sources.bento import entries
+from mirror.sources.bento_entry import entries
 from mirror.sources.hf_cache import HfCache
 from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
@@ -81,13 +82,14 @@ def verify(
 
 
 def _parse_names(place: OpenedSources, repos: tuple[str, ...]) -> set[str]:
-    """The named repositories, in lower case; an empty set means all. Raises ConfigError for a
+    """The keys of the named repositories; an empty set means all. Raises ConfigError for a
     repository that no source has."""
-    known = {str(repo).lower() for source in place.sources.sources for repo in source.repos()}
-    names = {str(_parse(text)).lower() for text in repos}
-    for name in sorted(names - known):
-        raise ConfigError(f"No source has {name}. List the repositories with `hubmirror ls`.")
-    return names
+    known = {repo.key for source in place.sources.sources for repo in source.repos()}
+    named = [_parse(text) for text in repos]
+    for repo in named:
+        if repo.key not in known:
+            raise ConfigError(f"No source has {repo}. List the repositories with `hubmirror ls`.")
+    return {repo.key for repo in named}
 
 
 def _parse(text: str) -> Repo:
@@ -99,7 +101,7 @@ def _parse(text: str) -> Repo:
 
 
 def _folders(cache: Cache, names: set[str]) -> list[RepoDir]:
-    return [folder for folder in cache.folders() if not names or str(folder.repo).lower() in names]
+    return [folder for folder in cache.folders() if not names or folder.repo.key in names]
 
 
 def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report: Report) -> None:
@@ -174,7 +176,7 @@ def adopt(
 
 def _chosen(source: Source, names: set[str]) -> list[Repo]:
     """The named repositories of a source; all of them if `names` is empty."""
-    return [repo for repo in source.repos() if not names or str(repo).lower() in names]
+    return [repo for repo in source.repos() if not names or repo.key in names]
 
 
 def _other_sources(place: OpenedSources, cache: Cache) -> list[Any]:
@@ -246,20 +248,26 @@ def _has_revision(folder: RepoDir, revision: str) -> bool:
 @settings(*PLACE)
 @click.option("--dry-run", is_flag=True, help="List the garbage, and remove nothing.")
 def gc(data: Path, state: Path | None, sources: tuple[str, ...], *, dry_run: bool) -> None:
-    """Remove old revisions, blobs of no revision, and unfinished work.
+    """Remove old revisions, blobs of no revision, and unfinished work; in the state folder, facts
+    that were not used for 30 days.
 
     In other sources (--source), no revision is removed, and no file that changed within a day.
     """
     cache = _cache(data)
     managed: list[Garbage] = find_garbage(cache)
-    others = _other_sources(_open(data, state, sources), cache)
+    place = _open(data, state, sources)
+    others, facts = _other_sources(place, cache), unused_facts(place.state)
     foreign = [item for source in others for item in abandoned_in(source)]
     for item in (*managed, *foreign):
         click.echo(f"{human(item.size):>10}  {item.text}")
+    if facts:
+        size = human(sum(item.size for item in facts))
+        click.echo(f"{size:>10}  {several(len(facts), 'fact')} in the state folder, not used")
+    rest = (*foreign, *facts)
     if dry_run:
-        click.echo(f"{human(sum(item.size for item in (*managed, *foreign)))} could be freed.")
+        click.echo(f"{human(sum(item.size for item in (*managed, *rest)))} could be freed.")
     else:
-        click.echo(f"{human(collect(cache, managed) + sum(map(delete_garbage, foreign)))} freed.")
+        click.echo(f"{human(collect(cache, managed) + sum(map(delete_garbage, rest)))} freed.")
 
 
 def _open(data: Path, state: Path | None, sources: tuple[str, ...]) -> OpenedSources:

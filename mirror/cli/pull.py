@@ -190,7 +190,7 @@ def _prune(
     failed: a failed pull may mean a misspelled name in the configuration."""
     wanted = needed(cache, [spec.repo for spec in declared])
     for folder, revision in list(prunable(cache, declared)):
-        if not revision and str(folder.repo).lower() in wanted:
+        if not revision and folder.repo.key in wanted:
             continue
         name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
         if not remove:

@@ -63,6 +63,11 @@ class Repo:
         return f"{self.repo_type.url_prefix}{self.repo_id}"
 
     @property
+    def key(self) -> str:
+        """The same for all ids that differ in case alone, which name one repository."""
+        return f"{self.repo_type.value}:{self.repo_id.lower()}"
+
+    @property
     def author(self) -> str | None:
         namespace, slash, _ = self.repo_id.rpartition("/")
         return namespace if slash else None

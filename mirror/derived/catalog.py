@@ -1,28 +1,35 @@
 """All repositories of the sources, as the hub's listings show them.
 
-A listing looks at every repository. What a row says is kept in memory, under a stamp that changes
-with the repository's folders; only repositories that changed are read again.
+A listing shows what the last look at all repositories found. A look compares the stamp of each one
+with that under which its row was read, and reads those that changed. Rows are kept in the state
+folder: one process looks for all that share it.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
+import math
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import zlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from mirror.core.errors import NotFoundError, UnavailableError
+from mirror.core.repo import RepoType
 from mirror.derived import hub_json
 from mirror.derived.facts import Facts
+from mirror.derived.row_file import Entry, Kept, RowFile
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from mirror.core.repo import Repo
-    from mirror.core.source import Source
+    from mirror.core.source import Snapshot, Source
     from mirror.derived.state import State
 
 log = logging.getLogger("hubmirror")
@@ -32,65 +39,187 @@ _LISTED = (
     "author", "sha", "lastModified", "createdAt", "private", "gated", "disabled", "downloads",
     "likes", "trendingScore", "tags", "pipeline_tag", "library_name", "sdk",
 )  # fmt: skip
+_FULL = ("cardData", "siblings")
+_MAX_MORE = 64 * 1024
+"""Bytes of what `full=true` adds to a row that is kept."""
+
+_COST_FACTOR = 20
+_LONGEST_S = 10.0
+_SAVE_EVERY_S = 5.0
+_RECENT_NS = 2_000_000_000
+_LOCK = "listing"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One repository: its row of a listing as JSON, and how many of its revisions can be read.
+class Look:
+    """What a look at all repositories found, and when, by the monotonic clock. It is trusted for
+    `hold_s` seconds."""
 
-    A repository with no row is waiting: no revision of it is complete.
-    """
+    at: float = -math.inf
+    hold_s: float = 0.0
+    rows: Mapping[str, Kept] = field(default_factory=dict)
+    by_type: Mapping[RepoType, list[Entry]] = field(default_factory=dict)
+    visible: int = 0
+    waiting: int = 0
 
-    repo: Repo
-    row: bytes
-    visible: int
-    waiting: int
+    @classmethod
+    def of(cls, rows: Mapping[str, Kept], age: float, hold_s: float) -> Look:
+        entries = [one.entry for one in rows.values() if one.entry.row or one.entry.waiting]
+        by_type: dict[RepoType, list[Entry]] = {repo_type: [] for repo_type in RepoType}
+        for entry in entries:
+            by_type[entry.repo.repo_type].append(entry)
+        visible = sum(entry.visible for entry in entries)
+        waiting = sum(entry.waiting for entry in entries)
+        return cls(time.monotonic() - age, hold_s, rows, by_type, visible, waiting)
+
+    @property
+    def age(self) -> float:
+        """In seconds; infinite before the first look."""
+        return time.monotonic() - self.at
 
 
 class Catalog:
-    """The entries of a source, read again when they are older than `ttl_s` seconds."""
+    """The entries of a source, compared with it when they are older than `ttl_s` seconds, or
+    than twenty times what a look takes, up to ten seconds."""
 
     def __init__(self, source: Source, state: State, *, ttl_s: float = 1.0) -> None:
         self._source = source
         self._state = state
         self._ttl_s = ttl_s
-        self._until = 0.0
-        self._entries: dict[Repo, tuple[Hashable, Entry]] = {}
+        self._file = RowFile(state.folder, _labels(source))
+        self._file_stamp = (0, 0, 0)
+        self._file_rows: Mapping[str, Kept] | None = None
+        self._cost = 0.0
+        self._look = Look()
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
+        self._closed = threading.Event()
 
-    def entries(self) -> list[Entry]:
-        """Every repository once, in the order of ids."""
-        with self._lock:
-            if time.monotonic() >= self._until:
-                self._entries = {repo: self._entry(repo) for repo in self._source.repos()}
-                self._until = time.monotonic() + self._ttl_s
-            entries = (entry for _, entry in self._entries.values())
-            return [entry for entry in entries if entry.row or entry.waiting]
+    def entries(self, repo_type: RepoType) -> list[Entry]:
+        """Every repository of a type once, in the order of ids."""
+        look = self._look
+        if look.age >= look.hold_s:
+            if look.age < 2 * look.hold_s:
+                self.refresh()
+            else:
+                with self._lock:
+                    if self._look.age >= self._look.hold_s:
+                        self._renew()
+        return self._look.by_type.get(repo_type, [])
 
-    def _entry(self, repo: Repo) -> tuple[Hashable, Entry]:
+    def last_look(self) -> Look:
+        """What the last look found. Takes no time: one that is old is renewed in the background."""
+        look = self._look
+        if look.age >= max(look.hold_s, self._ttl_s):
+            self.refresh()
+        return look
+
+    def refresh(self) -> None:
+        """Look in the background, unless that is under way."""
+        if not self._closed.is_set() and self._refreshing.acquire(blocking=False):
+            threading.Thread(target=self._refresh, name="listing", daemon=True).start()
+
+    def close(self) -> None:
+        """End the look under way."""
+        self._closed.set()
+
+    def _refresh(self) -> None:
+        try:
+            with self._lock:
+                if self._look.age >= self._look.hold_s:
+                    self._renew()
+        except UnavailableError:
+            return  # a source is out, and /readyz says so
+        except Exception:
+            if not self._closed.is_set():
+                log.exception("The repositories could not be listed.")
+        finally:
+            self._refreshing.release()
+
+    def _renew(self) -> None:
+        """Take over what another process has just found, or look."""
+        if self._take_over():
+            return
+        with self._state.lock(_LOCK, self._closed):
+            if not self._take_over():
+                self._look_now()
+
+    def _hold_s(self) -> float:
+        if not self._ttl_s:
+            return 0.0
+        return max(self._ttl_s, min(_LONGEST_S, _COST_FACTOR * self._cost))
+
+    def _take_over(self) -> bool:
+        """Whether the rows in the state folder were compared with the sources a moment ago."""
+        age, hold_s = self._file.age(), self._hold_s()
+        if age >= hold_s:
+            return False
+        rows = self._read_file()
+        if rows is None:
+            return False
+        self._look = Look.of(rows, max(age, 0.0), hold_s)
+        return True
+
+    def _read_file(self) -> Mapping[str, Kept] | None:
+        """The rows in the state folder, parsed where they are new to this process."""
+        stamp = self._file.stamp()
+        if stamp != self._file_stamp:
+            self._file_stamp, self._file_rows = stamp, self._file.read()
+        return self._file_rows
+
+    def _look_now(self) -> None:
+        before = self._read_file()
+        before = self._look.rows if before is None else before
+        started = saved = time.monotonic()
+        rows: dict[str, Kept] = {}
+        changed = self._file_rows is None
+        for repo in self._source.repos():
+            if self._closed.is_set():
+                return
+            key = repo.key
+            kept = before.get(key)
+            rows[key] = found = self._kept(repo, kept)
+            changed = changed or found != kept
+            if time.monotonic() - saved > _SAVE_EVERY_S and changed:
+                self._file.write({**before, **rows}.values(), is_whole=False)
+                saved = time.monotonic()
+        self._cost = time.monotonic() - started
+        if changed or len(rows) != len(before):
+            self._file.write(rows.values(), is_whole=True)
+            self._file_stamp, self._file_rows = self._file.stamp(), rows
+        self._file.mark_compared()
+        self._look = Look.of(rows, 0.0, self._hold_s())
+
+    def _kept(self, repo: Repo, kept: Kept | None) -> Kept:
         try:
             stamp = self._source.stamp(repo)
-            kept = self._entries.get(repo)
-            if kept is not None and kept[0] == stamp and not kept[1].waiting:
+            digest = _digest((str(repo), stamp))
+            if kept is not None and kept.stamp == digest and not kept.entry.waiting:
                 return kept
-            return stamp, self._read(repo)
+            entry = self._read(repo)
+            return Kept(digest if _is_settled(stamp, time.time_ns()) else "", entry)
         except NotFoundError:
-            return None, Entry(repo, b"", 0, 0)
+            return Kept("", Entry(repo, b"", 0, 0))
         except UnavailableError:
-            return None, Entry(repo, b"", 0, 1)
+            return Kept("", Entry(repo, b"", 0, 1))
         except Exception:
-            # A fault in one repository's files is not to take the others out of the listing.
-            log.exception("%s cannot be listed.", repo)
-            return None, Entry(repo, b"", 0, 1)
+            # A fault in one repository's files must not take the others out of the listing.
+            if not self._closed.is_set():
+                log.exception("%s cannot be listed.", repo)
+            return Kept("", Entry(repo, b"", 0, 1))
 
     def _read(self, repo: Repo) -> Entry:
         snapshot = self._source.snapshot(repo, "HEAD")
-        row = hub_json.info(Facts(snapshot, self._state), {}, expand=_LISTED)
+        facts = Facts(snapshot, self._state)
+        row = orjson.dumps(hub_json.info(facts, {}, expand=_LISTED))
         commits = list(self._source.commits(repo))
-        waiting = sum(not self._is_visible(repo, commit) for commit in commits)
+        waiting = sum(
+            commit != snapshot.commit_hash and not self._is_visible(repo, commit)
+            for commit in commits
+        )
         # orjson's own bytes keep the buffer that they were written in: 8 KB a row.
-        body = bytes(memoryview(orjson.dumps(row)))
-        return Entry(snapshot.repo, body, len(commits) - waiting, waiting)
+        body = bytes(memoryview(row))
+        return Entry(snapshot.repo, body, len(commits) - waiting, waiting, _more(facts, snapshot))
 
     def _is_visible(self, repo: Repo, commit_hash: str) -> bool:
         try:
@@ -98,3 +227,39 @@ class Catalog:
         except (NotFoundError, UnavailableError):
             return False
         return True
+
+
+def full_row(entry: Entry) -> dict[str, Any] | None:
+    """The row with what `full=true` adds; None where that is not kept, or is damaged."""
+    try:
+        body = zlib.decompressobj().decompress(base64.b64decode(entry.more), _MAX_MORE + 1)
+        more = orjson.loads(body)
+    except (ValueError, zlib.error):
+        return None
+    if len(body) > _MAX_MORE or not isinstance(more, dict) or more.get("id") != entry.repo.repo_id:
+        return None
+    row: dict[str, Any] = orjson.loads(entry.row)
+    return row | more
+
+
+def _more(facts: Facts, snapshot: Snapshot) -> str:
+    """What `full=true` adds to a row, compressed; empty where it is long."""
+    files = {path: stored.file for path, stored in snapshot.files.items()}
+    body = orjson.dumps(hub_json.info(facts, files, _FULL))
+    return base64.b64encode(zlib.compress(body)).decode() if len(body) <= _MAX_MORE else ""
+
+
+def _labels(source: Source) -> list[str]:
+    return [one.label for one in getattr(source, "sources", [source])]
+
+
+def _digest(stamp: Hashable) -> str:
+    """The stamp in few bytes, the same in each process."""
+    return hashlib.blake2b(repr(stamp).encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def _is_settled(stamp: Hashable, now_ns: int) -> bool:
+    """Whether nothing in a stamp is so new that a change could have the same time."""
+    if isinstance(stamp, tuple):
+        return all(_is_settled(one, now_ns) for one in stamp)
+    return not isinstance(stamp, int) or abs(now_ns - stamp) > _RECENT_NS

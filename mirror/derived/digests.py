@@ -77,11 +77,27 @@ class DigestJob:
 
 def _is_digest(fact: Any, kind: Kind) -> bool:
     """Whether the state folder holds what `_compute_next` puts there."""
-    if not isinstance(fact, list) or len(fact) != 3:
+    if not isinstance(fact, list) or len(fact) not in (3, 4):
         return False
-    size, mtime_ns, digest = fact
+    size, mtime_ns, digest = fact[:3]
     length = 40 if kind == "git-sha1" else 64
     return type(size) is int and type(mtime_ns) is int and is_etag(digest) and len(digest) == length
+
+
+def _fact_of(one: DigestJob, digest: str) -> list[Any]:
+    """What the state folder keeps. The path tells later whether the file is there still; JSON holds
+    its bytes as Latin-1, since it may not be UTF-8."""
+    return [one.size, one.mtime_ns, digest, os.fsencode(one.location).decode("latin-1")]
+
+
+def is_needed(fact: Any) -> bool:
+    """Whether the file that a digest was computed of is there, and as it was."""
+    try:
+        size, mtime_ns, _, location = fact
+        found = os.lstat(location.encode("latin-1"))
+    except (AttributeError, OSError, TypeError, ValueError):
+        return False
+    return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
 
 
 def _outcome(future: Future[str]) -> str | BlobUnreadableError:
@@ -215,7 +231,7 @@ class Digests:
             self._failed[one] = (time.monotonic() + _RETRY_AFTER_S, future)
         else:
             self._known[one.key] = (one.size, one.mtime_ns, digest)
-            self._state.put("digests", one.key, [one.size, one.mtime_ns, digest])
+            self._state.put("digests", one.key, _fact_of(one, digest))
             future.set_result(digest)
         with self._changed:
             del self._running[one]

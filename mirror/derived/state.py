@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,10 +22,12 @@ from mirror.core.files import read_regular
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _MAX_FACT = 64 * 1024 * 1024
 _LOCK_POLL_S = 0.1  # seconds between two tries
+_DAY_S = 24 * 3600.0
+_UNUSED_S = 30 * _DAY_S
 
 
 class State:
@@ -39,11 +43,31 @@ class State:
         self._of = of
 
     def get(self, kind: str, key: str) -> Any | None:
-        """The fact, or None where none is kept or it cannot be read."""
+        """The fact, or None where none is kept or it cannot be read. It counts as used."""
+        path = self._path(kind, key)
         try:
-            return orjson.loads(read_regular(self._path(kind, key), _MAX_FACT))
+            fact = orjson.loads(read_regular(path, _MAX_FACT))
         except (OSError, orjson.JSONDecodeError):
             return None
+        with contextlib.suppress(OSError):
+            if time.time() - os.stat(path).st_mtime > _DAY_S:
+                os.utime(path)
+        return fact
+
+    def unused(self, kind: str, is_needed: Callable[[Any], bool], most: int) -> Iterator[Path]:
+        """The files of facts that nobody used for 30 days, and that are not needed; of `most` files
+        that are looked at, in an order that is another one each time."""
+        left = most
+        for folder in _shuffled(self.folder / kind):
+            for path in _shuffled(folder):
+                if left == 0:
+                    return
+                left -= 1
+                with contextlib.suppress(OSError):
+                    if time.time() - path.lstat().st_mtime > _UNUSED_S and not is_needed(
+                        _fact(path)
+                    ):
+                        yield path
 
     def put(self, kind: str, key: str, fact: Any) -> None:
         """Keep a fact. A full or read-only disk only costs computing it again."""
@@ -90,6 +114,23 @@ class State:
     def _path(self, kind: str, key: str) -> Path:
         name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
         return self.folder / kind / name[:2] / f"{name[2:]}.json"
+
+
+def _shuffled(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it cannot be listed."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    random.shuffle(names)
+    return [folder / name for name in names]
+
+
+def _fact(path: Path) -> Any | None:
+    try:
+        return orjson.loads(read_regular(path, _MAX_FACT))
+    except (OSError, orjson.JSONDecodeError):
+        return None
 
 
 def try_lock(file: IO[str] | int) -> bool:

@@ -9,7 +9,7 @@ from huggingface_hub import scan_cache_dir
 
 from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size, special_file
-from mirror.core.repo import find_commit
+from mirror.core.repo import Repo, find_commit
 from mirror.maintenance.garbage import Garbage, is_old, remove_entry
 from mirror.sources.bento import BentoStore
 from mirror.sources.hf_cache import HfCache
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mirror.core.repo import Repo
     from mirror.core.source import Source
 
 
@@ -49,8 +48,8 @@ def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
         )
     cache_info = scan_cache_dir(root)
     for cached in cache_info.repos:
-        key = (cached.repo_type, cached.repo_id.lower())
-        if key != (repo.repo_type.value, repo.repo_id.lower()):
+        named = Repo.from_folder_name(cached.repo_path.name)
+        if named is None or named.key != repo.key:
             continue
         folder = RepoDir(root, repo, cached.repo_path)
         commits = [cached_revision.commit_hash for cached_revision in cached.revisions]

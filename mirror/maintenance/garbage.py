@@ -14,8 +14,9 @@ from mirror.core.errors import RevisionNotFoundError
 from mirror.core.files import folder_size, remove_tree
 from mirror.core.record import ManifestError
 from mirror.core.repo import find_commit
+from mirror.derived.digests import is_needed
 from mirror.derived.state import write_atomically
-from mirror.sources.bento import entries
+from mirror.sources.bento_entry import entries
 from mirror.store.cache import BUNDLE_LOCK
 
 if TYPE_CHECKING:
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
 
     from mirror.config import RepoSpec
     from mirror.core.record import Record
-    from mirror.sources.bento import Entry
+    from mirror.derived.state import State
+    from mirror.sources.bento_entry import Entry
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache
 
+
+_FACTS = (
+    "digests", "facts/card", "facts/config", "facts/tokenizer", "headers/gguf",
+    "headers/safetensors",
+)  # fmt: skip
+_MAX_FACTS = 200_000
+"""Facts of a kind that a run looks at."""
 
 _ABANDONED_AFTER_S = 24 * 3600.0
 """Unfinished work and stray blobs of this age are abandoned."""
@@ -147,14 +156,28 @@ def find_garbage(cache: Cache) -> list[Garbage]:
         return found + list(_abandoned(cache))
 
 
+def unused_facts(state: State) -> list[Garbage]:
+    """Facts in the state folder that nobody used for 30 days: digests of files that are gone, and
+    what small files said. All can be computed again. A run looks at a bounded number of them."""
+    return [
+        Garbage(f"unused facts ({kind})", path.lstat().st_size, path)
+        for kind in _FACTS
+        for path in state.unused(kind, is_needed if kind == "digests" else _never, _MAX_FACTS)
+    ]
+
+
+def _never(_: object) -> bool:
+    return False
+
+
 def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:
     """Repositories and revisions that are not declared. An empty revision means the whole
     repository."""
     wanted: dict[str, list[str]] = {}
     for spec in declared:
-        wanted.setdefault(str(spec.repo).lower(), []).append(spec.revision)
+        wanted.setdefault(spec.repo.key, []).append(spec.revision)
     for folder in cache.folders():
-        revisions = wanted.get(str(folder.repo).lower())
+        revisions = wanted.get(folder.repo.key)
         if revisions is None:
             if folder.recorded_commits():  # without a record, the first pull is not finished
                 yield folder, ""

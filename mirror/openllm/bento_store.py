@@ -19,7 +19,7 @@ from mirror.core.repo import RepoType
 from mirror.core.source import local_path
 from mirror.derived.state import sync_folder, write_atomically
 from mirror.openllm import bentoml_adapter
-from mirror.sources.bento import ORIGIN, entries
+from mirror.sources.bento_entry import ORIGIN, entries
 from mirror.store.cache import share
 from mirror.store.verify_digest import digest
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirror.core.source import Snapshot
-    from mirror.sources.bento import Entry
+    from mirror.sources.bento_entry import Entry
 
 _MAX_CONFIG = 8 * 1024 * 1024
 _MAX_NAME_LENGTH = 63  # the limit of `bentoml._internal.tag`

@@ -1,87 +1,34 @@
-"""A BentoML model store, in place: each entry is a revision of the repository that it came from.
-
-models/<name>/latest                 the version that the bare name means
-models/<name>/<version>/model.yaml   what BentoML knows of it, and beside it the files
-"""
+"""A BentoML model store, in place: each entry is a revision of the repository that it came from."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
-import re
-import stat
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mirror.core.errors import (
     RepositoryNotFoundError,
-    RequestError,
     RevisionIncompleteError,
     RevisionNotFoundError,
     UnavailableError,
 )
-from mirror.core.files import read_regular
-from mirror.core.record import parse_files
-from mirror.core.repo import COMMIT_HASH, Repo, RepoType, find_commit, is_repo_id
-from mirror.core.safe_yaml import BadYamlError, load
+from mirror.core.repo import COMMIT_HASH, find_commit
 from mirror.core.source import LocalFile, Snapshot
+from mirror.sources.bento_index import BentoIndex
 from mirror.sources.plain import PlainFiles
-from mirror.sources.scan import moment
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+    from mirror.core.repo import Repo
     from mirror.core.tree import RepoFile
     from mirror.derived.digests import Digests
-
-ORIGIN = "hubmirror"
-"""The key of an entry's metadata under which its true repository is kept."""
+    from mirror.sources.bento_entry import Entry
 
 _DERIVED = "the repository is derived from the tag {}, which keeps neither case nor underscores"
-# OpenLLM 0.4 puts the backend before the name (`openllm_core.utils.normalise_model_name`).
-_BACKEND = re.compile(r"(?:pt|tf|flax|vllm|ggml|gptq|awq|ctranslate|triton|transformers)-(.+)")
-_MAX_YAML = 64 * 1024 * 1024
-_MAX_NODES = 4_000_000
-_MAX_LATEST = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry of a store; `commit_hash` is empty where nothing tells it."""
-
-    tag: str
-    folder: Path
-    repo: Repo
-    commit_hash: str
-    revision: str
-    created_at: datetime
-    is_latest: bool
-    derived: bool
-    labels: Mapping[str, str]
-    whole: bool = False
-    files: Mapping[str, RepoFile] | None = None
-    """What was written into the entry, where it says so itself."""
-
-    def changes(self) -> dict[str, str]:
-        """Of the files that were written into it, those that are not as they were, and why."""
-        changed = {}
-        for path, file in (self.files or {}).items():
-            try:
-                found = (self.folder / path).lstat()
-            except (FileNotFoundError, NotADirectoryError):
-                changed[path] = "is missing"
-                continue
-            if not stat.S_ISREG(found.st_mode) or found.st_size != file.size:
-                changed[path] = "was changed"
-        return changed
-
-    def holds(self, repo: Repo, revision: str = "") -> bool:
-        """Whether it is of the repository, and of the revision where one is given."""
-        names = (self.commit_hash, self.revision, self.folder.name)
-        return _is_same(self.repo, repo) and (not revision or revision in names)
 
 
 class BentoStore:
@@ -94,11 +41,12 @@ class BentoStore:
         self.home = Path(os.path.realpath(home))
         self._digests = digests
         self._recent = SnapshotCache(ttl_s)
+        self._index = BentoIndex(self.home, ttl_s)
 
     def repos(self) -> list[Repo]:
-        found: dict[tuple[str, str], Repo] = {}
+        found: dict[str, Repo] = {}
         for entry in sorted(self.entries(), key=lambda one: one.derived):
-            found.setdefault((entry.repo.repo_type, entry.repo.repo_id.lower()), entry.repo)
+            found.setdefault(entry.repo.key, entry.repo)
         return list(found.values())
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
@@ -127,7 +75,7 @@ class BentoStore:
         raise damage or RevisionNotFoundError(repo, revision)
 
     def stamp(self, repo: Repo) -> Hashable:
-        return tuple((entry.tag, entry.folder.stat().st_mtime_ns) for entry in self._of(repo))
+        return tuple(self._stamp(entry) for entry in self._of(repo))
 
     def identities(self) -> list[str]:
         return []
@@ -135,18 +83,28 @@ class BentoStore:
     def unrecorded(self) -> list[Repo]:
         return []
 
-    def entries(self) -> list[Entry]:
-        """All entries that can be understood, by tag."""
+    def entries(self) -> Sequence[Entry]:
+        """All entries that can be understood, by tag, without their lists of files."""
+        with _disk_errors("The Bento store"):
+            return self._index.get().entries
+
+    def _of(self, repo: Repo) -> tuple[Entry, ...]:
         try:
-            return entries(self.home)
+            found = self._index.of(repo)
         except OSError as exc:
             raise UnavailableError(f"The Bento store cannot be read: {exc.strerror}.") from exc
-
-    def _of(self, repo: Repo) -> list[Entry]:
-        found = [entry for entry in self.entries() if entry.holds(repo)]
         if not found:
             raise RepositoryNotFoundError(repo)
         return found
+
+    def _stamp(self, entry: Entry) -> Hashable:
+        """A value that changes with what an entry serves, whose files may lie in folders of it."""
+        files = self._index.files(entry)
+        if files is None:
+            snapshot = self._read(entry)
+            return repr(entry), snapshot.commit_hash, tuple(sorted(snapshot.files))
+        folders = {entry.folder, *((entry.folder / path).parent for path in files)}
+        return (repr(entry), *(_mtime_ns(folder) for folder in sorted(folders)))
 
     def _commit(self, entry: Entry) -> str:
         return entry.commit_hash or self._read(entry).commit_hash
@@ -155,14 +113,13 @@ class BentoStore:
         return self._recent.get(entry.folder, lambda: self._read_now(entry))
 
     def _read_now(self, entry: Entry) -> Snapshot:
-        try:
+        with _disk_errors(str(entry.repo)):
+            files = self._index.files(entry)
             found = (
                 PlainFiles.read(entry.folder, str(entry.repo), self._digests, ("model.yaml",))
-                if entry.files is None
-                else _as_written(entry, entry.files)
+                if files is None
+                else _as_written(replace(entry, files=files), files)
             )
-        except OSError as exc:
-            raise UnavailableError(f"{entry.repo} cannot be read: {exc.strerror}.") from exc
         return Snapshot(
             repo=entry.repo,
             commit_hash=entry.commit_hash or found.tree_id,
@@ -173,14 +130,6 @@ class BentoStore:
             whole=entry.whole or not entry.commit_hash,
             note=_DERIVED.format(entry.tag) if entry.derived else "",
         )
-
-
-def entries(home: Path) -> list[Entry]:
-    """All entries of a store that can be understood, by tag. Raises OSError."""
-    models = home / "models"
-    names = sorted(os.listdir(models)) if models.exists() else []
-    found = (_entry(models, name, one) for name in names for one in _versions(models / name))
-    return [entry for entry in found if entry is not None]
 
 
 def _as_written(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
@@ -200,100 +149,17 @@ def _as_written(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
     return PlainFiles(stored, {}, entry.created_at)
 
 
-def _versions(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(name for name in os.listdir(folder) if (folder / name / "model.yaml").is_file())
-
-
-def _entry(models: Path, name: str, version: str) -> Entry | None:
-    folder = models / name / version
-    told = _load(folder / "model.yaml")
-    metadata = _table(told, "metadata")
-    origin = _table(metadata, ORIGIN)
-    repo, derived = _origin(origin), False
-    if repo is None:
-        repo_id = repo_id_of(name, str(_table(told, "labels").get("backend", "")))
-        repo, derived = Repo(RepoType.MODEL, repo_id) if is_repo_id(repo_id) else None, True
-    if repo is None:
-        return None
-    commit = str(origin.get("commit_hash") or metadata.get("_revision") or version)
-    return Entry(
-        tag=f"{name}:{version}",
-        folder=folder,
-        repo=repo,
-        commit_hash=commit if COMMIT_HASH.fullmatch(commit) else "",
-        revision=str(origin.get("revision") or ""),
-        created_at=_moment(told.get("creation_time")),
-        is_latest=_latest(models / name) == version,
-        derived=derived,
-        labels=_table(told, "labels"),
-        whole=origin.get("whole") is True,
-        files=_files(origin.get("files")),
-    )
-
-
-def _origin(told: Mapping[str, Any]) -> Repo | None:
+def _mtime_ns(folder: Path) -> int:
     try:
-        return Repo(RepoType(told.get("repo_type", "model")), told["repo_id"])
-    except (KeyError, TypeError, ValueError):
-        return None
+        return os.stat(folder).st_mtime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
-def _table(told: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = told.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _files(listed: Any) -> Mapping[str, RepoFile] | None:
+@contextlib.contextmanager
+def _disk_errors(name: str) -> Iterator[None]:
+    """A disk that fails is an outage, and never an absence."""
     try:
-        return parse_files(listed) if listed else None
-    except (ArithmeticError, AttributeError, KeyError, RequestError, TypeError, ValueError):
-        return None
-
-
-def repo_id_of(name: str, backend: str = "") -> str:
-    """The repo id that OpenLLM made a tag's name from, as far as it can be told."""
-    if backend and name.startswith(f"{backend}-"):
-        name = name.removeprefix(f"{backend}-")
-    elif match := _BACKEND.fullmatch(name):
-        name = match[1]
-    return name.replace("--", "/", 1)
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        found = file.stat()
-        return _parsed(str(file), found.st_mtime_ns, found.st_size)
-    except (OSError, BadYamlError):
-        return {}
-
-
-@functools.lru_cache(maxsize=1024)
-def _parsed(file: str, _: int, size: int) -> dict[str, Any]:
-    """A model.yaml, read once while its time and size stay."""
-    if size > _MAX_YAML:
-        raise BadYamlError("it is too long")
-    body = read_regular(file, _MAX_YAML)
-    told = load(body, max_bytes=_MAX_YAML, max_nodes=_MAX_NODES, aliases=False)
-    return told if isinstance(told, dict) else {}
-
-
-def _latest(folder: Path) -> str:
-    try:
-        return read_regular(folder / "latest", _MAX_LATEST).decode().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _moment(value: Any) -> datetime:
-    """In UTC; 1970 for what is not a time that clients can read."""
-    try:
-        found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-        return moment((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        return moment(0)
-
-
-def _is_same(one: Repo, other: Repo) -> bool:
-    return (one.repo_type, one.repo_id.lower()) == (other.repo_type, other.repo_id.lower())
+        yield
+    except OSError as exc:
+        raise UnavailableError(f"{name} cannot be read: {exc.strerror}.") from exc

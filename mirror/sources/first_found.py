@@ -6,6 +6,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 from mirror.core.errors import (
+    DigestPendingError,
+    HubmirrorError,
     RepositoryNotFoundError,
     RevisionIncompleteError,
     RevisionNotFoundError,
@@ -34,10 +36,10 @@ class FirstFound:
 
     def repos(self) -> list[Repo]:
         """Each repository once, in the case of the source that is asked first."""
-        found: dict[tuple[str, str], Repo] = {}
+        found: dict[str, Repo] = {}
         for source in self.sources:
             for repo in source.repos():
-                found.setdefault((repo.repo_type, repo.repo_id.lower()), repo)
+                found.setdefault(repo.key, repo)
         return sorted(found.values(), key=attrgetter("repo_type", "repo_id"))
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
@@ -47,7 +49,24 @@ class FirstFound:
         return list(self._ask(repo, lambda source: source.commits(repo)))
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
-        return self._ask(repo, lambda source: source.snapshot(repo, revision))
+        """Each source is asked once, unless it holds the repository and not the revision."""
+        incomplete: RevisionIncompleteError | None = None
+        for source in self.sources:
+            try:
+                return source.snapshot(repo, revision)
+            except RepositoryNotFoundError:
+                continue
+            except DigestPendingError:
+                raise
+            except (RevisionNotFoundError, UnavailableError) as exc:
+                found = exc if revision == "HEAD" else _why_not(source, repo)
+                if found is None:
+                    raise
+                if isinstance(found, RevisionIncompleteError):
+                    incomplete = incomplete or found
+                elif isinstance(found, UnavailableError):
+                    raise
+        raise incomplete or RepositoryNotFoundError(repo)
 
     def stamp(self, repo: Repo) -> Hashable:
         return tuple(_stamp(source, repo) for source in self.sources)
@@ -65,17 +84,24 @@ class FirstFound:
     def _ask(self, repo: Repo, question: Callable[[Source], _Answer]) -> _Answer:
         incomplete: RevisionIncompleteError | None = None
         for source in self.sources:
-            try:
-                source.snapshot(repo, "HEAD")
-            except (RepositoryNotFoundError, RevisionNotFoundError):
-                continue
-            except RevisionIncompleteError as exc:
-                incomplete = incomplete or exc
-                continue
-            except UnavailableError:
-                pass
-            return question(source)
+            found = _why_not(source, repo)
+            if found is None or not isinstance(found, _SKIPPED):
+                return question(source)
+            if isinstance(found, RevisionIncompleteError):
+                incomplete = incomplete or found
         raise incomplete or RepositoryNotFoundError(repo)
+
+
+_SKIPPED = (RepositoryNotFoundError, RevisionNotFoundError, RevisionIncompleteError)
+
+
+def _why_not(source: Source, repo: Repo) -> HubmirrorError | None:
+    """Why a source has no revision of a repository to give now; None where it has one."""
+    try:
+        source.snapshot(repo, "HEAD")
+    except (RepositoryNotFoundError, RevisionNotFoundError, UnavailableError) as exc:
+        return exc
+    return None
 
 
 def _stamp(source: Source, repo: Repo) -> Hashable:

@@ -13,7 +13,7 @@ from mirror.core.errors import RepositoryNotFoundError, UnavailableError
 from mirror.core.repo import Repo
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
-from mirror.sources.repo_dir import RepoDir, identity
+from mirror.sources.repo_dir import RepoDir, identity, stamp_of
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
@@ -63,8 +63,11 @@ class HfCache:
             )
 
     def stamp(self, repo: Repo) -> Hashable:
-        with _disk_errors(str(repo)):
-            return self._folder(repo).stamp()
+        try:
+            found = stamp_of(f"{self.root}/{repo.folder_name}", is_managed=self.managed)
+            return found or stamp_of(str(self._folder(repo).path), is_managed=self.managed)
+        except OSError as exc:
+            raise UnavailableError(f"{repo} cannot be read: {exc.strerror}.") from exc
 
     def identities(self) -> list[str]:
         name = identity(self.root)
@@ -90,21 +93,21 @@ class HfCache:
         exact = self.root / repo.folder_name
         if exact.is_dir():
             return RepoDir(self.root, repo, exact)
-        found = self._list().get(_folded(repo))
+        found = self._list().get(repo.key)
         if found is None:
             raise RepositoryNotFoundError(repo)
         true_repo, name = found
         return RepoDir(self.root, true_repo, self.root / name)
 
     def _list(self) -> dict[str, tuple[Repo, str]]:
-        """Repos and their folders by `_folded`, in order, read at most once in `ttl_s`."""
+        """Repos and their folders by key, in order, read at most once in `ttl_s`."""
         with self._lock:
             until, folders = self._folders
             if time.monotonic() >= until:
                 folders = {}
                 for name in sorted(self._names()):
                     if repo := Repo.from_folder_name(name):
-                        folders.setdefault(_folded(repo), (repo, name))
+                        folders.setdefault(repo.key, (repo, name))
                 self._folders = (time.monotonic() + self._ttl_s, folders)
             return folders
 
@@ -115,10 +118,6 @@ class HfCache:
             if self.managed and self.root.parent.is_dir():
                 return []
             raise
-
-
-def _folded(repo: Repo) -> str:
-    return f"{repo.repo_type}:{repo.repo_id.lower()}"
 
 
 @contextlib.contextmanager

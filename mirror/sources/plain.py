@@ -38,6 +38,7 @@ class PlainFiles:
     files: Mapping[str, LocalFile]
     absent: Mapping[str, str]
     last_modified: datetime
+    rule: LfsRule | None = None
 
     @property
     def tree_id(self) -> str:
@@ -46,26 +47,38 @@ class PlainFiles:
 
     @classmethod
     def read(
-        cls, folder: Path, name: str, digests: Digests, skip: Collection[str] = ()
+        cls,
+        folder: Path,
+        name: str,
+        digests: Digests,
+        skip: Collection[str] = (),
+        before: PlainFiles | None = None,
     ) -> PlainFiles:
-        """Raises DigestPendingError, naming `name`, and OSError. `skip` as `files_below` does."""
+        """Raises DigestPendingError, naming `name`, and OSError. `skip` as `files_below` does.
+
+        Files that are as they were `before` are not looked into again; that itself is returned
+        where nothing changed.
+        """
         root = os.path.realpath(folder, strict=True)
         rule = LfsRule.of(root)
         absent: dict[str, str] = {}
         found: dict[str, DigestJob | LocalFile] = {}
-        newest = 0
+        newest, kept = 0, before.files if before and before.rule == rule else {}
         for path in files_below(root, _SKIPPED.union(skip)):
             try:
                 check_file_path(path)
                 location, size, mtime_ns = _follow(root, path)
-                found[path] = _pointed_at(root, path, location, size) or by_rule(
-                    path, DigestJob(location, size, mtime_ns, "sha256"), rule
-                )
                 newest = max(newest, mtime_ns)
+                found[path] = (
+                    _unchanged(kept.get(path), location, size, mtime_ns)
+                    or _pointed_at(root, path, location, size)
+                    or by_rule(path, DigestJob(location, size, mtime_ns, "sha256"), rule)
+                )
             except (_NotServed, RequestError) as exc:
                 absent[path] = f"This mirror does not serve it: {exc}"
         files = _digested(found, name, digests)
-        return cls(files, absent, moment(newest / 1e9))
+        now = cls(files, absent, moment(newest / 1e9), rule)
+        return before if now == before else now
 
 
 def _digested(
@@ -95,14 +108,25 @@ def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | LocalFile:
         return LocalFile.unreadable(path, want.location, want.size, cause)
 
 
+def _unchanged(kept: LocalFile | None, location: str, size: int, mtime_ns: int) -> LocalFile | None:
+    """What is known of a file, where it is as it was."""
+    if kept is None or kept.problem or kept.mtime_ns != mtime_ns:
+        return None
+    return kept if (kept.local_path, kept.file.size) == (location, size) else None
+
+
 class _NotServed(Exception):
     """Why a file of the folder is not offered."""
 
 
 def _follow(root: str, path: str) -> tuple[str, int, int]:
     """Where a file's bytes are, following links inside the folder; its size and mtime."""
+    location = f"{root}/{path}"  # whose folders are not links
     try:
-        location = os.path.realpath(os.path.join(root, path), strict=True)
+        found = os.lstat(location)
+        if stat.S_ISREG(found.st_mode):
+            return location, found.st_size, found.st_mtime_ns
+        location = os.path.realpath(location, strict=True)
         found = os.stat(location)
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise _NotServed("it is a link that leads to nothing.") from exc

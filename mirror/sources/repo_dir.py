@@ -22,6 +22,7 @@ from mirror.core.files import read_regular
 from mirror.core.record import MAX_SIDE_FILE, ManifestError, Record, parse_tree
 from mirror.core.repo import COMMIT_HASH, Repo, check_ref, is_ref, ref_name, short_ref
 from mirror.core.tree import is_etag
+from mirror.sources.scan import folder_stamps
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -34,6 +35,8 @@ WORK_DIR = ".hubmirror"
 
 _MAX_REF_FILE = 1000
 _MAX_REFS = 100_000
+_STAMPED = ("refs/main", "refs", "hubmirror", "blobs", "snapshots")
+_RECORDS = _STAMPED.index("hubmirror")
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
@@ -178,10 +181,19 @@ class RepoDir:
             self._real.add(folder)
         return folder in self._real
 
-    def stamp(self) -> Hashable:
-        folders = ("refs", "snapshots", "hubmirror", "blobs", "trees")
-        main = _mtime_ns(f"{self.path}/refs/main")
-        return (main, *(_mtime_ns(f"{self.path}/{folder}") for folder in folders))
+
+def stamp_of(path: str, *, is_managed: bool) -> tuple[Hashable, ...] | None:
+    """A value that changes with what `HEAD` means in a repository's folder, and with the files that
+    are there; None where nothing is there. A cache that is not managed is served as its snapshots
+    are, whose folders are compared too."""
+    stamps = [_mtime_ns(f"{path}/{name}") for name in _STAMPED]
+    if not any(stamps):
+        return None
+    if not stamps[0]:  # without main, HEAD may be any other ref
+        stamps += [_mtime_ns(file) for file in sorted(_files_below(f"{path}/refs/"))[:_MAX_REFS]]
+    if is_managed or stamps[_RECORDS]:
+        return tuple(stamps)
+    return (*stamps, _mtime_ns(f"{path}/trees"), folder_stamps(f"{path}/snapshots"))
 
 
 def _read_ref(file: str) -> str:
@@ -219,5 +231,5 @@ def _commits(folder: Path, suffix: str) -> list[str]:
 def _mtime_ns(path: str | Path) -> int:
     try:
         return os.stat(path).st_mtime_ns
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0

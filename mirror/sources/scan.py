@@ -46,6 +46,23 @@ def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
                     yield path
 
 
+def folder_stamps(root: str) -> tuple[tuple[str, int, int], ...]:
+    """Every folder below a folder, itself too, with its mtime and inode: these change when a name
+    comes, goes, or is replaced. Links are not followed. Raises OSError, but for folders that are
+    not there any more."""
+    found, pending = [], [root]
+    while pending:
+        folder = pending.pop()
+        try:
+            here = os.stat(folder)
+            with os.scandir(folder) as entries:
+                pending += [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found.append((folder, here.st_mtime_ns, here.st_ino))
+    return tuple(sorted(found))
+
+
 def _is_unicode(name: str) -> bool:
     """Whether a name can be sent at all; the hub takes no other."""
     return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)

@@ -24,6 +24,11 @@ _LONGEST = 10.0
 _MAX_FILES = 50_000
 
 
+def hold_s(ttl_s: float, cost: float) -> float:
+    """For how many seconds that is trusted which took `cost` seconds to read."""
+    return max(ttl_s, min(_LONGEST, _COST_FACTOR * cost)) if ttl_s else 0.0
+
+
 class SnapshotCache:
     """Snapshots by key, each read again when it is older than `ttl_s` seconds."""
 
@@ -73,7 +78,7 @@ class SnapshotCache:
     def _put(self, key: Hashable, cost: float, snapshot: Snapshot) -> None:
         if not self._ttl_s:
             return
-        ttl_s = max(self._ttl_s, min(_LONGEST, _COST_FACTOR * cost))
+        ttl_s = hold_s(self._ttl_s, cost)
         with self._lock:
             self._drop(key)
             self._kept[key] = (time.monotonic() + ttl_s, snapshot)

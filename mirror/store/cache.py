@@ -41,6 +41,8 @@ class Cache:
 
     root: Path
     _index: dict[str, Path] = field(default_factory=dict, compare=False)
+    _listed: set[str] = field(default_factory=set, compare=False)
+    _names: dict[str, str] = field(default_factory=dict, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     @classmethod
@@ -69,12 +71,24 @@ class Cache:
     def folder(self, repo: Repo) -> RepoDir:
         """The repository's folder. An existing folder is found without regard to case."""
         exact = self.root / repo.folder_name
-        if not exact.is_dir():
-            for name in os.listdir(self.root):
-                if name.lower() == repo.folder_name.lower():
-                    stored_repo = Repo.from_folder_name(name)
-                    return RepoDir(self.root, stored_repo or repo, self.root / name)
+        if not exact.is_dir() and (name := self._names_by_key().get(repo.key)):
+            return RepoDir(self.root, Repo.from_folder_name(name) or repo, self.root / name)
         return RepoDir(self.root, repo, exact)
+
+    def _names_by_key(self) -> dict[str, str]:
+        """The names of all repositories' folders by the keys of these, as they are now."""
+        with self._lock:
+            listed = set(os.listdir(self.root))
+            gone, come = self._listed - listed, listed - self._listed
+            if gone:  # another name of the same key may be left
+                self._names.clear()
+                come = listed
+            for name in come:
+                if repo := Repo.from_folder_name(name):
+                    self._names[repo.key] = name
+            self._listed.clear()
+            self._listed.update(listed)
+            return self._names
 
     def folders(self) -> list[RepoDir]:
         """All repositories, sorted by folder name. This includes repositories without a record:

@@ -47,14 +47,14 @@ def has_complete_revision(cache: Cache, repo: Repo) -> bool:
 
 def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
     """The repositories and all repositories that their files name, directly or through other
-    repositories; as `str(repo).lower()`."""
+    repositories; by their keys."""
     found: set[str] = set()
     pending = list(repos)
     while pending:
         repo = pending.pop()
-        if str(repo).lower() in found:
+        if repo.key in found:
             continue
-        found.add(str(repo).lower())
+        found.add(repo.key)
         folder = cache.folder(repo)
         for commit in folder.recorded_commits():
             if record := read_record(folder, commit):

@@ -52,8 +52,11 @@ def needs(repo: Repo, read: Callable[[str], bytes]) -> list[Need]:
     found: dict[str, Need] = {}
     for name in _FILES:
         for repo_id, why in _named_repos(_parse_json(read(name))):
-            if "/" in repo_id and is_repo_id(repo_id) and repo_id.lower() != repo.repo_id.lower():
-                found.setdefault(repo_id.lower(), Need(Repo(RepoType.MODEL, repo_id), why))
+            if "/" not in repo_id or not is_repo_id(repo_id):
+                continue
+            named = Repo(RepoType.MODEL, repo_id)
+            if named.key != repo.key:
+                found.setdefault(named.key, Need(named, why))
     return list(found.values())
 
 

@@ -248,7 +248,7 @@ class Pull:
             )
         waiting = f"Waiting for another pull of {repo} to finish."
         with (
-            self._exclusive(str(repo).lower()),
+            self._exclusive(repo.key),
             self._cache.lock(repo, lambda: self._note("info", waiting)),
         ):
             folder = self._cache.folder(repo)
@@ -345,9 +345,8 @@ class Pull:
         for plan in done:
             folder = self._cache.folder(plan.record.repo)
             for need in needs(plan.record.repo, partial(read_file, folder, plan.record)):
-                key = f"{need.repo}".lower()
-                if key not in seen:
-                    seen.add(key)
+                if need.repo.key not in seen:
+                    seen.add(need.repo.key)
                     yield need
 
     def _report_done(self, plan: PullPlan, outcome: str) -> None:

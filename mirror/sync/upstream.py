@@ -138,7 +138,7 @@ class Upstream:
         info = self._with_retries(repo, revision, lambda: self._get_json(url))
         try:
             found = Repo(repo.repo_type, info["id"])
-            is_same = found.repo_id.lower() == repo.repo_id.lower()
+            is_same = found.key == repo.key
             return Head(
                 found if is_same else repo,
                 _commit_hash(info["sha"]),

@@ -14,7 +14,7 @@ from mirror.core.errors import (
     ReadOnlyError,
     RequestError,
 )
-from mirror.core.tree import RepoFile, Tree, check_path
+from mirror.core.tree import RepoFile, check_path
 from mirror.derived import hub_json
 from mirror.web.paging import page_link
 
@@ -44,7 +44,7 @@ def tree(request: HubRequest) -> Response:
     """A folder's entries (`list_repo_tree`). A path that is no folder is EntryNotFound: on that
     HfFileSystem falls back to the parent."""
     snapshot, path = request.revision_and_path()
-    listed = Tree(request.files(snapshot))
+    listed = request.context.trees.get(snapshot, lambda: request.files(snapshot))
     if path and check_path(path) not in listed:
         raise snapshot.not_found(path)
     entries = listed.entries(path, recursive=request.flag("recursive"))
@@ -58,7 +58,7 @@ def paths_info(request: HubRequest) -> Response:
     """The entries at given paths; those that are absent are left out (`get_paths_info`)."""
     snapshot, _ = request.revision_and_path()
     paths, expand = _asked_paths(request)
-    listed = Tree(request.files(snapshot))
+    listed = request.context.trees.get(snapshot, lambda: request.files(snapshot))
     entries = [listed.entry(path) for path in paths]
     commit = hub_json.last_commit(snapshot) if expand else None
     return json_response(

@@ -27,6 +27,7 @@ from mirror.web.proxy import ProxySettings
 from mirror.web.request import AppContext, HubRequest
 from mirror.web.response_cache import CacheMiddleware, ResponseCache
 from mirror.web.routes import ROUTER
+from mirror.web.tree_cache import TreeCache
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -157,11 +158,13 @@ def create_app(
         openllm_files=openllm_files or OpenLLMFiles(state.folder / "nothing", digests),
         proxy=proxy,
         metrics=Metrics(catalog),
+        trees=TreeCache(5 * ttl_s),
     )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
+        context.catalog.close()
         await anyio.to_thread.run_sync(on_stop)
 
     recent = ResponseCache(ttl_s)

@@ -10,15 +10,17 @@ from starlette.responses import Response
 from mirror.core.errors import NotFoundError, UnavailableError
 from mirror.core.source import unrecorded_text
 from mirror.derived import hub_json
+from mirror.derived.catalog import full_row
 from mirror.web.paging import page_link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirror.derived.catalog import Entry
+    from mirror.derived.row_file import Entry
     from mirror.web.request import HubRequest
 
 _PAGE = 1000
+_FULL = ["cardData", "siblings"]
 _SORTS = {
     "downloads": "downloads",
     "likes": "likes",
@@ -33,11 +35,7 @@ _SORTS = {
 
 def listing(request: HubRequest) -> Response:
     """The repositories of one type (`list_models`). An empty mirror that only waits says so."""
-    entries = [
-        one
-        for one in request.context.catalog.entries()
-        if one.repo.repo_type is request.match.repo_type
-    ]
+    entries = request.context.catalog.entries(request.match.repo_type)
     visible = [one for one in entries if one.row]
     if not visible and (why := _why_empty(request, entries)):
         raise UnavailableError(why)
@@ -61,12 +59,9 @@ def _why_empty(request: HubRequest, entries: list[Entry]) -> str | None:
 def _choose(request: HubRequest, entries: list[Entry]) -> list[Entry]:
     search = request.query.get("search", "").lower()
     author = request.query.get("author", "").lower()
-    chosen = [
-        one
-        for one in entries
-        if search in one.repo.repo_id.lower()
-        and (not author or (one.repo.author or "").lower() == author)
-    ]
+    chosen = entries
+    if search or author:
+        chosen = [one for one in entries if _is_named(one, search, author)]
     tags = [*request.several("filter"), *request.several("tags"), *request.several("library")]
     task = request.query.get("pipeline_tag")
     sort = _SORTS.get(request.query.get("sort", ""))
@@ -77,6 +72,11 @@ def _choose(request: HubRequest, entries: list[Entry]) -> list[Entry]:
     if sort:
         rows.sort(key=_sort_key(sort), reverse=request.query.get("direction", "-1") == "-1")
     return [one for _, one in rows]
+
+
+def _is_named(entry: Entry, search: str, author: str) -> bool:
+    repo_id = entry.repo.repo_id.lower()
+    return search in repo_id and (not author or repo_id.rpartition("/")[0] == author)
 
 
 def _matches(row: dict[str, Any], tags: list[str], task: str | None) -> bool:
@@ -96,9 +96,11 @@ def _row(request: HubRequest, entry: Entry) -> bytes:
     expand = [*request.several("expand")]
     more = [name for name in ("cardData", "config") if request.flag(name)]
     if request.flag("full"):
-        more += ["cardData", "siblings"]
+        more += _FULL
     if not expand and not more:
         return entry.row
+    if not expand and more == _FULL and (full := full_row(entry)):
+        return orjson.dumps(full)
     try:
         snapshot = request.context.source.snapshot(entry.repo, "HEAD")
     except (NotFoundError, UnavailableError):

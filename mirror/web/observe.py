@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import time
@@ -16,7 +17,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from mirror.core.errors import UnavailableError
 from mirror.web.errors import error_response
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Metrics:
             self.errors.labels(seen.code if seen.code != "-" else str(seen.status)).inc()
 
     def render(self) -> bytes:
-        """The text that Prometheus scrapes. Blocks: it looks at every repository."""
+        """The text that Prometheus scrapes. It looks at no repository."""
         registry = CollectorRegistry()
         registry.register(_Revisions(self._catalog))
         if shared := os.environ.get(METRICS_FOLDER):
@@ -87,26 +87,25 @@ class Metrics:
 
 
 class _Revisions:
-    """Counts revisions when it is scraped."""
+    """The revisions that the last look at all repositories found, and the age of that look."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        gauge = GaugeMetricFamily(
+        look = self._catalog.last_look()
+        if math.isinf(look.age):
+            return  # the first look is under way
+        revisions = GaugeMetricFamily(
             "hubmirror_revisions", "Revisions that can be read, and that wait for files.",
             labels=["state"],
         )  # fmt: skip
-        try:
-            entries = self._catalog.entries()
-        except UnavailableError:
-            return  # a source is out, and /readyz says so
-        except Exception:
-            log.exception("Revisions could not be counted.")
-            return
-        gauge.add_metric(["visible"], sum(entry.visible for entry in entries))
-        gauge.add_metric(["waiting"], sum(entry.waiting for entry in entries))
-        yield gauge
+        revisions.add_metric(["visible"], look.visible)
+        revisions.add_metric(["waiting"], look.waiting)
+        yield revisions
+        yield GaugeMetricFamily(
+            "hubmirror_revisions_age_seconds", "Seconds since revisions were counted.", look.age
+        )
 
     def describe(self) -> list[GaugeMetricFamily]:
         return []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirror.web.observe import Metrics
     from mirror.web.proxy import ProxySettings
     from mirror.web.routing import Match
+    from mirror.web.tree_cache import TreeCache
 
 _TRUE = frozenset({"true", "True", "1"})
 # A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
@@ -43,6 +44,7 @@ class AppContext:
     openllm_files: OpenLLMFiles
     proxy: ProxySettings
     metrics: Metrics
+    trees: TreeCache
 
 
 @dataclass(frozen=True, slots=True)

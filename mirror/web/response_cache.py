@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _MAX_WEIGHT = 64 * 1024
-_MAX_BYTES = 16 * 1024 * 1024
+_MAX_LONG_WEIGHT = 8 * 1024 * 1024
+_LONG = frozenset({"tree", "listing", "info", "revision"})
+"""Routes whose long answers many hosts ask for at once, and which take long to make."""
+_MAX_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 1024
 _MAX_FILES = 256
 # The request headers that an answer may depend on.
@@ -112,12 +115,18 @@ class ResponseCache:
             return
         if "x-accel-redirect" in response.headers:  # for a trusted proxy alone
             return
-        if _weight(key, response) > _MAX_WEIGHT:
+        if _weight(key, response) > (_MAX_LONG_WEIGHT if route in _LONG else _MAX_WEIGHT):
             return
+        self._forget()
         self._drop(key)
         self._kept[key] = (time.monotonic() + self._ttl_s, route, response)
         self._bytes += _weight(key, response)
         while self._bytes > _MAX_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _forget(self) -> None:
+        """Drop the answers that are too old, which come first."""
+        while self._kept and time.monotonic() > next(iter(self._kept.values()))[0]:
             self._drop(next(iter(self._kept)))
 
     def _drop(self, key: Key) -> None:

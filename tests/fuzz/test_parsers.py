@@ -37,7 +37,7 @@ from mirror.derived.facts import Facts
 from mirror.derived.state import State
 from mirror.derived.weight_headers import HeaderError, gguf_facts, safetensors_parameters
 from mirror.sources.bento import BentoStore
-from mirror.sources.bento import entries as bento_entries
+from mirror.sources.bento_entry import entries as bento_entries
 from mirror.sources.plain import PlainFiles
 from mirror.sources.repo_dir import RepoDir
 from mirror.sources.scan import LfsRule

@@ -211,7 +211,7 @@ def test_only_named_repositories_are_adopted(data: Path, other: Path) -> None:
 
 def test_adopt_of_an_unknown_repository_fails(data: Path, other: Path) -> None:
     _make(other)
-    assert "No source has org/typo" in _adopt(data, other, "Org/Typo", status=1)
+    assert "No source has Org/Typo" in _adopt(data, other, "Org/Typo", status=1)
 
 
 def test_a_second_adopt_changes_nothing(data: Path, other: Path) -> None:

@@ -242,7 +242,7 @@ def test_verify_of_one_damaged_repository(data: Path) -> None:
 
 
 def test_verify_of_an_unknown_repository_fails(data: Path) -> None:
-    assert "No source has org/typo" in hubmirror(data, "verify", "Org/Typo", status=1).output
+    assert "No source has Org/Typo" in hubmirror(data, "verify", "Org/Typo", status=1).output
     output = hubmirror(data, "verify", "Org/Model@main", status=1).output
     assert "This command takes no revision." in output
 

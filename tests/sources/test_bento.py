@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,10 +27,13 @@ from mirror.core.errors import (
 )
 from mirror.core.record import render_files
 from mirror.core.repo import Repo, RepoType
+from mirror.core.source import Snapshot
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.server.opened_sources import open_sources
-from mirror.sources.bento import BentoStore, repo_id_of
+from mirror.sources import bento_index
+from mirror.sources.bento import BentoStore
+from mirror.sources.bento_entry import read_yaml, repo_id_of
 from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
@@ -329,7 +335,10 @@ def test_text_that_is_nested_without_end_ends_no_server(home: Path) -> None:
     folder = make_entry(home, f"org--model:{COMMIT}")
     for body in (b"metadata: " + b"[" * 200_000, b"- " * 200_000):
         write(folder / "model.yaml", body)
-        program = f"from mirror.sources.bento import *; print(len(entries(Path({str(home)!r}))))"
+        program = (
+            "from pathlib import Path; from mirror.sources.bento_entry import entries; "
+            f"print(len(entries(Path({str(home)!r}))))"
+        )
         path = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run([sys.executable, "-c", program], env=path, capture_output=True)
         assert (done.returncode, done.stdout.strip()) == (0, b"1")
@@ -402,7 +411,7 @@ def test_a_change_gives_another_stamp(home: Path, store: BentoStore) -> None:
 
 
 def test_what_is_put_there_is_seen_at_once(home: Path, digests: Digests) -> None:
-    store = BentoStore(home, digests)
+    store = BentoStore(home, digests, ttl_s=0)
     folder = make_entry(home, f"org--model:{COMMIT}")
     assert store.repos() == [DERIVED]
     model = yaml.safe_load((folder / "model.yaml").read_text()) | {"metadata": added()}
@@ -420,7 +429,10 @@ def test_a_store_that_comes_after_the_start_is_seen(tmp_path: Path) -> None:
     place = open_sources(tmp_path / "data", None, [])
     assert list(place.sources.repos()) == []
     make_entry(home, f"org--model:{COMMIT}", metadata=added())
-    assert list(place.sources.repos()) == [MODEL]
+    deadline = time.monotonic() + 5
+    while list(place.sources.repos()) != [MODEL]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     assert place.sources.snapshot(MODEL, "main").files.keys() == FILES.keys()
 
 
@@ -610,3 +622,132 @@ def test_a_model_yaml_with_a_number_that_takes_minutes(home: Path, store: BentoS
     folder = make_entry(home, f"org--slow:{OLDER}")
     (folder / "model.yaml").write_bytes(b"a: " + 300_000 * b"1:" + b"1\n")
     assert next(entry.tag for entry in store.entries()) == f"org--model:{COMMIT}"
+
+
+# The index
+
+
+def test_a_look_reads_no_model_yaml_that_did_not_change(
+    home: Path, store: BentoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one beyond a bound: a store of 5,000 entries is as large as one of 1,000."""
+    read: list[Path] = []
+
+    def counted(file: Path) -> dict[str, Any]:
+        read.append(file)
+        return read_yaml(file)
+
+    monkeypatch.setattr(bento_index, "read_yaml", counted)
+    names = [f"org--model-{number:04}" for number in range(1100)]
+    for name in names:
+        make_entry(home, f"{name}:{COMMIT}", Content({}))
+    assert len(store.repos()) == len(names)
+    first = len(read)
+    for repo in (Repo.parse("org/model-0000"), Repo.parse("org/model-1099")):
+        store.snapshot(repo, "main")
+        store.stamp(repo)
+    assert (first, len(read)) == (len(names), first)
+
+
+def test_a_look_lasts_for_its_time(home: Path, digests: Digests) -> None:
+    store = BentoStore(home, digests, ttl_s=60)
+    make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    assert store.repos() == [MODEL]
+    make_entry(home, f"a--b:{COMMIT}")
+    assert store.repos() == [MODEL]
+
+
+def test_those_who_ask_at_once_look_once(
+    home: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def slow(file: Path) -> dict[str, Any]:
+        time.sleep(0.05)
+        read.append(file)
+        return {}
+
+    monkeypatch.setattr(bento_index, "read_yaml", slow)
+    make_entry(home, f"a--b:{COMMIT}")
+    store = BentoStore(home, digests)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: store.repos(), range(8)))
+    assert (len(read), {len(one) for one in found}) == (1, {1})
+
+
+def test_an_index_that_is_a_little_old_is_renewed_in_the_background(
+    home: Path, digests: Digests
+) -> None:
+    store = BentoStore(home, digests, ttl_s=0.2)
+    make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    assert store.repos() == [MODEL]
+    make_entry(home, f"a--b:{COMMIT}")
+    time.sleep(0.25)
+    deadline = time.monotonic() + 5
+    while len(store.repos()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_latest_that_is_written_in_place_is_seen(home: Path, store: BentoStore) -> None:
+    """BentoML truncates it: the folder's time stays."""
+    old = Content({"config.json": b"{}"}, OLDER)
+    make_entry(home, f"org--model:{OLDER}", old, metadata=added(old))
+    folder = make_entry(home, f"org--model:{COMMIT}", metadata=added()).parent
+    os.utime(folder, (1, 1))
+    assert store.snapshot(MODEL, "main").commit_hash == COMMIT
+    with (folder / "latest").open("w") as file:
+        file.write(OLDER)
+    os.utime(folder, (1, 1))
+    assert store.snapshot(MODEL, "main").commit_hash == OLDER
+
+
+def test_a_model_yaml_that_comes_after_its_folder_is_seen(home: Path, store: BentoStore) -> None:
+    folder = make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    body = (folder / "model.yaml").read_bytes()
+    (folder / "model.yaml").unlink()
+    os.utime(folder.parent, (1, 1))
+    assert store.repos() == []
+    write(folder / "model.yaml", body)
+    os.utime(folder.parent, (1, 1))
+    assert store.repos() == [MODEL]
+
+
+def test_lists_of_files_are_kept_within_a_bound(
+    home: Path, store: BentoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bento_index, "_MAX_FILES", 2 * len(FILES))
+    for number in range(6):
+        content = Content(repo=Repo.parse(f"Org/Model{number}"))
+        make_entry(home, f"org--model{number}:{COMMIT}", content, metadata=added(content))
+    for repo in store.repos():
+        assert bodies(store, repo) == FILES
+    kept = store._index._files
+    assert sum(len(files or ()) for _, files in kept.values()) <= 2 * len(FILES)
+
+
+def test_the_stamp_of_an_entry_that_goes_meanwhile(home: Path, digests: Digests) -> None:
+    store = BentoStore(home, digests, ttl_s=60)
+    make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    store.stamp(MODEL)
+    shutil.rmtree(home / "models" / "org--model")
+    with pytest.raises(UnavailableError):
+        store.stamp(MODEL)
+
+
+@pytest.mark.parametrize(("repo", "asked"), [("Org/Model", 1), ("Org/None", 1)])
+def test_a_source_is_asked_once(
+    home: Path, store: BentoStore, monkeypatch: pytest.MonkeyPatch, repo: str, asked: int
+) -> None:
+    make_entry(home, f"org--model:{COMMIT}", metadata=added())
+    questions: list[str] = []
+    snapshot = store.snapshot
+
+    def counted(repo: Repo, revision: str) -> Snapshot:
+        questions.append(revision)
+        return snapshot(repo, revision)
+
+    monkeypatch.setattr(store, "snapshot", counted)
+    with contextlib.suppress(RepositoryNotFoundError):
+        FirstFound([store]).snapshot(Repo.parse(repo), "main")
+    assert len(questions) == asked

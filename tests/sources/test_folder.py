@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mirror.core.errors import (
+    BlobUnreadableError,
     DigestPendingError,
     EntryNotFoundError,
     RepositoryNotFoundError,
@@ -17,10 +20,13 @@ from mirror.core.errors import (
     UnavailableError,
 )
 from mirror.core.repo import Repo
+from mirror.core.source import LocalFile
 from mirror.core.tree import lfs_pointer
-from mirror.derived.digests import Digests
+from mirror.derived.digests import DigestJob, Digests
 from mirror.derived.state import State
+from mirror.sources import plain as plain_files
 from mirror.sources.folder import Folder
+from mirror.sources.scan import LfsRule
 from tests.folders import FILES, MODEL, Content, content_of, make_plain, write
 
 
@@ -145,3 +151,69 @@ def test_a_long_hash_is_pending(root: Path, state: State) -> None:
     with pytest.raises(DigestPendingError, match=r"2\.0 GB are left"):
         source.snapshot(MODEL, "main")
     digests.close()
+
+
+# A large folder
+
+
+def test_a_folder_in_which_nothing_changed_is_the_same_snapshot(root: Path, plain: Folder) -> None:
+    before = plain.snapshot(MODEL, "main")
+    assert plain.snapshot(MODEL, "main") is before
+    write(root / "new.txt", b"new")
+    after = plain.snapshot(MODEL, "main")
+    assert after.files["config.json"] is before.files["config.json"]
+    assert after.commit_hash != before.commit_hash
+
+
+def test_files_that_did_not_change_are_not_read(
+    root: Path, plain: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain.snapshot(MODEL, "main")
+    looked_into = []
+    by_rule = plain_files.by_rule
+
+    def counted(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | LocalFile:
+        looked_into.append(path)
+        return by_rule(path, want, rule)
+
+    monkeypatch.setattr(plain_files, "by_rule", counted)
+    write(root / "config.json", b"{}")
+    plain.snapshot(MODEL, "main")
+    assert looked_into == ["config.json"]
+
+
+def test_another_rule_names_all_files_anew(root: Path, plain: Folder) -> None:
+    before = plain.snapshot(MODEL, "main").find("config.json").file
+    write(root / ".gitattributes", b"*.json filter=lfs diff=lfs merge=lfs -text\n")
+    after = plain.snapshot(MODEL, "main").find("config.json").file
+    assert (before.lfs_sha256, after.lfs_sha256 is None) == (None, False)
+
+
+def test_a_look_that_takes_long_keeps_nobody_waiting(
+    root: Path, digests: Digests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.sources.folder.hold_s", lambda *_: 0.01)
+    read = plain_files.PlainFiles.read
+
+    def slow(*words: Any, **named: Any) -> plain_files.PlainFiles:
+        time.sleep(0.3)
+        return read(*words, **named)
+
+    monkeypatch.setattr(plain_files.PlainFiles, "read", slow)
+    source = Folder(root, MODEL, digests)
+    before = source.snapshot(MODEL, "main").commit_hash
+    write(root / "config.json", b'{"changed": true}')
+    time.sleep(0.02)
+    started = time.monotonic()
+    assert source.snapshot(MODEL, "main").commit_hash == before
+    assert time.monotonic() - started < 0.2
+    with pytest.raises(BlobUnreadableError):
+        source.snapshot(MODEL, "main").find("config.json").open()
+    deadline = time.monotonic() + 10
+    while source.snapshot(MODEL, "main").commit_hash == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    root.rename(root.with_name("elsewhere"))
+    time.sleep(0.02)
+    with pytest.raises(UnavailableError):
+        source.snapshot(MODEL, "main")

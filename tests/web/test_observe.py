@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mirror.config import SourceSpec
 from mirror.core.repo import Repo
 from mirror.core.source import Snapshot
+from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.server.opened_sources import open_sources
@@ -28,7 +29,7 @@ from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
 from mirror.web.app import create_app
-from mirror.web.observe import AccessLog
+from mirror.web.observe import AccessLog, Metrics
 from mirror.web.proxy import ProxySettings
 from tests import folders
 from tests.conftest import Serve, serving
@@ -294,9 +295,34 @@ def test_errors_are_counted_by_code(metered: httpx2.Client, path: str, code: str
 
 
 def test_revisions_are_counted(metered: httpx2.Client) -> None:
-    numbers = _numbers(metered)
+    """In the background: a scrape shows what was found."""
+    deadline = time.monotonic() + 10
+    while not (numbers := _revisions(metered)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (age,) = [value for name, _, value in numbers if name == "hubmirror_revisions_age_seconds"]
+    assert 0 <= age < 10
     assert _sum(numbers, "hubmirror_revisions", state="visible") == 2
     assert _sum(numbers, "hubmirror_revisions", state="waiting") == 1
+
+
+def _revisions(client: httpx2.Client) -> Numbers:
+    return [one for one in _numbers(client) if one[0].startswith("hubmirror_revisions")]
+
+
+def test_a_scrape_waits_for_no_look(tmp_path: Path, digests: Digests, state: State) -> None:
+    class Slow(HfCache):
+        def repos(self) -> list[Repo]:
+            time.sleep(2)
+            return super().repos()
+
+    folders.make_managed(tmp_path / "hub")
+    catalog = Catalog(Slow(tmp_path / "hub", digests, managed=True), state)
+    started = time.monotonic()
+    body = Metrics(catalog).render()
+    assert time.monotonic() - started < 1
+    assert b"hubmirror_revisions{" not in body
+    catalog.close()
 
 
 def test_paths_of_clients_make_no_new_series(metered: httpx2.Client) -> None:

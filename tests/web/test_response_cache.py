@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from starlette.responses import Response
 
 from mirror.core.repo import Repo
 from mirror.derived.digests import Digests
@@ -19,6 +20,7 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.app import create_app
+from mirror.web.response_cache import ResponseCache
 from tests.folders import COMMIT, Content, make_classic, make_managed, write
 from tests.servers import run_server
 
@@ -139,3 +141,24 @@ def test_a_small_part_of_a_large_file_is_read_in_no_hurry(client: httpx2.Client)
     for start in (0, 5):
         part = client.get(LARGE, headers={"range": f"bytes={start}-{start + 999}"})
         assert (part.status_code, part.content) == (206, BODY[start : start + 1000])
+
+
+def test_a_long_listing_of_files_is_given_again() -> None:
+    """It takes long to make; other long answers are not kept."""
+    recent = ResponseCache(60)
+    body = Response(b"x" * 1_000_000)
+    for route, is_kept in (("tree", True), ("resolve", False)):
+        scope = {"method": "GET", "scheme": "http", "query_string": b"", "headers": [],
+                 "raw_path": route.encode(), "state": {"route": route}}  # fmt: skip
+        recent._keep(scope, body)
+        assert (recent.find(scope) is not None) is is_kept
+
+
+def test_long_answers_are_kept_within_a_bound() -> None:
+    recent = ResponseCache(60)
+    for number in range(200):
+        scope = {"method": "GET", "scheme": "http", "query_string": b"%d" % number, "headers": [],
+                 "raw_path": b"/", "state": {"route": "tree"}}  # fmt: skip
+        recent._keep(scope, Response(b"x" * 1_000_000))
+    assert recent._bytes <= 64 * 1024 * 1024
+    assert len(recent._kept) < 70

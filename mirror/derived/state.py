@@ -58,8 +58,10 @@ class State:
         """The files of facts that nobody used for 30 days, and that are not needed; of `most` files
         that are looked at, in an order that is another one each time."""
         left = most
-        for folder in _shuffled(self.folder / kind):
+        for folder in _shuffled(Path(os.path.realpath(self.folder), kind)):
             for path in _shuffled(folder):
+                if path.suffix != ".json":
+                    continue
                 if left == 0:
                     return
                 left -= 1
@@ -117,8 +119,10 @@ class State:
 
 
 def _shuffled(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it cannot be listed."""
+    """What lies in a folder; nothing where it cannot be listed, or a part of its path is a link."""
     try:
+        if os.path.realpath(folder) != str(folder):
+            return []
         names = os.listdir(folder)
     except OSError:
         return []

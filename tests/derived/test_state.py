@@ -77,3 +77,16 @@ def test_a_run_looks_at_a_bounded_number(state: State, monkeypatch: pytest.Monke
 
 def test_a_state_folder_that_is_not_there(tmp_path: Path) -> None:
     assert unused_facts(State(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.parametrize("link", ["digests", "digests/ab", "facts"])
+def test_a_link_in_the_state_folder_is_not_followed(
+    tmp_path: Path, state: State, link: str
+) -> None:
+    precious = tmp_path / "elsewhere" / "card" / "ab" / "precious.json"
+    for path in (precious, tmp_path / "elsewhere" / "precious.json"):
+        write(path, b"{}")
+        os.utime(path, (1, 1))
+    (state.folder / link).parent.mkdir(parents=True, exist_ok=True)
+    (state.folder / link).symlink_to(tmp_path / "elsewhere")
+    assert unused_facts(state) == []

@@ -15,6 +15,7 @@ from mirror.cli.settings import PLACE, settings
 from mirror.config import RepoSpec, SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo, find_commit
+from mirror.core.source import Layout
 from mirror.core.units import human, several
 from mirror.maintenance.adopt import Adopt
 from mirror.maintenance.foreign_sources import abandoned_in, remove_from
@@ -31,7 +32,6 @@ from mirror.maintenance.garbage import (
 from mirror.maintenance.verify import Problem, Verify
 from mirror.server.opened_sources import OpenedSources, open_sources
 from mirror.sources.bento_entry import entries
-from mirror.sources.hf_cache import HfCache
 from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
 from mirror.sync.completeness import wanted_files
@@ -63,7 +63,7 @@ def verify(
     with showing(as_json=options["as_json"]) as report:
         run = Verify(report)
         for source in place.sources.sources:
-            if isinstance(source, HfCache) and source.managed:
+            if source.layout is Layout.MANAGED_CACHE and source.root:
                 cache = Cache.of(source.root)
                 found = run.cache(cache, _folders(cache, names))
                 if options["repair"] and any(problem.is_harmful for problem in found):
@@ -183,7 +183,7 @@ def _other_sources(place: OpenedSources, cache: Cache) -> list[Any]:
     return [
         source
         for source in place.sources.sources
-        if not (isinstance(source, HfCache) and source.managed and source.root == cache.root)
+        if not (source.layout is Layout.MANAGED_CACHE and source.root == cache.root)
     ]
 
 

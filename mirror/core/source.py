@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -150,6 +151,16 @@ class Snapshot:
         return EntryNotFoundError(self.repo, self.commit_hash, path, reason)
 
 
+class Layout(StrEnum):
+    """How a source keeps its files. Commands that change a source ask for this, not for a class."""
+
+    MANAGED_CACHE = "managed"
+    HF_CACHE = "hf-cache"
+    BENTO_STORE = "bento"
+    OTHER = "other"
+    """Nothing in it is changed by a command of hubmirror."""
+
+
 class Source(Protocol):
     """A place that repositories are read from. All methods block, and may be called from threads.
 
@@ -157,8 +168,17 @@ class Source(Protocol):
     takes a repo or a revision. Repo ids are matched without regard to case.
     """
 
-    label: str
-    """How the operator sees this source: its kind and what was declared, never in an answer."""
+    @property
+    def label(self) -> str:
+        """How the operator sees this source: its kind and what was declared, never in an answer."""
+
+    @property
+    def layout(self) -> Layout:
+        """How it keeps its files."""
+
+    @property
+    def root(self) -> Path | None:
+        """The folder of this layout; None if the source has none on this host."""
 
     def repos(self) -> Iterable[Repo]:
         """Every repository that is here, complete or not."""

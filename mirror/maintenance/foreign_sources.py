@@ -10,14 +10,14 @@ from huggingface_hub import scan_cache_dir
 from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size, special_file
 from mirror.core.repo import Repo, find_commit
+from mirror.core.source import Layout
 from mirror.maintenance.garbage import Garbage, is_old, remove_entry
-from mirror.sources.bento import BentoStore
-from mirror.sources.hf_cache import HfCache
+from mirror.sources.bento_entry import entries
 from mirror.sources.repo_dir import RepoDir
 from mirror.sources.scan import files_below
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mirror.core.source import Source
@@ -29,12 +29,13 @@ def remove_from(source: Source, repo: Repo, revision: str) -> int | None:
     Returns the freed bytes; None if the source does not have it. A plain folder is never removed,
     since it belongs to another user.
     """
-    if isinstance(source, HfCache):
-        return _remove_from_cache(source.root, repo, revision)
-    if isinstance(source, BentoStore):
-        stored = [entry for entry in source.entries() if entry.holds(repo, revision)]
-        return sum(remove_entry(source.home, entry) for entry in stored) if stored else None
-    return None
+    remove = _REMOVERS.get(source.layout)
+    return remove(source.root, repo, revision) if remove and source.root else None
+
+
+def _remove_from_store(home: Path, repo: Repo, revision: str) -> int | None:
+    stored = [entry for entry in entries(home) if entry.holds(repo, revision)]
+    return sum(remove_entry(home, entry) for entry in stored) if stored else None
 
 
 def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
@@ -67,11 +68,13 @@ def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
 def abandoned_in(source: Source) -> Iterator[Garbage]:
     """Unfinished downloads and blobs without a snapshot in an HF cache; unfinished entries in a
     Bento store. Omits files that changed within a day."""
-    if isinstance(source, HfCache):
+    if source.root is None:
+        return
+    if source.layout in (Layout.HF_CACHE, Layout.MANAGED_CACHE):
         for repo in source.repos():
             yield from _stray_blobs(source.root, repo)
-    elif isinstance(source, BentoStore) and source.home.is_dir():
-        for path in source.home.glob(".hubmirror-*"):
+    elif source.layout is Layout.BENTO_STORE and source.root.is_dir():
+        for path in source.root.glob(".hubmirror-*"):
             if is_old(path):
                 yield Garbage("an unfinished entry of the Bento store", folder_size(path), path)
 
@@ -87,3 +90,10 @@ def _stray_blobs(root: Path, repo: Repo) -> Iterator[Garbage]:
         if path.name not in linked and is_old(path):
             text = f"{repo}: blob {path.name[:12]} belongs to no snapshot"
             yield Garbage(text, path.lstat().st_size, path)
+
+
+_REMOVERS: dict[Layout, Callable[[Path, Repo, str], int | None]] = {
+    Layout.HF_CACHE: _remove_from_cache,
+    Layout.MANAGED_CACHE: _remove_from_cache,
+    Layout.BENTO_STORE: _remove_from_store,
+}

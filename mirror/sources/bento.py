@@ -15,7 +15,7 @@ from mirror.core.errors import (
     UnavailableError,
 )
 from mirror.core.repo import COMMIT_HASH, find_commit
-from mirror.core.source import LocalFile, Snapshot
+from mirror.core.source import Layout, LocalFile, Snapshot
 from mirror.sources.bento_index import BentoIndex
 from mirror.sources.plain import PlainFiles
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
@@ -38,10 +38,11 @@ class BentoStore:
         self, home: Path, digests: Digests, *, label: str = "bento", ttl_s: float = TTL_S
     ) -> None:
         self.label = label
-        self.home = Path(os.path.realpath(home))
+        self.layout = Layout.BENTO_STORE
+        self.root = Path(os.path.realpath(home))
         self._digests = digests
         self._recent = SnapshotCache(ttl_s)
-        self._index = BentoIndex(self.home, ttl_s)
+        self._index = BentoIndex(self.root, ttl_s)
 
     def repos(self) -> list[Repo]:
         found: dict[str, Repo] = {}

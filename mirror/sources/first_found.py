@@ -13,6 +13,7 @@ from mirror.core.errors import (
     RevisionNotFoundError,
     UnavailableError,
 )
+from mirror.core.source import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -30,6 +31,8 @@ class FirstFound:
     """
 
     label = "all sources"
+    layout = Layout.OTHER
+    root = None
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.sources = sources
@@ -69,7 +72,10 @@ class FirstFound:
         raise incomplete or RepositoryNotFoundError(repo)
 
     def stamp(self, repo: Repo) -> Hashable:
-        return tuple(_stamp(source, repo) for source in self.sources)
+        stamps = tuple(_stamp(source, repo) for source in self.sources)
+        if all(stamp is None for stamp in stamps):
+            raise RepositoryNotFoundError(repo)
+        return stamps
 
     def identities(self) -> list[str]:
         return [name for source in self.sources for name in source.identities()]

@@ -19,7 +19,7 @@ from mirror.core.errors import (
     UnavailableError,
 )
 from mirror.core.repo import Repo, find_commit
-from mirror.core.source import Snapshot
+from mirror.core.source import Layout, Snapshot
 from mirror.sources.plain import PlainFiles
 from mirror.sources.snapshot_cache import TTL_S, hold_s
 
@@ -46,7 +46,8 @@ class Folder:
         self, root: Path, repo: Repo, digests: Digests, *, label: str = "", ttl_s: float = TTL_S
     ) -> None:
         self.label = label or f"folder={repo}"
-        self._root = Path(root).absolute()
+        self.layout = Layout.OTHER
+        self.root = Path(root).absolute()
         self._repo = repo
         self._digests = digests
         self._ttl_s = ttl_s
@@ -57,7 +58,7 @@ class Folder:
         self._refreshing = threading.Lock()
 
     def repos(self) -> list[Repo]:
-        if not self._root.is_dir():
+        if not self.root.is_dir():
             raise UnavailableError(f"{self._repo} cannot be read: its folder is not there.")
         return [self._repo]
 
@@ -101,7 +102,7 @@ class Folder:
         if kept is not None and time.monotonic() < self._until:
             return kept[1]
         if kept is not None and self._ttl_s and self._cost > _PATIENCE_S:
-            self._root.stat()  # one that went away is an outage at once
+            self.root.stat()  # one that went away is an outage at once
             if self._refreshing.acquire(blocking=False):
                 threading.Thread(target=self._refresh, name="folder", daemon=True).start()
             return kept[1]
@@ -128,7 +129,7 @@ class Folder:
         kept = self._kept
         before = kept[0] if kept is not None else None
         started = time.monotonic()
-        found = PlainFiles.read(self._root, str(self._repo), self._digests, before=before)
+        found = PlainFiles.read(self.root, str(self._repo), self._digests, before=before)
         if kept is None or found is not before:
             kept = found, self._snapshot_of(found)
         self._cost = time.monotonic() - started

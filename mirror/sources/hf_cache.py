@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mirror.core.errors import RepositoryNotFoundError, UnavailableError
 from mirror.core.repo import Repo
+from mirror.core.source import Layout
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
 from mirror.sources.repo_dir import RepoDir, identity, stamp_of
@@ -37,6 +38,7 @@ class HfCache:
         self._kind = "managed" if managed else "hf-cache"
         self.label = label or self._kind
         self.root = Path(os.path.realpath(root))
+        self.layout = Layout.MANAGED_CACHE if managed else Layout.HF_CACHE
         self.managed = managed
         self._digests = digests
         self._recent = SnapshotCache(ttl_s)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import anyio
-import anyio.to_thread
+from aiofiles.base import wrap
 from starlette.responses import Response
 
 from mirror.core.errors import BlobChangedError
@@ -220,12 +220,13 @@ class BlobResponse(Response):
     async def _copy(self, receive: Receive, send: Send) -> None:
         """For servers without zero copy, and for blobs that have no descriptor: read in a thread, a
         window at a time."""
-        is_short, offset = False, self._cut.offset
+        is_short, offset, pread = False, self._cut.offset, wrap(self._blob.pread)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
             for parts in _windows(self._cut.parts):
                 count = sum(length for _, length in parts)
-                read = await anyio.to_thread.run_sync(self._blob.pread, offset, count)
+                with anyio.CancelScope(shield=True):  # the blob is closed afterwards
+                    read = await pread(offset, count)
                 if len(read) < count:
                     is_short = True
                     break

@@ -13,9 +13,9 @@ import httpx2
 import pytest
 
 from mirror.core.blob import Blob
-from mirror.core.errors import RepositoryNotFoundError
-from mirror.core.repo import Repo
-from mirror.core.source import Snapshot
+from mirror.core.errors import RepositoryNotFoundError, RevisionNotFoundError
+from mirror.core.repo import Repo, find_commit
+from mirror.core.source import Layout, Snapshot
 from mirror.core.tree import RepoFile
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
@@ -73,7 +73,9 @@ class RemoteFile:
 class Remote:
     """A source of an out-of-tree kind: nothing of it is on a disk of this host."""
 
-    label = kind = "remote"
+    label = "remote"
+    layout = Layout.OTHER
+    root = None
 
     def __init__(self, url: str | None = None) -> None:
         self.arrived = threading.Event()
@@ -82,19 +84,26 @@ class Remote:
     def repos(self) -> list[Repo]:
         return [MODEL]
 
-    def refs(self, _: Repo) -> Mapping[str, str]:
+    def refs(self, repo: Repo) -> Mapping[str, str]:
+        self._check(repo)
         return {"refs/heads/main": COMMIT}
 
-    def commits(self, _: Repo) -> list[str]:
+    def commits(self, repo: Repo) -> list[str]:
+        self._check(repo)
         return [COMMIT]
 
-    def snapshot(self, repo: Repo, _: str) -> Snapshot:
-        if repo.repo_id.lower() != MODEL.repo_id.lower():
+    def _check(self, repo: Repo) -> None:
+        if repo.key != MODEL.key:
             raise RepositoryNotFoundError(repo)
+
+    def snapshot(self, repo: Repo, revision: str) -> Snapshot:
+        if find_commit(revision, self.refs(repo), [COMMIT]) is None:
+            raise RevisionNotFoundError(repo, revision)
         files = {path: RemoteFile(self._entry(path), self._opener(path)) for path in FILES}
         return Snapshot(MODEL, COMMIT, files, datetime(2026, 1, 1, tzinfo=UTC))
 
-    def stamp(self, _: Repo) -> Hashable:
+    def stamp(self, repo: Repo) -> Hashable:
+        self._check(repo)
         return 1
 
     def identities(self) -> list[str]:

@@ -141,7 +141,7 @@ class Cache:
         """Check the digest of a staged file, sync it to disk, and move it to its blob's name.
 
         `advanced` receives the count of bytes that were read. `found` is the digest of the file,
-        if the caller has computed it already. Raises CorruptBlobError and removes the file if its
+        if the caller has computed it already; it is computed again before a file is refused. Raises CorruptBlobError and removes the file if its
         bytes do not match. Raises ValueError for a file that is not below `.hubmirror`; this file
         is kept.
         """
@@ -151,7 +151,9 @@ class Cache:
         if size != file.size:
             staged.unlink()
             raise CorruptBlobError(file.path, f"it has {size} bytes, not {file.size}")
-        found = found or digest(staged, file.etag, file.size, advanced)
+        if found != file.etag:
+            # A digest that was computed while the file was written may have read a byte too early.
+            found = digest(staged, file.etag, file.size, advanced)
         if found != file.etag:
             staged.unlink(missing_ok=True)
             raise CorruptBlobError(file.path, f"its digest is {found}, not {file.etag}")

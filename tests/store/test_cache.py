@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mirror.core.errors import CorruptBlobError
 from mirror.core.repo import Repo
 from mirror.store.cache import Cache
-from tests.folders import make_managed
+from tests.folders import MODEL, entry, make_managed, write
 
 
 def test_a_folder_is_found_in_any_case(tmp_path: Path) -> None:
@@ -41,3 +42,35 @@ def test_a_new_repository_costs_no_look_at_the_names_of_all(
         repo = Repo.parse(f"Org/New-{number}")
         cache.folder(repo).path.mkdir()
     assert len(parsed) == 4
+
+
+def test_a_file_is_read_again_before_it_is_refused(tmp_path: Path) -> None:
+    """Its writer may have written out of order while it was read."""
+    cache = Cache.of(tmp_path / "hub")
+    file, folder = entry("a.bin", b"right"), cache.folder(MODEL)
+    for body, digest in ((b"right", 64 * "0"), (b"right", None)):
+        staged = cache.staging(MODEL) / file.etag
+        write(staged, body)
+        cache.accept(folder, file, staged, found=digest)
+        assert (folder.blobs / file.etag).read_bytes() == body
+    write(staged, b"wrong")
+    with pytest.raises(CorruptBlobError, match="its digest is"):
+        cache.accept(folder, file, staged, found=64 * "0")
+    assert not staged.exists()
+
+
+def test_only_what_was_staged_is_taken_or_removed(tmp_path: Path) -> None:
+    cache = Cache.of(tmp_path / "hub")
+    file = entry("a.bin", b"right")
+    write(tmp_path / "victim", b"somebody's own file")
+    link = cache.staging(MODEL) / "link"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "victim")
+    for staged in (
+        tmp_path / "victim",
+        link,
+        cache.staging(MODEL) / ".." / ".." / ".." / ".." / "victim",
+    ):
+        with pytest.raises(ValueError, match="not a staged file"):
+            cache.accept(cache.folder(MODEL), file, staged)
+    assert (tmp_path / "victim").read_bytes() == b"somebody's own file"

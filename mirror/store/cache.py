@@ -141,9 +141,9 @@ class Cache:
         """Check the digest of a staged file, sync it to disk, and move it to its blob's name.
 
         `advanced` receives the count of bytes that were read. `found` is the digest of the file,
-        if the caller has computed it already; it is computed again before a file is refused. Raises CorruptBlobError and removes the file if its
-        bytes do not match. Raises ValueError for a file that is not below `.hubmirror`; this file
-        is kept.
+        if the caller has computed it already; it is computed again before a file is refused.
+        Raises CorruptBlobError and removes the file if its bytes do not match. Raises ValueError
+        for a file that is not below `.hubmirror`; this file is kept.
         """
         if self.work_dir not in staged.parents or ".." in staged.parts or staged.is_symlink():
             raise ValueError(f"{staged} is not a staged file.")

@@ -253,3 +253,46 @@ def test_the_bundle_itself_is_applied(disk: Path, site: Path) -> None:
     seal(disk, lambda _: None)
     hubmirror(site, "bundle", "apply", str(disk))
     assert "No problems found." in hubmirror(site, "verify").stdout
+
+
+def _hold_under_another_name(manifest: Manifest) -> None:
+    """The other side is said to have a content under the name of another blob."""
+    name, digest = next((n, d) for n, d in manifest["holds"].items() if "/blobs/" in n)
+    manifest["holds"][name] = ("0" if digest[0] != "0" else "1") + digest[1:]
+
+
+CARRIED: dict[str, str | Callable[[Manifest], object]] = {
+    "bytes under another blob's name": _hold_under_another_name,
+    "a git config": "git/github.com/a/b.git/config",
+    "a git hook": "git/github.com/a/b.git/hooks/post-checkout",
+    "another object store": "git/github.com/a/b.git/objects/info/alternates",
+    "a configuration of hubmirror": "hubmirror.toml",
+    "a path that leads out": "../victim",
+    "1,500 levels": "/".join(1500 * "d"),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_what_no_bundle_carries(disk: Path, site: Path, name: str) -> None:
+    change = CARRIED[name]
+    if isinstance(change, str):
+        item = {"name": change, "size": 0, "digest": hashlib.sha256(b"").hexdigest(), "offset": 0}
+        seal(disk, lambda manifest: manifest["items"].append(item))
+    else:
+        seal(disk, change)
+    before = names_below(site)
+    said = hubmirror(site, "bundle", "apply", str(disk), status=1).output
+    assert "is damaged" in said
+    assert names_below(site) == before
+
+
+def test_a_bundle_leaves_out_what_git_obeys(tmp_path: Path) -> None:
+    put_grown(tmp_path / "data", 0)
+    bare = tmp_path / "data" / "git" / "github.com" / "a" / "b.git"
+    for name in ("HEAD", "config", "hooks/post-checkout", "refs/heads/main", "packed-refs"):
+        write(bare / name, b"x")
+    hubmirror(tmp_path / "data", "bundle", "create", str(tmp_path / "disk"))
+    manifest = orjson.loads((tmp_path / "disk" / "manifest.json").read_bytes())
+    carried = {one["name"] for one in manifest["items"] if one["name"].startswith("git/")}
+    start = "git/github.com/a/b.git"
+    assert carried == {f"{start}/HEAD", f"{start}/refs/heads/main", f"{start}/packed-refs"}

@@ -141,6 +141,7 @@ def test_a_size_that_differs_from_the_tree(
     simulator.repo(MODEL).claimed_sizes[WEIGHTS] = size
     assert filling.pull(MODEL).failed != []
     assert not filling.folder().recorded()
+    assert simulator.count(GET) == 0
 
 
 @pytest.mark.parametrize("where", ["/revision/", GET])

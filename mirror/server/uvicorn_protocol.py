@@ -232,7 +232,8 @@ class Protocol(HttpToolsProtocol):
             self._start_deadline(_REST_TIMEOUT_S)
 
     async def _send(self, cycle: RequestResponseCycle, message: Any) -> None:
-        await self._until_writable(cycle)
+        if cycle.flow.write_paused or self.transport.is_closing():
+            await self._until_writable(cycle)
         if message["type"] != ZERO_COPY:
             await RequestResponseCycle.send(cycle, message)
             return

@@ -10,7 +10,6 @@ import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.datastructures import Headers, QueryParams
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -21,6 +20,7 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.openllm.served_files import OpenLLMFiles
 from mirror.web.access import Gate
 from mirror.web.body import BodyReader
+from mirror.web.cors import Cors
 from mirror.web.errors import error_response
 from mirror.web.observe import AccessLog, Metrics, Observe
 from mirror.web.proxy import ProxySettings
@@ -41,12 +41,6 @@ if TYPE_CHECKING:
 _MAX_THREADS = 16  # more fight each other for the interpreter
 _POLL_INTERVAL_S = 0.25
 _READS = ("GET", "HEAD")
-# What scripts of other origins may read of an answer: huggingface.js reads the same of the hub.
-_EXPOSED = (
-    "accept-ranges", "content-disposition", "content-range", "etag", "link", "x-error-code",
-    "x-error-message", "x-linked-etag", "x-linked-size", "x-repo-commit", "x-request-id",
-    "x-total-count", "x-xet-access-token", "x-xet-cas-url", "x-xet-hash", "x-xet-token-expiration",
-)  # fmt: skip
 
 
 class HubApp:
@@ -170,13 +164,7 @@ def create_app(
     recent = ResponseCache(ttl_s)
     middleware = [
         Middleware(Observe, metrics=context.metrics, log=access_log, proxy=proxy),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=["*"],
-            allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["*"],
-            expose_headers=_EXPOSED,
-        ),
+        Middleware(Cors),
         Middleware(Gate, signer=proxy.signer, router=ROUTER),
         Middleware(CacheMiddleware, recent=recent),
     ]

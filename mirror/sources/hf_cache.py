@@ -125,7 +125,7 @@ class HfCache:
 
 @contextlib.contextmanager
 def _disk_errors(name: str) -> Iterator[None]:
-    """A disk that fails is an outage, never an absence."""
+    """Raise UnavailableError for a disk error, never a "not found"."""
     try:
         yield
     except OSError as exc:

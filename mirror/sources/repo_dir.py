@@ -53,7 +53,7 @@ def identity(root: Path) -> str:
 
 
 class LinkError(Exception):
-    """A snapshot's link leads nowhere, or out of the cache; the message says which."""
+    """A symlink in a snapshot is not followed; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,8 @@ _GIT_LOOKS_AT = 8000
 def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
     """Paths below a folder, relative to it, without `.git` folders and the paths in `skip`.
 
-    Symlinks are yielded, but not followed. A folder that is deeper than MAX_DEPTH is yielded instead
-    of its files. Raises OSError if a folder cannot be listed.
+    Symlinks are yielded, but not followed. If a folder is deeper than MAX_DEPTH, the folder is
+    yielded, and its files are not. Raises OSError if a folder cannot be listed.
     """
     pending = [""]
     while pending:

@@ -81,7 +81,7 @@ class State:
 
     @contextlib.contextmanager
     def lock(self, name: str, give_up: threading.Event) -> Iterator[None]:
-        """Hold a lock among all processes that share the state folder or, for MAIN, the data folder.
+        """Hold a lock among all processes with the same state folder or, for MAIN, data folder.
 
         Continues without the lock if `give_up` is set, or if the file system has no locks.
         """

@@ -1,8 +1,8 @@
 """Access control for a mirror that has a token.
 
-hf_xet sends the token only to the hub's own routes. To the Xet routes it sends the access token from
-the token route, and to the data URLs of a reconstruction it sends no token. So the access token (for
-one commit) and the data URLs (for one block) are signed with the mirror's token, and expire.
+hf_xet sends the token only to the hub's own routes. To the Xet routes it sends the access token of
+the token route, and to the data URLs of a reconstruction it sends no token. So the access token
+(for one commit) and the data URLs (for one block) are signed with the mirror's token, and expire.
 """
 
 from __future__ import annotations

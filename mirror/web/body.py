@@ -22,7 +22,7 @@ class BodyReader:
     """Reads bodies into memory, with a limit for all bodies of one process together."""
 
     def __init__(self, timeout_s: float = _TIMEOUT_S, max_together: int = _MAX_TOGETHER) -> None:
-        """`timeout_s` is for one whole body. `max_together` is in bytes, for all bodies together."""
+        """`timeout_s` is for one whole body; `max_together` is in bytes, for all bodies."""
         self._timeout_s = timeout_s
         self._free = max_together
 

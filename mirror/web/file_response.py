@@ -277,7 +277,7 @@ async def until_disconnect(
     receive: Receive, tasks: anyio.CancelScope, state: Mapping[str, Any] | None = None
 ) -> None:
     """Cancel the tasks when the client disconnects, because uvicorn's `send` raises no error then.
-    With the `state` of the request, a client that closes its sending side counts as disconnected."""
+    With the `state` of the request, a client that closes its sending side is disconnected too."""
     while (await receive())["type"] != "http.disconnect" and not (state or {}).get(HALF_CLOSED):
         pass
     tasks.cancel()

@@ -44,7 +44,7 @@ def test_a_partial_snapshot_promises_nothing(hub: Path, foreign: HfCache) -> Non
     make_classic(hub)
     missing = _lookup(foreign, "nope.json")
     assert not missing.known
-    assert "cannot tell" in str(missing)
+    assert "does not know whether upstream" in str(missing)
 
 
 def test_a_tree_file_tells_what_is_absent(hub: Path, foreign: HfCache) -> None:

@@ -1,7 +1,7 @@
-"""The configuration: one list of settings, and the file that may hold them.
+"""The configuration: the list of settings, and the parser of the configuration file.
 
-A setting is taken from its flag, else from `HUBMIRROR_<NAME>`, else from its table of the file,
-else it has its default.
+The value of a setting comes from its flag, else from `HUBMIRROR_<NAME>`, else from its table in the
+file, else from its default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT_DATA = Path("data")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting; `default` is None where there is none. In the file it is `key` of `table`."""
+    """One setting. `default` is None if it has none. In the file, it is `key` in `table`."""
 
     name: str
     help: str
@@ -47,7 +47,7 @@ class Setting:
         return f"HUBMIRROR_{self.name.upper()}"
 
     def check(self, value: Any, path: Path) -> None:
-        """Raises ConfigError where a value of the file is of the wrong type."""
+        """Raises ConfigError if a value in the file has a wrong type."""
         one = self.type if self.type in (int, bool) else str
         values = value if self.several else [value]
         if not isinstance(values, list) or any(type(each) is not one for each in values):
@@ -115,7 +115,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """A declared source: its kind, its folder, and for a plain folder the repo that it holds."""
+    """A declared source: its kind, its folder, and for a plain folder its repository."""
 
     kind: str
     path: Path
@@ -149,7 +149,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class RepoSpec:
-    """A revision that a pull is to bring, with huggingface_hub's patterns for its files."""
+    """A revision to pull, with huggingface_hub's patterns for its files."""
 
     repo: Repo
     revision: str = "main"
@@ -168,7 +168,7 @@ class RepoSpec:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a configuration file holds: settings by name, the sources, and what pulls bring."""
+    """The content of a configuration file: settings by name, sources, and revisions to pull."""
 
     settings: Mapping[str, Any]
     sources: tuple[SourceSpec, ...]
@@ -176,7 +176,7 @@ class File:
 
     @classmethod
     def read(cls, path: Path) -> File:
-        """Raises ConfigError, naming any key that is not known."""
+        """Read a file. Raises ConfigError, also for an unknown key."""
         try:
             data = tomllib.loads(path.read_text())
         except OSError as exc:
@@ -200,7 +200,7 @@ class File:
 
 
 def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
-    """A table's settings, by name."""
+    """The settings of a table, by name."""
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {table} is a table, [{table}].")
     known = {setting.key: setting for setting in SETTINGS.values() if setting.table == table}
@@ -211,7 +211,7 @@ def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
 
 
 def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    """Raises ConfigError for a `HUBMIRROR_*` variable that is no setting."""
+    """Raises ConfigError for a `HUBMIRROR_*` variable that is not a setting."""
     known = [setting.variable for setting in SETTINGS.values()]
     ours = [name for name in environ if name.startswith("HUBMIRROR_")]
     _refuse_unknown(ours, [*known, "HUBMIRROR_CONFIG", "HUBMIRROR_SOURCE"], "in the environment")
@@ -256,7 +256,7 @@ def _repo_spec(entry: Any, path: Path) -> RepoSpec:
 
 
 def _folder(text: str) -> Path:
-    """A path in which `~` is a user's home. Raises ConfigError where there is no such user."""
+    """A path with `~` expanded to a home folder. Raises ConfigError for an unknown user."""
     try:
         return Path(text).expanduser()
     except RuntimeError as exc:

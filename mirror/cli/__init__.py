@@ -13,7 +13,7 @@ import click
 from mirror import __version__
 from mirror.core.errors import HubmirrorError
 
-# Each is imported when it is called for: serving needs no upstream, and pulling no server.
+# A command is imported only when it runs: `serve` needs no upstream code, `pull` no server code.
 _COMMANDS = {
     "serve": "serve:serve",
     "ls": "ls:ls",

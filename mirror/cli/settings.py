@@ -1,4 +1,4 @@
-"""The settings as options, which all commands that read the configuration share."""
+"""The settings as command line options, for all commands that read the configuration."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def settings(*names: str) -> Callable[[_Command], _Command]:
 
 
 def _read_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Make the file's values the defaults, below flags and the environment."""
+    """Use the values of the file as defaults; flags and environment variables override them."""
     refuse_unknown_variables(os.environ)
     if path is None and not DEFAULT_FILE.exists():
         return

@@ -1,4 +1,4 @@
-"""The bytes behind a file: on a disk here, still arriving, or in an object store."""
+"""The content of a file: on a local disk, in a download that still runs, or in an object store."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Protocol
 
 
 class Blob(Protocol):
-    """An open file of a source. Methods block, and may be called from threads."""
+    """An open file of a source. Methods block, and can be called from threads."""
 
     @property
     def size(self) -> int:
-        """Bytes, all of which can be read, though some may be waited for."""
+        """The size in bytes. All bytes can be read, but a read can block until they arrive."""
 
     def pread(self, offset: int, count: int) -> bytes:
         """The bytes from `offset`; fewer than `count` only if the file became shorter. Raises
-        BlobUnreadableError or OSError if they cannot be had."""
+        BlobUnreadableError or OSError if they cannot be read."""
 
     def fileno(self) -> int | None:
-        """A descriptor from which the kernel can send the whole file now; None if there is none."""
+        """A descriptor of the whole file that the kernel can send (sendfile); None if there is
+        none."""
 
     def redirect_url(self) -> str | None:
-        """Another address that has the same bytes, to which a client may be sent; else None."""
+        """Another URL of the same bytes, to which a client can be redirected; else None."""
 
     def close(self) -> None:
-        """Free what the open file holds. No other method is called afterwards."""
+        """Free the resources of the open file. No other method is called afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalBlob:
-    """A file on a disk, by its open descriptor, which `close` closes."""
+    """A file on a local disk. `close` closes its descriptor."""
 
     descriptor: int
     size: int

@@ -1,31 +1,31 @@
-"""What can go wrong, as one tree. `web/errors.py` holds the one table that turns it into HTTP.
+"""The tree of exceptions. `web/errors.py` holds the one table that maps them to HTTP responses.
 
     HubmirrorError
-    ├── ConfigError                      the start is refused
-    ├── UpstreamError                    the hub that is pulled from fails
-    ├── CarryError                       a copy to or from another place fails
-    ├── CorruptBlobError                 bytes that are not what their digest says
-    ├── RequestError                     the request itself is malformed
-    │   └── SlowRequestError             its body does not come in time
+    ├── ConfigError                      the configuration is invalid: the server does not start
+    ├── UpstreamError                    the upstream hub fails
+    ├── CarryError                       a copy to or from another host or disk fails
+    ├── CorruptBlobError                 the bytes do not match their digest
+    ├── RequestError                     the request is malformed
+    │   └── SlowRequestError             the request body does not arrive in time
     ├── UnauthorizedError                the mirror's own token is missing or wrong
-    ├── ForbiddenError                   a signed URL is forged or has expired
-    ├── ReadOnlyError                    somebody tried to upload
-    ├── NotOfferedError                  a hub route that a mirror has no answer for
+    ├── ForbiddenError                   a signed URL has a wrong signature or has expired
+    ├── ReadOnlyError                    a client tries to upload
+    ├── NotOfferedError                  a route of the hub that this mirror does not implement
     ├── NotFoundError
     │   ├── RepositoryNotFoundError
     │   ├── RevisionNotFoundError
-    │   ├── EntryNotFoundError           `known`: a promise that the commit has no such file
+    │   ├── EntryNotFoundError           `known`: the commit certainly has no such file
     │   └── XetHashNotFoundError
-    └── UnavailableError                 it is there, or may be, and cannot be served now
-        ├── BusyError                    others' requests take all that there is
+    └── UnavailableError                 the resource exists, or may exist, but is not served now
+        ├── BusyError                    too many requests of one kind at the same time
         ├── RevisionIncompleteError      files of the revision are still missing
-        ├── DigestPendingError           files are being read for the first time
-        ├── BlobUnreadableError          vanished, wrong size, or the disk fails
-        └── BlobChangedError             it became shorter while it was read
+        ├── DigestPendingError           the digest of a file is still being computed
+        ├── BlobUnreadableError          the file is missing, has a wrong size, or the disk fails
+        └── BlobChangedError             the file became shorter while it was read
 
-A "not found" is kept on disk by clients, so only a source that *knows* may raise one; all else
-is an `UnavailableError`. Messages name the thing, the cause and the next step, and never a path
-of the server.
+Clients store a "not found" response on disk. So only a source that *knows* that the file does not
+exist raises a NotFoundError; in every other case it raises an `UnavailableError`. A message names
+the thing, the cause and the next step, and never contains a path of the server.
 """
 
 from __future__ import annotations
@@ -41,68 +41,68 @@ if TYPE_CHECKING:
 
 
 class HubmirrorError(Exception):
-    """Any error that this package raises on purpose."""
+    """The base class of all exceptions of this package."""
 
 
 class ConfigError(HubmirrorError):
-    """The configuration, a flag or a folder that it names is unusable."""
+    """The configuration, a flag, or a folder in the configuration cannot be used."""
 
 
 class UpstreamError(HubmirrorError):
-    """The hub that is pulled from refuses, fails, or cannot be reached."""
+    """The upstream hub refuses the request, fails, or cannot be reached."""
 
 
 class CarryError(HubmirrorError):
-    """A copy to, or from, another place cannot be made: rsync fails, a bundle is damaged."""
+    """A copy to or from another host or disk fails: rsync fails, or a bundle is damaged."""
 
 
 class CorruptBlobError(HubmirrorError):
-    """A file's bytes are not what its digest says."""
+    """The bytes of a file do not match its digest."""
 
     def __init__(self, path: str, cause: str) -> None:
         super().__init__(f"{path} is corrupt: {cause}.")
 
 
 class RequestError(HubmirrorError):
-    """The request cannot be understood: a path with `..`, a body of the wrong form."""
+    """The request is malformed: a path with `..`, or a body that cannot be parsed."""
 
 
 class SlowRequestError(RequestError):
-    """The body of a request did not come in time."""
+    """The body of a request did not arrive in time."""
 
     def __init__(self) -> None:
-        super().__init__("The body of the request did not come in time. Send it again.")
+        super().__init__("The body of the request did not arrive in time. Send the request again.")
 
 
 class UnauthorizedError(HubmirrorError):
-    """The request lacks the token that this mirror was started with."""
+    """The request does not have the token that is set for this mirror."""
 
 
 class ForbiddenError(HubmirrorError):
-    """The request carries a signature that is wrong or has expired."""
+    """The signature in the request is wrong or has expired."""
 
 
 class ReadOnlyError(HubmirrorError):
-    """An upload, or any other change, was asked of a read-only mirror."""
+    """The client requests an upload or another change, and the mirror is read-only."""
 
     def __init__(self) -> None:
         super().__init__("This server is a read-only mirror; uploads are disabled")
 
 
 class NotOfferedError(HubmirrorError):
-    """A route of the real hub that has no meaning on a mirror, or a thing beside the models that
-    is not here."""
+    """A route of the real hub that this mirror does not implement, or a file that is not part of a
+    repository (a package, an OpenLLM file) and that this mirror does not have."""
 
     def __init__(self, message: str = "Not available on this mirror.") -> None:
         super().__init__(message)
 
 
 class NotFoundError(HubmirrorError):
-    """Something that the mirror knows not to exist here."""
+    """The mirror knows that it does not have the resource."""
 
 
 class RepositoryNotFoundError(NotFoundError):
-    """No source holds the repository."""
+    """No source has the repository."""
 
     def __init__(self, repo: Repo) -> None:
         self.repo = repo
@@ -112,20 +112,20 @@ class RepositoryNotFoundError(NotFoundError):
 
 
 class RevisionNotFoundError(NotFoundError):
-    """The repository is here, but neither a ref nor a snapshot answers to the revision."""
+    """The repository exists, but has no ref and no snapshot for the revision."""
 
     def __init__(self, repo: Repo, revision: str, reason: str = "") -> None:
         self.repo = repo
         self.revision = revision
-        reason = reason or f"This mirror holds no such revision of {repo}."
+        reason = reason or f"This mirror does not have this revision of {repo}."
         super().__init__(f"Invalid rev id: {revision}. {reason}")
 
 
 class EntryNotFoundError(NotFoundError):
-    """The revision has no such file, or this mirror cannot offer it.
+    """The revision has no such file, or this mirror does not have the file.
 
-    `known` is true where the commit's whole tree is known: then the answer carries
-    `X-Repo-Commit`, and clients write a `.no_exist` marker for it.
+    `known` is true if the mirror knows the whole tree of the commit. Then the response has the
+    header `X-Repo-Commit`, and clients write a `.no_exist` marker for the file.
     """
 
     def __init__(self, repo: Repo, commit_hash: str, path: str, reason: str = "") -> None:
@@ -147,25 +147,26 @@ class XetHashNotFoundError(NotFoundError):
 
 
 class UnavailableError(HubmirrorError):
-    """It exists, or may exist, but cannot be served now. `retry_after` is in seconds."""
+    """The resource exists, or may exist, but cannot be served now. `retry_after` is in seconds."""
 
     retry_after = 30
 
 
 class BusyError(UnavailableError):
-    """Too many requests of this kind are being answered."""
+    """The mirror already handles the maximum number of requests of this kind."""
 
     retry_after = 5
 
     def __init__(self) -> None:
-        super().__init__("This mirror is busy with requests like this one. Try again in a moment.")
+        super().__init__("This mirror handles too many requests of this kind. Try again later.")
 
 
 class RevisionIncompleteError(UnavailableError):
-    """No complete revision answers: files are still missing from the folder.
+    """The revision is incomplete: files are still missing from the folder.
 
-    `brief` says how much is missing in a few words, for a table; `corrupt` whether some of it was
-    set aside, or changed; `absent` why each file is not served, where that differs.
+    `brief` is a short text for a table: how much is missing. `corrupt` is true if a file was
+    quarantined or has changed. `absent` maps paths to the reason why the file is not served, if
+    the reasons differ.
     """
 
     def __init__(
@@ -183,20 +184,20 @@ class RevisionIncompleteError(UnavailableError):
 
 
 class DigestPendingError(UnavailableError):
-    """A file's digest is still being computed. Sizes in bytes."""
+    """The digest of a file is still being computed. `remaining` is in bytes."""
 
     retry_after = 5
 
     def __init__(self, name: str, remaining: int) -> None:
         self.remaining = remaining
         super().__init__(
-            f"{name} is being read for the first time, to know its digests: "
-            f"{human(remaining)} are left. Try again in a moment."
+            f"The digests of {name} are being computed: {human(remaining)} are left. "
+            "Try again in a moment."
         )
 
 
 class BlobUnreadableError(UnavailableError):
-    """A file that the tree lists cannot be read as the tree says."""
+    """A file is in the tree, but its bytes cannot be read or do not match the tree."""
 
     def __init__(self, path: str, cause: str) -> None:
         self.cause = cause
@@ -206,8 +207,8 @@ class BlobUnreadableError(UnavailableError):
 
 
 class BlobChangedError(UnavailableError):
-    """A file became shorter while it was read. Once an answer has begun, its connection is closed:
-    nothing is ever padded."""
+    """A file became shorter while it was read. If the response has begun, the connection is closed:
+    the server never pads a body."""
 
     def __init__(self) -> None:
         super().__init__("The file became shorter while it was read. Try again in a moment.")

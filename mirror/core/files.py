@@ -1,7 +1,8 @@
-"""Reading files that a stranger may have put where they are.
+"""Functions that read untrusted files.
 
-A name in a cache can be a FIFO, a device, or a link to one: opening it would wait for ever, and
-reading it would fill the memory. What is read whole is read by `read_regular`, within a bound.
+A name in a cache can be a FIFO, a device, or a symlink to one of these: `open` would block for
+ever, and `read` would fill the memory. Code that reads a whole file uses `read_regular`, which has
+a limit.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ _OUTAGES = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, er
 
 
 def is_outage(exc: OSError) -> bool:
-    """Whether a disk or a server of files fails, rather than one file."""
+    """Whether the whole disk or file server fails, and not only one file."""
     return exc.errno in _OUTAGES
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> int:
-    """A descriptor on a regular file, which the caller closes.
+    """A descriptor of a regular file. The caller closes it.
 
-    Raises OSError, also for anything that is not a regular file. `follow` is whether the last part
-    of the path may be a link.
+    Raises OSError, also if the path is not a regular file. `follow` says whether the last part of
+    the path can be a symlink.
     """
     descriptor = os.open(path, _FLAGS if follow else _FLAGS | os.O_NOFOLLOW)
     try:
@@ -45,23 +46,23 @@ def open_regular(path: str | Path, *, follow: bool = True) -> int:
 
 
 def read_regular(path: str | Path, max_bytes: int, *, follow: bool = True) -> bytes:
-    """The content of a regular file. Raises OSError, also where it is longer than `max_bytes`."""
+    """The content of a regular file. Raises OSError, also if it is longer than `max_bytes`."""
     with open(open_regular(path, follow=follow), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        body = file.read(min(size, max_bytes) + 1)  # all of which Python reserves before it reads
+        body = file.read(min(size, max_bytes) + 1)  # Python allocates this size before it reads
     if len(body) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
     return body
 
 
 def inside(path: Path, folder: Path) -> Path | None:
-    """The real path, where it is inside the real path of a folder; else None."""
+    """The real path, if it is inside the real path of the folder; else None."""
     real = path.resolve()
     return real if real.is_relative_to(folder.resolve()) else None
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of the regular files below a folder, as far as they can be looked at."""
+    """The size of the regular files below a folder, in bytes. Unreadable folders are skipped."""
     size, pending = 0, [str(folder)]
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
@@ -74,9 +75,9 @@ def folder_size(folder: Path) -> int:
 
 
 def special_file(folder: Path, max_depth: int = 100) -> str:
-    """The path of something below a folder that a program which opens all files would wait for, or
-    could not reach: a FIFO, a device, a socket, a link to one, a folder that is too deep. Empty
-    where there is none. Raises OSError."""
+    """The first path below a folder that can block or stop a program that opens all files: a FIFO,
+    a device, a socket, a symlink to one of these, or a folder that is too deep. Empty if there is
+    none. Raises OSError."""
     pending = [(str(folder), 0)]
     while pending:
         path, depth = pending.pop()
@@ -96,7 +97,7 @@ def _is_dangling(entry: os.DirEntry[str]) -> bool:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all that is below it, as far as that can be removed."""
+    """Remove a folder and everything below it. Files that cannot be removed stay."""
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except RecursionError:  # Python before 3.12, for folders of a thousand levels

@@ -1,9 +1,9 @@
-"""The two JSON files beside a snapshot that list its files.
+"""The two JSON files in a repository folder that list the files of a commit.
 
-- `trees/<commit>.json` is huggingface_hub's own (>= 1.22, `_tree_cache.py`): all files of the
-  commit with their sizes and ids. In a managed cache it lists the wanted files alone.
-- `hubmirror/<commit>.json` is our *record* of a pulled revision. A managed revision is visible
-  once its record and every file that the record wants are there.
+- `trees/<commit>.json` is a file of huggingface_hub (>= 1.22, `_tree_cache.py`): all files of the
+  commit with their sizes and ids. In a managed cache it lists only the wanted files.
+- `hubmirror/<commit>.json` is hubmirror's *record* of a pulled revision. A revision in a managed
+  cache is visible when its record and all wanted files of the record exist.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 MAX_SIDE_FILE = 64 * 1024 * 1024
-"""Bytes of a side file: some 200,000 files."""
+"""The maximum size of such a JSON file, in bytes: about 200,000 entries."""
 
 _FORMAT = 1
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
@@ -31,7 +31,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 MAX_FILE = 2**53
-"""Bytes of a file: what JSON holds in every client."""
+"""The maximum size of a file in bytes: the largest integer that every JSON parser reads exactly."""
 
 _DAMAGED = (
     ArithmeticError, AttributeError, KeyError, RecursionError, RequestError, TypeError, ValueError,
@@ -39,15 +39,15 @@ _DAMAGED = (
 
 
 class ManifestError(ValueError):
-    """The file is damaged, or of a format that this version does not know."""
+    """The JSON file is damaged, or has a format that this version does not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A pulled revision, as its side file tells it.
+    """The record of a pulled revision.
 
-    `files` are the wanted files, `left_out` what upstream has beside them. `refs` are the full
-    names (`refs/heads/main`, `refs/tags/v1`, `refs/pr/1`) that pointed to the commit at
+    `files` are the wanted files; `left_out` are the other files that upstream has. `refs` are the
+    full names (`refs/heads/main`, `refs/tags/v1`, `refs/pr/1`) that pointed to the commit at
     `pulled_at`. `info` is the body of upstream's `/api/models/{id}/revision/{commit}`.
     """
 
@@ -79,7 +79,7 @@ class Record:
             raise ManifestError(f"damaged: {exc!r}") from exc
 
     def render(self) -> bytes:
-        """The side file's text; `parse` is its inverse."""
+        """The content of the JSON file; `parse` is the inverse."""
         return orjson.dumps(
             {
                 "format_version": _FORMAT,
@@ -106,7 +106,7 @@ def parse_tree(body: bytes) -> dict[str, RepoFile]:
 
 
 def render_tree(files: Iterable[RepoFile]) -> bytes:
-    """A `trees/<commit>.json` that huggingface_hub reads."""
+    """The content of a `trees/<commit>.json` for huggingface_hub."""
     body = {"format_version": _FORMAT, "files": render_files(files)}
     return orjson.dumps(body, option=orjson.OPT_INDENT_2)
 
@@ -117,13 +117,13 @@ def _loads(body: bytes) -> Any:
     except orjson.JSONDecodeError as exc:
         raise ManifestError(f"not JSON: {exc}") from exc
     if not isinstance(data, dict) or data.get("format_version") != _FORMAT:
-        raise ManifestError("of an unknown format")
+        raise ManifestError("unknown format")
     return data
 
 
 def parse_files(files: Mapping[str, Mapping[str, Any]]) -> dict[str, RepoFile]:
-    """Entries as huggingface_hub's tree file has them; KeyError, TypeError, ValueError or
-    RequestError for any that are not."""
+    """The entries of huggingface_hub's tree file. Raises KeyError, TypeError, ValueError or
+    RequestError for an invalid entry."""
     parsed = {check_file_path(path): _parse_file(path, entry) for path, entry in files.items()}
     check_disjoint(parsed)
     return parsed
@@ -162,7 +162,7 @@ def _commit_hash(text: Any) -> str:
 
 
 def _moment(text: str) -> datetime:
-    """In UTC. Raises ValueError, and OverflowError for what no calendar holds."""
+    """The time in UTC. Raises ValueError, or OverflowError if `datetime` cannot hold the time."""
     moment = datetime.fromisoformat(text).astimezone(UTC)
     if moment < _EPOCH:
         raise ValueError(f"{text!r} is before 1970")
@@ -170,7 +170,7 @@ def _moment(text: str) -> datetime:
 
 
 def _strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _is_count(value: Any) -> bool:
@@ -181,8 +181,8 @@ def _is(*types: type) -> Callable[[Any], bool]:
     return lambda value: type(value) in types
 
 
-# What an answer of the hub's API has of these names; another type breaks clients, sorting and
-# filters. Names that are not here are handed on as they came.
+# The types of fields in the responses of the hub's API. A field of another type breaks clients,
+# sorting and filters. Fields that are not in this table are passed on unchanged.
 _INFO_TYPES: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         ("_id", "id", "modelId", "author", "sha", "pipeline_tag", "library_name", "sdk",
@@ -203,9 +203,9 @@ _OPTIONAL = frozenset({"author", "pipeline_tag", "library_name", "cardData", "co
 
 
 def clean_info(info: Any) -> dict[str, Any]:
-    """What upstream's API says of a repository, without the fields that have a wrong type.
+    """The response of upstream's API about a repository, without fields of a wrong type.
 
-    Raises TypeError or ValueError where it is not a JSON object.
+    Raises TypeError or ValueError if it is not a JSON object.
     """
     plain = orjson.loads(orjson.dumps(dict(info)))
     return {

@@ -1,4 +1,4 @@
-"""Repositories and revisions: names, their validation, and which commit a revision means."""
+"""Repositories and revisions: names, validation, and the commit of a revision."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,39}")
-# huggingface_hub.utils.validate_repo_id applies the same rule before a client sends anything.
+# huggingface_hub.utils.validate_repo_id applies the same rule before a client sends a request.
 _PART = r"(?![.-])[\w.-]{1,96}(?<![.-])"
 _REPO_ID = re.compile(rf"(?!.*(?:--|\.\.))(?:{_PART}/)?{_PART}(?<!\.git)", re.ASCII)
-# git-check-ref-format(1); a surrogate is a byte of a file name that is not UTF-8.
+# The rules of git-check-ref-format(1). A surrogate stands for a byte of a file name that is not
+# UTF-8.
 _REF_PART = r"(?!\.)[^\x00-\x20\x7f~^:?*\[\\/\ud800-\udfff]+(?<!\.)(?<!\.lock)"
 _REF = re.compile(
     rf"(?!.*(?:\.\.|@\{{))refs/(?:(?:heads|tags)/(?!refs/)|(?!heads/|tags/){_REF_PART}/)"
@@ -26,7 +27,7 @@ _MAX_REF_PART_BYTES = 200
 
 
 class RepoType(StrEnum):
-    """`repo_type` in huggingface_hub's sense; `plural` is the form that API paths carry."""
+    """The `repo_type` of huggingface_hub. `plural` is the form in API paths."""
 
     MODEL = "model"
     DATASET = "dataset"
@@ -38,7 +39,7 @@ class RepoType(StrEnum):
 
     @property
     def url_prefix(self) -> str:
-        """What stands before the repo id in file URLs: nothing for models."""
+        """The prefix of the repo id in file URLs; empty for models."""
         return "" if self is RepoType.MODEL else f"{self.plural}/"
 
 
@@ -49,7 +50,7 @@ PLURALS = {repo_type.plural: repo_type for repo_type in RepoType}
 class Repo:
     """A repository: its type, and an id of one or two segments.
 
-    Raises ValueError for an id that no client would send.
+    Raises ValueError for an id that huggingface_hub does not accept.
     """
 
     repo_type: RepoType
@@ -64,7 +65,7 @@ class Repo:
 
     @property
     def key(self) -> str:
-        """The same for all ids that differ in case alone, which name one repository."""
+        """The key of the repository. Ids that differ only in case have the same key."""
         return f"{self.repo_type.value}:{self.repo_id.lower()}"
 
     @property
@@ -79,7 +80,7 @@ class Repo:
 
     @classmethod
     def from_folder_name(cls, name: str) -> Repo | None:
-        """The repo of an HF cache's folder, or None for any other folder."""
+        """The repo of a folder in an HF cache, or None for any other folder."""
         plural, _, rest = name.partition("--")
         repo_id = rest.replace("--", "/")
         try:
@@ -97,15 +98,15 @@ class Repo:
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether huggingface_hub would accept the id (`validate_repo_id`)."""
+    """Whether huggingface_hub accepts the id (`validate_repo_id`)."""
     return _REPO_ID.fullmatch(text) is not None
 
 
 def find_commit(revision: str, refs: Mapping[str, str], commits: Collection[str]) -> str | None:
-    """The commit hash that a revision means, or None.
+    """The commit hash of a revision, or None.
 
     `refs` maps full ref names (`refs/heads/main`) to commit hashes; `commits` are the hashes that
-    can be addressed without a ref. A ref outranks an abbreviated hash.
+    can be used without a ref. A ref has precedence over an abbreviated hash.
     """
     if revision == "HEAD":
         return default_commit(refs, commits)
@@ -121,7 +122,8 @@ def find_commit(revision: str, refs: Mapping[str, str], commits: Collection[str]
 
 
 def default_commit(refs: Mapping[str, str], commits: Collection[str]) -> str | None:
-    """What `HEAD` means: `main`, else `master`, else the only thing that there is."""
+    """The commit of `HEAD`: that of `main`, else of `master`, else of the last ref, else the last
+    commit."""
     for name in ("refs/heads/main", "refs/heads/master"):
         if name in refs:
             return refs[name]
@@ -130,9 +132,9 @@ def default_commit(refs: Mapping[str, str], commits: Collection[str]) -> str | N
 
 
 def check_ref(name: str) -> str:
-    """The full name of a ref (`refs/heads/main`, `refs/pr/1`), where git would take it.
+    """The full name of a ref (`refs/heads/main`, `refs/pr/1`), if git accepts it; else ValueError.
 
-    Raises ValueError. A name that passes is a path below the folder of refs.
+    A valid name is always a path below the folder of refs.
     """
     body = name.encode(errors="replace")
     parts = body.split(b"/")
@@ -143,7 +145,7 @@ def check_ref(name: str) -> str:
 
 
 def is_ref(name: str) -> bool:
-    """Whether `check_ref` takes the name."""
+    """Whether `check_ref` accepts the name."""
     try:
         check_ref(name)
     except ValueError:
@@ -152,10 +154,11 @@ def is_ref(name: str) -> bool:
 
 
 def short_ref(name: str) -> str:
-    """A full name as clients write it: `main`, `v1`, `refs/pr/1`."""
+    """The name that clients use for a full ref name: `main`, `v1`, `refs/pr/1`."""
     return name.removeprefix("refs/heads/").removeprefix("refs/tags/")
 
 
 def ref_name(short: str) -> str:
-    """The full name of a branch or of a ref that is already full (`refs/pr/1`)."""
+    """The full ref name of a branch. A name that is already full (`refs/pr/1`) is returned
+    unchanged."""
     return short if short.startswith("refs/") else f"refs/heads/{short}"

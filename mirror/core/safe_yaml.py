@@ -1,7 +1,8 @@
-"""A reader for YAML that a stranger may have written.
+"""A reader for untrusted YAML.
 
-Aliases multiply, libyaml recurses into nested collections in C, and numbers in base 60 (`1:1:1`)
-take quadratic time: a page of text can cost gigabytes, minutes, or the process.
+Aliases can expand exponentially, libyaml recurses into nested collections in C, and numbers in
+base 60 (`1:1:1`) take quadratic time. So a small file can use gigabytes or minutes, or crash the
+process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LONG = 100
 _NUMBER = re.compile(r"[-+0-9_:.]+")
 _NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-# What PyYAML raises for a broken file: any builtin error too, where a tag does not fit its value.
+# The exceptions of PyYAML for a broken file. If a tag does not match its value, PyYAML also raises
+# builtin exceptions.
 _RAISED = (
     yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
     ValueError,
@@ -26,7 +28,7 @@ _RAISED = (
 
 
 class BadYamlError(ValueError):
-    """The text is no YAML that can be read within the limits."""
+    """The text is not valid YAML, or exceeds the limits."""
 
 
 def load(
@@ -37,9 +39,9 @@ def load(
     max_depth: int = 64,
     aliases: bool = True,
 ) -> Any:
-    """The one document of a text, by the safe loader.
+    """Parse a text that has one YAML document, with the safe loader.
 
-    The limits hold for the document with each alias replaced by what it stands for. Raises
+    The limits apply to the document after each alias is replaced by its value. Raises
     BadYamlError.
     """
     if len(body) > max_bytes:
@@ -55,8 +57,8 @@ def load(
 
 @dataclass(slots=True)
 class _Open:
-    """A collection whose end was not seen yet: the count of nodes before it, and how many
-    collections are nested in it."""
+    """A collection that has not ended yet: the number of nodes before it, and the depth of the
+    collections in it."""
 
     anchor: str | None
     before: int
@@ -65,7 +67,7 @@ class _Open:
 
 @dataclass(slots=True)
 class _Count:
-    """The nodes and the depth that a document has once its aliases are replaced."""
+    """Counts the nodes and the depth of a document after its aliases are replaced."""
 
     max_nodes: int
     max_depth: int
@@ -73,7 +75,7 @@ class _Count:
     nodes: int = 0
     stack: list[_Open] = field(default_factory=list)
     anchors: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """The nodes and the height that each anchor stands for."""
+    """The number of nodes and the height of the value of each anchor."""
 
     def start(self, anchor: str | None) -> None:
         self.stack.append(_Open(anchor, self.nodes))
@@ -94,8 +96,8 @@ class _Count:
     def alias(self, anchor: str | None) -> None:
         if not self.aliases:
             raise BadYamlError("it has aliases")
-        if any(one.anchor == anchor for one in self.stack):
-            raise BadYamlError("an alias stands for a collection that contains it")
+        if any(collection.anchor == anchor for collection in self.stack):
+            raise BadYamlError("an alias refers to a collection that contains it")
         self._add(*self.anchors.get(anchor or "", (1, 0)))
 
     def _add(self, nodes: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""The read interface that every kind of folder serves, and the values that it answers with."""
+"""The read interface of every source, and the values that its methods return."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 _UNKNOWN = (
-    "This mirror holds a part of the revision, and cannot tell whether upstream has the file."
+    "This mirror has only a part of the revision, and does not know whether upstream has the file."
 )
 
 
@@ -35,25 +35,26 @@ class StoredFile(Protocol):
 
     @property
     def problem(self) -> str:
-        """Why a file that is there cannot be served; empty if it can. Such a file is listed under
-        an id that no content has, so that a client that needs it fails, and any other does not."""
+        """The reason why the file cannot be served; empty if it can be served. A file with a
+        problem is listed with a digest that no content has: a client that downloads the file gets
+        an error, and a client that does not need the file works."""
 
     @property
     def local_path(self) -> str | None:
-        """Where its bytes are on a disk of this host; None if they are elsewhere."""
+        """The path of the bytes on a disk of this host; None if the bytes are on another host."""
 
     def open(self) -> Blob:
-        """Its bytes. Raises BlobUnreadableError if the file vanished, is not a regular file, has
-        the wrong size, or is not what its digest was computed of."""
+        """Open the file. Raises BlobUnreadableError if the file does not exist any more, is not a
+        regular file, has the wrong size, or has changed since its digest was computed."""
 
     def check(self) -> None:
-        """Raises BlobUnreadableError as `open` would, without opening."""
+        """Raises the same BlobUnreadableError as `open`, but does not open the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file on a disk of this host. `mtime_ns` is of the bytes that were read for its digest; None
-    if the name of the file is its digest."""
+    """A file on a disk of this host. `mtime_ns` is the mtime that the file had when its digest was
+    computed; None if the name of the file is its digest."""
 
     file: RepoFile
     local_path: str
@@ -104,8 +105,8 @@ class LocalFile:
 
 
 def local_path(stored: StoredFile) -> Path:
-    """Where the bytes of a file are on this host, for commands that link or rename. Raises
-    BlobUnreadableError if they are elsewhere."""
+    """The path of a file on this host, for commands that link or rename the file. Raises
+    BlobUnreadableError if the bytes are on another host."""
     if stored.local_path is None:
         raise BlobUnreadableError(stored.file.path, "its bytes are not on a disk of this host")
     return Path(stored.local_path)
@@ -113,13 +114,14 @@ def local_path(stored: StoredFile) -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """One commit of a repository, as far as a folder holds it.
+    """One commit of a repository, with the files that its source holds.
 
-    `repo` is in its true case. `files` is what is offered. `absent` says of other paths of the
-    commit why they are not offered. `whole` is true where `files` and `absent` together are the
-    whole tree of the commit; else `no_exist`, a folder of huggingface_hub's markers, may know
-    more. `pulled_at` is known where a pull recorded it. `info` is what upstream's API said of the
-    repository; `note` what its operator should know of it.
+    `repo` has the upper and lower case letters that upstream uses. `files` holds the files that
+    are served. `absent` maps the other paths of the commit to the reason why they are not served.
+    `whole` is true if `files` and `absent` together are the whole tree of the commit. If it is
+    false, `no_exist` may be set: the folder of huggingface_hub's markers for files that upstream
+    does not have. `pulled_at` is set if a pull recorded it. `info` is the response of upstream's
+    API about the repository. `note` is a message for the operator.
     """
 
     repo: Repo
@@ -134,14 +136,15 @@ class Snapshot:
     info: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, path: str) -> StoredFile:
-        """Raises EntryNotFoundError; `known` where the commit is known to have no such file."""
+        """The file at a path. Raises EntryNotFoundError; its `known` is true if the commit
+        certainly has no such file."""
         try:
             return self.files[path]
         except KeyError:
             raise self.not_found(path) from None
 
     def not_found(self, path: str) -> EntryNotFoundError:
-        """What to say of a path that is not among `files`."""
+        """The error for a path that is not in `files`."""
         reason = self.absent.get(path, "")
         known = self.whole or (
             self.no_exist is not None and os.path.exists(os.path.join(self.no_exist, path))
@@ -152,62 +155,64 @@ class Snapshot:
 
 
 class Layout(StrEnum):
-    """How a source keeps its files. Commands that change a source ask for this, not for a class."""
+    """How a source stores its files. Commands that change a source check the layout, not the
+    class of the source."""
 
     MANAGED_CACHE = "managed"
     HF_CACHE = "hf-cache"
     BENTO_STORE = "bento"
     OTHER = "other"
-    """Nothing in it is changed by a command of hubmirror."""
+    """No command of hubmirror changes anything in such a source."""
 
 
 class Source(Protocol):
-    """A place that repositories are read from. All methods block, and may be called from threads.
+    """A store that repositories are read from. All methods block, and can be called from threads.
 
-    Each may raise RepositoryNotFoundError, RevisionNotFoundError and UnavailableError where it
-    takes a repo or a revision. Repo ids are matched without regard to case.
+    A method that takes a repo or a revision can raise RepositoryNotFoundError,
+    RevisionNotFoundError and UnavailableError. Repo ids are compared case-insensitively.
     """
 
     @property
     def label(self) -> str:
-        """How the operator sees this source: its kind and what was declared, never in an answer."""
+        """The name of the source for the operator: its kind and its declared path. A label is
+        never part of a response."""
 
     @property
     def layout(self) -> Layout:
-        """How it keeps its files."""
+        """How the source stores its files."""
 
     @property
     def root(self) -> Path | None:
-        """The folder of this layout; None if the source has none on this host."""
+        """The folder that has this layout; None if the source has no folder on this host."""
 
     def repos(self) -> Iterable[Repo]:
-        """Every repository that is here, complete or not."""
+        """Every repository in the source, complete or incomplete."""
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
-        """Full ref names to the commit hashes that can be read."""
+        """Full ref names, mapped to the commit hashes that can be read."""
 
     def commits(self, repo: Repo) -> Iterable[str]:
-        """Every commit hash that is here, readable or not."""
+        """Every commit hash in the source, readable or not."""
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
-        """The commit that a branch, tag, `refs/…`, (abbreviated) commit hash or `HEAD` means."""
+        """The commit of a branch, tag, `refs/…`, full or abbreviated commit hash, or `HEAD`."""
 
     def stamp(self, repo: Repo) -> Hashable:
-        """A value that changes when what `HEAD` means, or its files, may have changed."""
+        """A value that changes when the commit of `HEAD`, or a file of it, may have changed."""
 
     def identities(self) -> Sequence[str]:
-        """The names of managed caches, which they have wherever they are served."""
+        """The ids of the managed caches in this source. A copy of a cache has the same id."""
 
     def unrecorded(self) -> Sequence[Repo]:
-        """Repositories that lie in the folder and can never be seen as it is declared."""
+        """Repositories in the folder that are invisible because they have no record of a pull."""
 
 
 def unrecorded_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
-    """What to tell of `Source.unrecorded`, and what to do about it."""
+    """The message about the repositories of `Source.unrecorded`, with the next step."""
     return (
-        f"{len(repos)} repositories (the first is {repos[0]}) lie in the managed cache without a "
-        "record of a pull, and are not visible: they may be arriving still. To serve them as they "
-        f"are, declare the folder: --source hf-cache:{folder}"
+        f"{len(repos)} repositories (the first is {repos[0]}) in the managed cache have no record "
+        "of a pull, and are not visible: their copy may still be running. To serve them without "
+        f"records, declare the folder as an HF cache: --source hf-cache:{folder}"
     )
 
 

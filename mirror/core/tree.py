@@ -1,4 +1,4 @@
-"""The files of a commit: entries, safe paths, and the ids that git gives to files and folders."""
+"""The tree of a commit: entries, checks of paths, and git's object ids of files and folders."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 MAX_PATH = 1024
-"""Characters of a path inside a repository."""
+"""The maximum length of a path inside a repository, in characters."""
 
 MAX_DEPTH = 64
-"""Folders of a path inside a repository, its file counted."""
+"""The maximum number of parts of a path inside a repository, including the file name."""
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """One file of a tree. `size` in bytes; ids in hex.
+    """One file of a tree. `size` is in bytes; ids are in hex.
 
-    `blob_id` is git's: for an LFS file that of its pointer. `xet_hash` is known only where the
-    real hub told it.
+    `blob_id` is the git object id of the file; for an LFS file, it is the id of the LFS pointer.
+    `xet_hash` is set only if the real hub returned it.
     """
 
     path: str
@@ -38,7 +38,7 @@ class RepoFile:
 
     @property
     def etag(self) -> str:
-        """The digest that names the blob (huggingface_hub: the blob's file name in its cache)."""
+        """The digest of the blob. huggingface_hub uses it as the file name of the blob."""
         return self.lfs_sha256 or self.blob_id
 
 
@@ -51,7 +51,7 @@ class RepoFolder:
 
 
 class Tree:
-    """The files of a commit, by path, and the folders that they imply."""
+    """The files of a commit, by path, and the folders of these paths."""
 
     def __init__(self, files: Mapping[str, RepoFile]) -> None:
         self.files = files
@@ -81,7 +81,7 @@ class Tree:
         return RepoFolder(path, self.tree_id(path)) if path and path in self else None
 
     def entries(self, folder: str = "", *, recursive: bool = False) -> list[RepoFile | RepoFolder]:
-        """What lies in a folder, in the order of names; with `recursive` what lies below, too."""
+        """The entries of a folder, sorted by name; with `recursive`, also those of subfolders."""
         found: list[RepoFile | RepoFolder] = []
         for name in sorted(self._children[folder]):
             child = self._children[folder][name]
@@ -94,7 +94,7 @@ class Tree:
         return found
 
     def tree_id(self, folder: str = "") -> str:
-        """Git's id of a folder, as if no file in it were executable."""
+        """The git tree id of a folder. Every file gets the mode 100644 (not executable)."""
         if folder not in self._tree_ids:
             rows = []
             for name, child in self._children[folder].items():
@@ -111,34 +111,34 @@ class Tree:
 
 
 def git_id(kind: str, body: bytes) -> str:
-    """Git's object id (sha1, hex) of a body that is in memory."""
+    """The git object id (sha1, hex) of a body in memory."""
     whole = b"%s %d\0" % (kind.encode(), len(body)) + body
     return hashlib.sha1(whole, usedforsecurity=False).hexdigest()
 
 
 def git_blob_hash(size: int) -> hashlib._Hash:
-    """What gives a blob's git id, before its first byte."""
+    """The hash object for the git id of a blob, before the first byte of the content."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def blob_hash(etag: str, size: int) -> hashlib._Hash:
-    """A hash of the kind that an etag is (sha256, or git's), before the blob's first byte."""
+    """The hash object for an etag (sha256, or git's sha1), before the first byte of the content."""
     return hashlib.sha256() if len(etag) == 64 else git_blob_hash(size)
 
 
 def lfs_pointer(sha256: str, size: int) -> bytes:
-    """The text that git stores in place of an LFS file (git-lfs specification, version 1)."""
+    """The pointer that git stores instead of an LFS file (git-lfs specification, version 1)."""
     version = "version https://git-lfs.github.com/spec/v1"
     return f"{version}\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
 def lfs_file(path: str, size: int, sha256: str, xet_hash: str | None = None) -> RepoFile:
-    """An LFS file; its git blob id follows from its sha256 and size."""
+    """The entry of an LFS file. Its git blob id is computed from the sha256 and the size."""
     return RepoFile(path, size, git_id("blob", lfs_pointer(sha256, size)), sha256, xet_hash)
 
 
 def check_path(path: str) -> str:
-    """The path, if it stays inside its repository; else RequestError."""
+    """The path, if it is inside its repository; else RequestError."""
     parts = path.split("/")
     if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
         raise RequestError(f"{path[:200]!r} is not a path inside a repository.")
@@ -146,18 +146,18 @@ def check_path(path: str) -> str:
 
 
 def check_file_path(path: str) -> str:
-    """The path of a file that is to be served or written, if it stays inside its repository and
-    has a length and a depth that every disk takes; else RequestError."""
+    """The path of a file to serve or write, if it is inside its repository and every file system
+    accepts its length and depth; else RequestError."""
     if len(check_path(path)) > MAX_PATH or path.count("/") >= MAX_DEPTH:
         raise RequestError(
             f"{path[:200]!r} is longer than {MAX_PATH} characters or deeper than {MAX_DEPTH} "
-            "folders, which this mirror does not serve."
+            "folders. This mirror does not serve such paths."
         )
     return path
 
 
 def check_disjoint(paths: Iterable[str]) -> None:
-    """Raises RequestError where one path is a file, and a folder of another path as well."""
+    """Raises RequestError if one path is both a file and the folder of another path."""
     known = set(paths)
     for path in known:
         parent = path.rpartition("/")[0]
@@ -168,10 +168,10 @@ def check_disjoint(paths: Iterable[str]) -> None:
 
 
 def is_etag(text: object) -> bool:
-    """Whether it is the digest that names a blob: git's sha1, or sha256, in small hex digits."""
+    """Whether the value is the digest of a blob: a git sha1 or a sha256, in lower-case hex."""
     return isinstance(text, str) and _ETAG.fullmatch(text) is not None
 
 
 def used_storage(files: Iterable[RepoFile]) -> int:
-    """Bytes of the distinct blobs of a tree."""
+    """The size of the distinct blobs of a tree, in bytes."""
     return sum({file.etag: file.size for file in files}.values())

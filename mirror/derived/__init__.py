@@ -1,1 +1,1 @@
-"""What is computed from the files that are served, and may be deleted at any time."""
+"""Facts computed from the served files. The operator can delete them at any time."""

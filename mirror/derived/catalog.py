@@ -1,8 +1,8 @@
-"""All repositories of the sources, as the hub's listings show them.
+"""All repositories of the sources, in the form of the hub's listings.
 
-A listing shows what the last look at all repositories found. A look compares the stamp of each one
-with that under which its row was read, and reads those that changed. Rows are kept in the state
-folder: one process looks for all that share it.
+A listing shows the result of the last look at all repositories. A look compares the stamp of each
+repository with the stamp that its row was read with, and reads the repositories that changed. Rows
+are stored in the state folder: one process looks for all processes that share the folder.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LISTED = (
 )  # fmt: skip
 _FULL = ("cardData", "siblings")
 _MAX_MORE = 64 * 1024
-"""Bytes of what `full=true` adds to a row that is kept."""
+"""The maximum size of the fields that `full=true` adds to a stored row, in bytes."""
 
 _COST_FACTOR = 20
 _LONGEST_S = 10.0
@@ -52,8 +52,8 @@ _LOCK = "listing"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a look at all repositories found, and when, by the monotonic clock. It is trusted for
-    `hold_s` seconds."""
+    """The result of a look at all repositories. `at` is its time on the monotonic clock. It is
+    valid for `hold_s` seconds."""
 
     at: float = -math.inf
     hold_s: float = 0.0
@@ -79,8 +79,8 @@ class Look:
 
 
 class Catalog:
-    """The entries of a source, compared with it when they are older than `ttl_s` seconds, or
-    than twenty times what a look takes, up to ten seconds."""
+    """The entries of a source. They are compared with the source when they are older than `ttl_s`
+    seconds, or than twenty times the duration of a look, but at most ten seconds."""
 
     def __init__(self, source: Source, state: State, *, ttl_s: float = 1.0) -> None:
         self._source = source
@@ -96,7 +96,7 @@ class Catalog:
         self._closed = threading.Event()
 
     def entries(self, repo_type: RepoType) -> list[Entry]:
-        """Every repository of a type once, in the order of ids."""
+        """Every repository of a type once, sorted by id."""
         look = self._look
         if look.age >= look.hold_s:
             if look.age < 2 * look.hold_s:
@@ -108,19 +108,19 @@ class Catalog:
         return self._look.by_type.get(repo_type, [])
 
     def last_look(self) -> Look:
-        """What the last look found. Takes no time: one that is old is renewed in the background."""
+        """The result of the last look. Does not block: an old look is renewed in the background."""
         look = self._look
         if look.age >= max(look.hold_s, self._ttl_s):
             self.refresh()
         return look
 
     def refresh(self) -> None:
-        """Look in the background, unless that is under way."""
+        """Look in the background, unless a look is already running."""
         if not self._closed.is_set() and self._refreshing.acquire(blocking=False):
             threading.Thread(target=self._refresh, name="listing", daemon=True).start()
 
     def close(self) -> None:
-        """End the look under way."""
+        """Stop a running look."""
         self._closed.set()
 
     def _refresh(self) -> None:
@@ -129,7 +129,7 @@ class Catalog:
                 if self._look.age >= self._look.hold_s:
                     self._renew()
         except UnavailableError:
-            return  # a source is out, and /readyz says so
+            return  # a source is unavailable, and /readyz reports it
         except Exception:
             if not self._closed.is_set():
                 log.exception("The repositories could not be listed.")
@@ -137,7 +137,7 @@ class Catalog:
             self._refreshing.release()
 
     def _renew(self) -> None:
-        """Take over what another process has just found, or look."""
+        """Use the result of another process if it is new; else look."""
         if self._take_over():
             return
         with self._state.lock(_LOCK, self._closed):
@@ -150,7 +150,7 @@ class Catalog:
         return max(self._ttl_s, min(_LONGEST_S, _COST_FACTOR * self._cost))
 
     def _take_over(self) -> bool:
-        """Whether the rows in the state folder were compared with the sources a moment ago."""
+        """Use the rows in the state folder. Returns False if they are too old or missing."""
         age, hold_s = self._file.age(), self._hold_s()
         if age >= hold_s:
             return False
@@ -161,7 +161,7 @@ class Catalog:
         return True
 
     def _read_file(self) -> Mapping[str, Kept] | None:
-        """The rows in the state folder, parsed where they are new to this process."""
+        """The rows in the state folder. They are parsed again only if the file has changed."""
         stamp = self._file.stamp()
         if stamp != self._file_stamp:
             self._file_stamp, self._file_rows = stamp, self._file.read()
@@ -203,7 +203,8 @@ class Catalog:
         except UnavailableError:
             return Kept("", Entry(repo, b"", 0, 1))
         except Exception:
-            # A fault in one repository's files must not take the others out of the listing.
+            # An error in the files of one repository must not remove other repositories from the
+            # listing.
             if not self._closed.is_set():
                 log.exception("%s cannot be listed.", repo)
             return Kept("", Entry(repo, b"", 0, 1))
@@ -217,7 +218,7 @@ class Catalog:
             commit != snapshot.commit_hash and not self._is_visible(repo, commit)
             for commit in commits
         )
-        # orjson's own bytes keep the buffer that they were written in: 8 KB a row.
+        # The bytes object of orjson keeps its whole write buffer: 8 KB for each row.
         body = bytes(memoryview(row))
         return Entry(snapshot.repo, body, len(commits) - waiting, waiting, _more(facts, snapshot))
 
@@ -230,7 +231,7 @@ class Catalog:
 
 
 def full_row(entry: Entry) -> dict[str, Any] | None:
-    """The row with what `full=true` adds; None where that is not kept, or is damaged."""
+    """The row with the fields of `full=true`; None if these are not stored or are damaged."""
     try:
         body = zlib.decompressobj().decompress(base64.b64decode(entry.more), _MAX_MORE + 1)
         more = orjson.loads(body)
@@ -243,7 +244,7 @@ def full_row(entry: Entry) -> dict[str, Any] | None:
 
 
 def _more(facts: Facts, snapshot: Snapshot) -> str:
-    """What `full=true` adds to a row, compressed; empty where it is long."""
+    """The fields that `full=true` adds to a row, compressed; empty if they are too long."""
     files = {path: stored.file for path, stored in snapshot.files.items()}
     body = orjson.dumps(hub_json.info(facts, files, _FULL))
     return base64.b64encode(zlib.compress(body)).decode() if len(body) <= _MAX_MORE else ""
@@ -254,12 +255,12 @@ def _labels(source: Source) -> list[str]:
 
 
 def _digest(stamp: Hashable) -> str:
-    """The stamp in few bytes, the same in each process."""
+    """A short digest of the stamp, the same in each process."""
     return hashlib.blake2b(repr(stamp).encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def _is_settled(stamp: Hashable, now_ns: int) -> bool:
-    """Whether nothing in a stamp is so new that a change could have the same time."""
+    """Whether all times in a stamp are so old that a later change has another time."""
     if isinstance(stamp, tuple):
         return all(_is_settled(one, now_ns) for one in stamp)
     return not isinstance(stamp, int) or abs(now_ns - stamp) > _RECENT_NS

@@ -1,7 +1,7 @@
-"""Digests of files that nobody has told: computed once, in the background, and kept.
+"""Unknown digests of files: computed once, in the background, and stored.
 
-A digest is kept in the state folder under the file's path, and holds as long as the file's size
-and mtime do.
+A digest is stored in the state folder under the path of the file. It is valid until the size or the
+mtime of the file changes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ log = logging.getLogger("hubmirror")
 
 _CHUNK = 1 << 20
 _STOPPING = "the mirror is stopping"
-_RETRY_AFTER_S = 60.0  # seconds before what failed is tried again
-_STEP = 0.2  # seconds: longer than another process takes to notice that the lock is free
+_RETRY_AFTER_S = 60.0  # seconds before a failed file is tried again
+_STEP = 0.2  # seconds: longer than another process needs to notice that the lock is free
 # huggingface_hub refuses to fetch more than this without Xet (`MAX_HTTP_DOWNLOAD_SIZE`).
 _MAX_HTTP_SIZE = 50_000_000_000
 _URGENT, _HUGE = 1, 2  # ranks of xet hashes
 _FIRST = "first"
-"""The lock of processes whose next file others wait for, or Xet alone can serve."""
+"""The lock of a process whose next file is urgent: a request waits for its digest, or only Xet can
+serve the file."""
 
-# It ends when the pipe to its parent does, and writes no log beside the user's cache.
+# The process ends when the pipe to its parent closes. It writes no log into the user's cache.
 _XET_HASH = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
@@ -57,7 +58,7 @@ Kind = Literal["git-sha1", "sha256", "xet"]
 
 @dataclass(frozen=True, slots=True)
 class DigestJob:
-    """A digest that somebody needs: of the file at `location`, which has `size` and `mtime_ns`."""
+    """A digest to compute: of the file at `location`, which has `size` and `mtime_ns`."""
 
     location: str
     size: int
@@ -70,13 +71,13 @@ class DigestJob:
 
     @property
     def rank(self) -> int:
-        """What nothing can be served without comes first, then what somebody waits for, then what
-        Xet alone can serve."""
+        """The priority; lower comes first. Etags come first, then urgent xet hashes, then xet
+        hashes of files that only Xet can serve, then the rest."""
         return 0 if self.kind != "xet" else _HUGE if self.size > _MAX_HTTP_SIZE else _HUGE + 1
 
 
 def _is_digest(fact: Any, kind: Kind) -> bool:
-    """Whether the state folder holds what `_compute_next` puts there."""
+    """Whether a fact from the state folder has the form that `_compute_next` writes."""
     if not isinstance(fact, list) or len(fact) not in (3, 4):
         return False
     size, mtime_ns, digest = fact[:3]
@@ -85,13 +86,14 @@ def _is_digest(fact: Any, kind: Kind) -> bool:
 
 
 def _fact_of(one: DigestJob, digest: str) -> list[Any]:
-    """What the state folder keeps. The path tells later whether the file is there still; JSON holds
-    its bytes as Latin-1, since it may not be UTF-8."""
+    """The fact for the state folder. It contains the path, so that `is_needed` can check whether
+    the file still exists. The bytes of the path are stored as Latin-1, because a path is not always
+    UTF-8."""
     return [one.size, one.mtime_ns, digest, os.fsencode(one.location).decode("latin-1")]
 
 
 def is_needed(fact: Any) -> bool:
-    """Whether the file that a digest was computed of is there, and as it was."""
+    """Whether the file of a digest still exists and has not changed."""
     try:
         size, mtime_ns, _, location = fact
         found = os.lstat(location.encode("latin-1"))
@@ -109,7 +111,7 @@ class Digests:
     """Computes digests one file at a time for all processes that share a state folder."""
 
     def __init__(self, state: State, *, timeout_s: float = 5.0) -> None:
-        """`timeout_s` is how many seconds a caller of `of` waits at most."""
+        """`timeout_s` is the maximum time in seconds that a caller of `of` waits."""
         self._state = state
         self._timeout_s = timeout_s
         self._known: dict[str, tuple[int, int, str]] = {}
@@ -125,8 +127,8 @@ class Digests:
     def of(self, name: str, wanted: Iterable[DigestJob]) -> list[str]:
         """The digests, in order, as hex.
 
-        Raises DigestPendingError, naming `name`, where they take longer than the time-out; the
-        work goes on. Raises BlobUnreadableError where a file cannot be read.
+        Raises DigestPendingError, with `name` in its message, if they take longer than the timeout;
+        the work continues. Raises BlobUnreadableError if a file cannot be read.
         """
         digests = self.each(name, wanted)
         for one in digests:
@@ -135,7 +137,7 @@ class Digests:
         return [str(one) for one in digests]
 
     def each(self, name: str, wanted: Iterable[DigestJob]) -> list[str | BlobUnreadableError]:
-        """The same, with the error of a file that cannot be read in the place of its digest."""
+        """The same as `of`, but with an error instead of the digest if a file cannot be read."""
         wanted = list(wanted)
         digests = {one: self.known(one) for one in wanted}
         unknown = [one for one, digest in digests.items() if digest is None]
@@ -147,7 +149,7 @@ class Digests:
         return [digests[one] or _outcome(futures[one]) for one in wanted]
 
     def known(self, one: DigestJob) -> str | None:
-        """The digest, where it was computed before."""
+        """The digest, if it was computed before."""
         kept = self._known.get(one.key)
         if kept is None or kept[:2] != (one.size, one.mtime_ns):
             fact = self._state.get("digests", one.key)  # another process may have computed it
@@ -157,8 +159,8 @@ class Digests:
         return kept[2] if kept[:2] == (one.size, one.mtime_ns) else None
 
     def start(self, one: DigestJob, *, urgent: bool = False) -> Future[str]:
-        """Have it computed; what is `urgent`, somebody waits for. What failed is not tried again
-        for some time."""
+        """Start to compute a digest. `urgent` means that a request waits for it. A failed job is
+        not tried again for `_RETRY_AFTER_S` seconds."""
         with self._changed:
             until, failed = self._failed.get(one, (0.0, None))
             if failed is not None and time.monotonic() < until:
@@ -179,7 +181,7 @@ class Digests:
             return future
 
     def close(self) -> None:
-        """Stop the work under way; what was finished stays known."""
+        """Stop the running work. Finished digests stay stored."""
         with self._changed:
             self._closed.set()
             self._changed.notify()
@@ -197,7 +199,7 @@ class Digests:
             future.set_exception(BlobUnreadableError("A file", _STOPPING))
 
     def _take_turn(self) -> None:
-        """Compute one, unless another process has one that is wanted more."""
+        """Compute one digest, unless another process has a more urgent one."""
         if self._queue and self._queue[0][0] <= _HUGE:
             with (
                 self._state.lock(_FIRST, self._closed),
@@ -210,7 +212,8 @@ class Digests:
                 self._compute_next()
 
     def _compute_next(self) -> None:
-        """The most wanted now, which may not be what was so before the lock was got."""
+        """Compute the most urgent digest now. The queue can have changed during the wait for the
+        lock."""
         with self._changed:
             if not self._queue or self._closed.is_set():
                 return
@@ -257,7 +260,8 @@ class Digests:
         return running.hexdigest()
 
     def _xet_hash(self, one: DigestJob) -> str:
-        """By hf_xet, in a process of its own: it takes all cores, and cannot be stopped."""
+        """Compute the xet hash with hf_xet in a separate process, because hf_xet uses all cores and
+        cannot be interrupted."""
         command = [sys.executable, "-I", "-c", _XET_HASH, one.location]
         with subprocess.Popen(  # noqa: S603
             command,

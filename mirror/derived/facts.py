@@ -1,6 +1,6 @@
-"""What a snapshot's own small files say about its repository: the card, the config, the headers.
+"""Facts about a repository from its small files: the card, the config, the weight headers.
 
-The real hub computes the same from the same files. Anything damaged is left out of the answer.
+The real hub computes the same facts from the same files. A damaged file gives no facts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_JSON = 8 * 1024 * 1024
 _MAX_CARD = 512 * 1024
 _MAX_SHARDS = 2000
 _MIN_KEPT = 16 * 1024
-"""Bytes of a file from which parsing it takes longer than reading what was kept of it."""
+"""The size of a file, in bytes, from which parsing takes longer than reading the stored result."""
 
 _FRONT_MATTER = re.compile(
     rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL
@@ -70,7 +70,7 @@ _FORMATS = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx", ".b
 
 
 class Facts:
-    """Facts about one snapshot; each is computed when it is first asked for."""
+    """Facts about one snapshot; each is computed at the first access."""
 
     def __init__(self, snapshot: Snapshot, state: State) -> None:
         self.snapshot = snapshot
@@ -78,12 +78,12 @@ class Facts:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """The README's front matter, made safe for JSON."""
+        """The YAML front matter of README.md, as JSON values."""
         return self._derived("card", "README.md", _MAX_CARD, _parse_card)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What the hub's API shows of `config.json` and `tokenizer_config.json`."""
+        """The fields of `config.json` and `tokenizer_config.json` that the hub's API returns."""
         special = self._derived(
             "tokenizer", "tokenizer_config.json", _MAX_JSON, _parse_tokenizer_config
         )
@@ -175,7 +175,7 @@ class Facts:
             return b""
 
     def _header(self, kind: str, path: str) -> dict[str, Any] | None:
-        """The facts of a weight file's header; None where it has none, or is damaged."""
+        """The facts of the header of a weight file; None if it has none or is damaged."""
         stored = self.snapshot.files[path]
         kept = self._state.get(f"headers/{kind}", stored.file.etag)
         if _is_header(kind, kept):
@@ -193,8 +193,8 @@ class Facts:
     def _derived(
         self, kind: str, path: str, max_bytes: int, parse: Callable[[bytes], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What a small file says; empty where it is absent or damaged. That of one which takes long
-        to parse is kept in the state folder by the file's digest."""
+        """The parsed content of a small file; empty if the file is absent or damaged. If parsing
+        takes long, the result is stored in the state folder under the digest of the file."""
         stored = self.snapshot.files.get(path)
         if stored is None:
             return {}
@@ -239,7 +239,7 @@ class _BlobReader(io.BufferedIOBase):
 
 
 def _is_header(kind: str, kept: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether the state folder holds what a reader of headers gave."""
+    """Whether a fact from the state folder has the form that a header reader returns."""
     if not isinstance(kept, dict):
         return False
     if kind == "safetensors":
@@ -277,7 +277,7 @@ def _parse_card(body: bytes) -> dict[str, Any]:
 
 
 def _sendable(value: Any) -> dict[str, Any]:
-    """The value as JSON would bring it back; empty where JSON cannot, or where it is no object."""
+    """The value after a round trip through JSON; empty if that fails or it is not an object."""
     try:
         safe = orjson.loads(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
     except (orjson.JSONEncodeError, orjson.JSONDecodeError, RecursionError):
@@ -286,6 +286,6 @@ def _sendable(value: Any) -> dict[str, Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """The strings in a card's field, which may be one, a list, or something else."""
+    """The strings in a field of a card. The field can be a string, a list, or another type."""
     values = value if isinstance(value, list) else [value]
-    yield from (one for one in values if isinstance(one, str))
+    yield from (item for item in values if isinstance(item, str))

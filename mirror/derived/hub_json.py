@@ -1,4 +1,4 @@
-"""Our values in the hub's JSON. Field names and shapes are those that clients index."""
+"""JSON bodies in the hub's format, with the field names and types that clients read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _FIRST_DATE = datetime(2022, 3, 2, 23, 29, 4, tzinfo=UTC)  # the hub's own floor for createdAt
 _OWN = frozenset({"_id", "id", "modelId", "sha", "siblings", "gated", "private", "disabled"})
-# What upstream says of Xet is not what this mirror offers of it.
+# Upstream's Xet fields are removed: this mirror adds its own.
 _XET = "xet"
 _SPACE_STAGE = {
     "stage": "PAUSED",
@@ -27,7 +27,7 @@ _SPACE_STAGE = {
 
 
 def date(moment: datetime) -> str:
-    """The one form that every client's parser takes: milliseconds and a literal Z."""
+    """A date in the only format that every client parses: milliseconds and a literal Z."""
     return (
         moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
     )
@@ -54,7 +54,7 @@ def tree_row(
 
 
 def last_commit(snapshot: Snapshot) -> dict[str, str]:
-    """The one commit that a snapshot knows of, as `lastCommit`."""
+    """The commit of a snapshot as `lastCommit`."""
     return {
         "id": snapshot.commit_hash,
         "title": _title(snapshot),
@@ -63,7 +63,7 @@ def last_commit(snapshot: Snapshot) -> dict[str, str]:
 
 
 def commits(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The body of `/commits`: the snapshot's own commit, since a folder has no history."""
+    """The body of `/commits`: only the snapshot's own commit, because a folder has no history."""
     author = {"user": snapshot.repo.author or "hubmirror"}
     return [last_commit(snapshot) | {"message": "", "authors": [author]}]
 
@@ -112,9 +112,9 @@ def info(
 ) -> dict[str, Any]:
     """The body of `/api/{type}s/{repo}`; `files` are the entries as clients see them.
 
-    With `expand` only the ids and the properties asked for; unknown ones are left out. What
-    upstream said of the repository outranks what its files say, but for what is true of this
-    mirror alone.
+    With `expand`, the body has only the ids and the requested properties; unknown properties are
+    left out. Upstream's values have precedence over values computed from the files, except for the
+    fields in `_OWN`, which describe this mirror.
     """
     snapshot = facts.snapshot
     upstream = {

@@ -1,9 +1,9 @@
-"""The rows of the listing in the state folder, so that a restart, and each worker, finds them.
+"""The rows of the listing in the state folder, for all workers and for the next start.
 
-The file holds one JSON array a line: first what the rows were made by, then one line for each
-repository. It is replaced whole by the one process that holds the lock. The mtime of a file beside
-it is when the sources were last compared with the rows. Whatever it holds is checked when it is
-read.
+The file has one JSON array on each line: first a header (format, version, sources), then one line
+for each repository. Only the process that holds the lock replaces the file, as a whole. The mtime
+of a second file is the time when the rows were last compared with the sources. All content is
+checked when it is read.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _MAX_ROW = 4 * 1024 * 1024
 _MAX_COUNT = 10_000_000
 _NUMBERS = ("downloads", "likes", "trendingScore")
 _MAX_SKEW_S = 1.0
-"""Seconds by which another host's clock may be ahead."""
+"""The number of seconds that the clock of another host can be ahead."""
 _MAX_UNUSED_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One repository: its row of a listing as JSON, and how many of its revisions can be read.
+    """One repository: its row of a listing as JSON, and the number of its readable revisions.
 
-    A repository without a row is waiting: none of its revisions is complete. `more` is what
-    `full=true` adds to the row, compressed by zlib; empty where it is too long to be kept.
+    A repository without a row is waiting: it has no complete revision. `more` holds the fields that
+    `full=true` adds to the row, compressed with zlib; empty if they are too long to store.
     """
 
     repo: Repo
@@ -54,15 +54,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An entry, and the digest of the stamp under which it was read; empty where that cannot be
-    relied on."""
+    """An entry, and the digest of the stamp that it was read with. The digest is empty if the stamp
+    is not reliable."""
 
     stamp: str
     entry: Entry
 
 
 class RowFile:
-    """The file below `folder` for sources that are declared as `labels` say."""
+    """The file below `folder` for the sources with these labels."""
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         self._header = orjson.dumps([_FORMAT, __version__, *labels])
@@ -72,7 +72,7 @@ class RowFile:
         self._compared = self._folder / f"{name}.compared"
 
     def stamp(self) -> tuple[int, int, int]:
-        """A value that changes when the file is replaced; zeros where there is none."""
+        """A value that changes when the file is replaced; zeros if there is no file."""
         try:
             found = os.stat(self._path)
         except OSError:
@@ -80,7 +80,7 @@ class RowFile:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def age(self) -> float:
-        """For how many seconds the rows have not been compared with the sources."""
+        """The seconds since the rows were last compared with the sources."""
         try:
             age = time.time() - os.stat(self._compared).st_mtime
         except OSError:
@@ -88,8 +88,8 @@ class RowFile:
         return age if age > -_MAX_SKEW_S else math.inf
 
     def read(self) -> dict[str, Kept] | None:
-        """What the file holds, by the keys of repositories; None where there is no file, or
-        something else made it."""
+        """The rows by the keys of repositories; None if there is no file, or its header is
+        different."""
         try:
             body = read_regular(self._path, _MAX_BYTES)
         except OSError:
@@ -102,8 +102,8 @@ class RowFile:
         return {kept.entry.repo.key: kept for kept in found if kept is not None}
 
     def write(self, rows: Iterable[Kept], *, is_whole: bool) -> None:
-        """Replace the file, by one that holds all rows or the first of them. A full or read-only
-        disk only costs reading the repositories again."""
+        """Replace the file. `is_whole` says whether `rows` are all rows. If the disk is full or
+        read-only, nothing is stored, and the repositories are read again later."""
         body = b"\n".join([self._header, *(_line(kept) for kept in rows), b""])
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -113,12 +113,12 @@ class RowFile:
             self._remove_others()
 
     def mark_compared(self) -> None:
-        """Say that the rows are what the sources hold now."""
+        """Record that the rows match the sources now."""
         with contextlib.suppress(OSError):
             self._compared.touch()
 
     def _remove_others(self) -> None:
-        """Remove the rows of other versions and declarations that nobody compared for long."""
+        """Remove row files of other versions and sources that have not been used for 30 days."""
         for path in self._folder.iterdir():
             if time.time() - path.stat().st_mtime > _MAX_UNUSED_S:
                 path.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ def _line(kept: Kept) -> bytes:
 
 
 def _parse(line: bytes) -> Kept | None:
-    """A line as `_line` wrote it; None for anything else."""
+    """Parse a line from `_line`; None if it is invalid."""
     try:
         repo_type, repo_id, stamp, visible, waiting, row, more = orjson.loads(line)
         repo = Repo(RepoType(repo_type), repo_id)
@@ -152,13 +152,13 @@ def _parse(line: bytes) -> Kept | None:
 
 def _is_row(row: str, repo: Repo) -> bool:
     try:
-        told: Any = orjson.loads(row)
+        fields: Any = orjson.loads(row)
     except orjson.JSONDecodeError:
         return False
     return (
-        isinstance(told, dict)
-        and told.get("id") == repo.repo_id
-        and isinstance(told.get("tags", []), list)
-        and all(type(told.get(name, 0)) in (int, float) for name in _NUMBERS)
-        and all(isinstance(told.get(name, ""), str) for name in ("lastModified", "createdAt"))
+        isinstance(fields, dict)
+        and fields.get("id") == repo.repo_id
+        and isinstance(fields.get("tags", []), list)
+        and all(type(fields.get(name, 0)) in (int, float) for name in _NUMBERS)
+        and all(isinstance(fields.get(name, ""), str) for name in ("lastModified", "createdAt"))
     )

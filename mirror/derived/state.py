@@ -1,7 +1,7 @@
-"""The state folder: facts derived from the sources, kept so that they are computed once.
+"""The state folder: stored facts from the sources, so that each fact is computed once.
 
-One small JSON file a fact, replaced atomically: any number of processes may share the folder, on
-NFS too, and all of it may be deleted at any time.
+Each fact is one small JSON file, which is replaced atomically. Any number of processes can share
+the folder, also on NFS, and the operator can delete it at any time.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class State:
     """A store of JSON facts by kind and key."""
 
     MAIN = "digests"
-    """The lock that servers share whose state folders are apart."""
+    """The lock that servers share even if they have different state folders."""
 
     def __init__(self, folder: Path, of: Path | None = None) -> None:
-        """`of` is the folder that the facts are about: servers that share it, and keep their facts
-        apart, share its locks."""
+        """`of` is the data folder that the facts describe. Servers with the same data folder and
+        different state folders share a lock on the data folder."""
         self.folder = folder
         self._of = of
 
     def get(self, kind: str, key: str) -> Any | None:
-        """The fact, or None where none is kept or it cannot be read. It counts as used."""
+        """The fact, or None if it is not stored or cannot be read. Marks the fact as used."""
         path = self._path(kind, key)
         try:
             fact = orjson.loads(read_regular(path, _MAX_FACT))
@@ -55,8 +55,8 @@ class State:
         return fact
 
     def unused(self, kind: str, is_needed: Callable[[Any], bool], most: int) -> Iterator[Path]:
-        """The files of facts that nobody used for 30 days, and that are not needed; of `most` files
-        that are looked at, in an order that is another one each time."""
+        """The files of facts that were not used for 30 days and are not needed. Checks at most
+        `most` files, in random order."""
         left = most
         for folder in _shuffled(Path(os.path.realpath(self.folder), kind)):
             for path in _shuffled(folder):
@@ -72,7 +72,8 @@ class State:
                         yield path
 
     def put(self, kind: str, key: str, fact: Any) -> None:
-        """Keep a fact. A full or read-only disk only costs computing it again."""
+        """Store a fact. If the disk is full or read-only, nothing is stored, and the fact is
+        computed again later."""
         path = self._path(kind, key)
         with contextlib.suppress(OSError, TypeError):  # a time of a file may have over 64 bits
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +81,9 @@ class State:
 
     @contextlib.contextmanager
     def lock(self, name: str, give_up: threading.Event) -> Iterator[None]:
-        """Hold a lock among all processes that share the folder, or that which its facts are about.
+        """Hold a lock among all processes with the same state folder or, for MAIN, data folder.
 
-        Goes on without it once `give_up` is set, and where the file system has no locks.
+        Continues without the lock if `give_up` is set, or if the file system has no locks.
         """
         with contextlib.ExitStack() as stack:
             for descriptor in self._lockable(name):
@@ -103,7 +104,7 @@ class State:
         return False
 
     def _lockable(self, name: str) -> Iterator[int]:
-        """Open files whose locks stand for `name`. A folder can be locked where it is read-only."""
+        """The open files to lock for `name`. A folder can be locked even if it is read-only."""
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             yield os.open(
@@ -119,7 +120,8 @@ class State:
 
 
 def _shuffled(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where it cannot be listed, or a part of its path is a link."""
+    """The paths in a folder, in random order; empty if it cannot be listed or its path contains a
+    symlink."""
     try:
         if os.path.realpath(folder) != str(folder):
             return []
@@ -138,8 +140,8 @@ def _fact(path: Path) -> Any | None:
 
 
 def try_lock(file: IO[str] | int) -> bool:
-    """Lock an open file among all processes, unless somebody has it. Raises OSError where the file
-    system has no locks."""
+    """Lock an open file among all processes. Returns False if another process holds the lock.
+    Raises OSError if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,7 +150,7 @@ def try_lock(file: IO[str] | int) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

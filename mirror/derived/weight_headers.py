@@ -1,7 +1,6 @@
-"""What the headers of weight files tell: safetensors parameter counts, gguf metadata.
+"""Facts from the headers of weight files: safetensors parameter counts, gguf metadata.
 
-Only headers are read. A header that is damaged raises HeaderError, and costs the answer that one
-fact.
+Only headers are read. A damaged header raises HeaderError; then the response lacks this fact.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What is parsed in one step keeps all other threads from the interpreter: 4 MB for 20 ms. That is
-# the header of some 30,000 tensors.
+# A parse step blocks all other threads of the interpreter: 4 MB block them for 20 ms. A header of
+# 4 MB describes about 30,000 tensors.
 _MAX_HEADER = 4 * 1024 * 1024
 _MAX_METADATA = 64 * 1024 * 1024
 _MAX_STRING = 16 * 1024 * 1024
@@ -55,7 +54,7 @@ def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
 def gguf_facts(file: BinaryIO) -> dict[str, Any]:
     """The hub's `gguf` object: total parameters, architecture, context length, chat template.
 
-    Beside them `file_type`, the number of the quantisation (llama.cpp `llama_ftype`).
+    Also `file_type`, the number of the quantisation (llama.cpp `llama_ftype`).
     """
     magic, version = struct.unpack("<4sI", _read(file, 8))
     if magic != b"GGUF" or version not in (2, 3):
@@ -103,7 +102,7 @@ def _tensor_size(file: BinaryIO) -> int:
 
 
 def _product(sizes: Any) -> int:
-    """The number of values in a shape; refused where no file could hold them."""
+    """The number of values in a shape. Raises HeaderError if no file can hold them."""
     if not isinstance(sizes, list | tuple) or len(sizes) > _MAX_RANK:
         raise HeaderError("an impossible shape")
     if any(type(size) is not int or not 0 <= size <= _MAX_VALUES for size in sizes):
@@ -148,7 +147,7 @@ def _value(file: BinaryIO, kind: int) -> Any:
 
 
 def _array(file: BinaryIO) -> list[Any] | None:
-    """The strings of an array of strings; numbers are passed over, since no fact needs them."""
+    """The strings of an array of strings. Numbers are skipped, because no fact needs them."""
     kind, length = struct.unpack("<IQ", _read(file, 12))
     if length > _MAX_ITEMS or kind == _ARRAY:
         raise HeaderError("an array too long or too deep")

@@ -1,4 +1,4 @@
-"""Which xet hash a file has: what upstream told, else what was computed here."""
+"""The xet hashes of files: from upstream, else computed locally."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class XetHashes:
-    """Xet hashes of stored files. Files that git keeps whole have none, as on the real hub.
+    """Xet hashes of stored files. Only LFS files have xet hashes, as on the real hub.
 
-    `min_size`, in bytes, and `advertise` say of which files clients are told; what they know
-    already from the real hub is answered in any case.
+    `min_size`, in bytes, and `advertise` say which hashes are sent to clients. A request with a
+    hash that the client knows from the real hub is always answered.
     """
 
     digests: Digests
@@ -29,25 +29,27 @@ class XetHashes:
     advertise: bool = True
 
     def entry(self, stored: StoredFile) -> RepoFile:
-        """A file as clients see it: with its xet hash where that is known and to be told."""
+        """A file as clients see it: with its xet hash if it is known and advertised."""
         file = stored.file
-        return replace(file, xet_hash=self._known(stored) if self._is_told(file) else None)
+        return replace(file, xet_hash=self._known(stored) if self._is_advertised(file) else None)
 
     def want(self, stored: StoredFile) -> None:
-        """Have the hash of a file computed, if it is to be told and is not known."""
-        if self._is_told(stored.file) and not self._known(stored) and (wanted := _wanted(stored)):
+        """Start to compute the hash of a file, if it is advertised and not known."""
+        if not self._is_advertised(stored.file) or self._known(stored):
+            return
+        if wanted := _wanted(stored):
             self.digests.start(wanted)
 
-    def _is_told(self, file: RepoFile) -> bool:
+    def _is_advertised(self, file: RepoFile) -> bool:
         has_hash = file.lfs_sha256 is not None and file.size > 0
         return self.advertise and has_hash and file.size >= self.min_size
 
     def find(self, snapshot: Snapshot, xet_hash: str, last: int) -> StoredFile:
         """The file of a commit that has the hash; the client asks for bytes up to `last`.
 
-        Raises XetHashNotFoundError, DigestPendingError while hashes of files that it may mean are
-        computed, and BlobUnreadableError where they cannot be. One file that is the only possible
-        one, of which nobody told a hash, needs none.
+        Raises XetHashNotFoundError; DigestPendingError while hashes of possible files are being
+        computed; and BlobUnreadableError if they cannot be computed. If only one file is possible,
+        it is returned before its hash is computed.
         """
         untold: list[StoredFile] = []
         for stored in snapshot.files.values():
@@ -68,7 +70,7 @@ class XetHashes:
         raise DigestPendingError(str(snapshot.repo), sum(one.file.size for one in unknown))
 
     def _start(self, files: list[StoredFile]) -> bool:
-        """Have hashes computed in this order; whether there is any that may come."""
+        """Start to compute hashes in this order. Returns False if all of them have failed."""
         wanted = [one for one in map(_wanted, files) if one]
         running = [self.digests.start(one, urgent=True) for one in wanted]
         return not all(future.done() and future.exception() for future in running)
@@ -81,7 +83,7 @@ class XetHashes:
 
 
 def _wanted(stored: StoredFile) -> DigestJob | None:
-    """The digest to ask for; None where the file is not there with its right size."""
+    """The digest to compute; None if the file does not exist or has a wrong size."""
     if stored.local_path is None:
         return None
     try:

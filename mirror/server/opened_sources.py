@@ -1,4 +1,4 @@
-"""From declared sources to open ones, with the state folder that goes with them."""
+"""Opens the declared sources and the state folder."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ log = logging.getLogger("hubmirror")
 
 @dataclass(frozen=True, slots=True)
 class OpenedSources:
-    """Where the server reads, and where it keeps what it derives. `scratch` is the state folder
-    where that is a temporary one."""
+    """The open sources and the state folder. `scratch` is the state folder if it is temporary."""
 
     sources: FirstFound
     state: State
@@ -39,7 +38,7 @@ class OpenedSources:
     scratch: Path | None = None
 
     def close(self) -> None:
-        """Stop what computes digests, and remove the temporary folder."""
+        """Stop the computation of digests, and remove the temporary folder."""
         self.digests.close()
         if self.scratch is not None:
             shutil.rmtree(self.scratch, ignore_errors=True)

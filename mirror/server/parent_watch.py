@@ -1,4 +1,4 @@
-"""What ends a worker whose supervisor was killed."""
+"""Stops a worker after its supervisor was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configuration to running processes."""
+"""Starts the server processes for a configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A listening socket. Raises ConfigError where the address is taken or not ours."""
+    """A listening socket. Raises ConfigError if the address is in use or not on this host."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)

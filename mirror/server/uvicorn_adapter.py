@@ -1,4 +1,4 @@
-"""How uvicorn is used, and the parts of it that it does not promise.
+"""Sets up uvicorn, also with parts that are not in its public API.
 
 Beside `uvicorn_protocol`, which builds on `HttpToolsProtocol` and `RequestResponseCycle`, these are
 `Config.load`, `Config.lifespan_class`, `Server.startup`, `Server.main_loop`, `Server.shutdown` and
@@ -88,8 +88,8 @@ async def _https(
 
 
 def _context(certificate: Path, names: Sequence[str]) -> ssl.SSLContext:
-    """What a listener needs. A client that asks for a name that is not listed is shown a
-    certificate that does not fit, which every client can say, and the log says what to do."""
+    """The TLS context of a listener. If a client requests a name that is not listed, it gets a
+    certificate that does not match and reports the error; the log has the next step."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(certificate)
     listed = {name.lower() for name in names}
@@ -109,7 +109,7 @@ def _context(certificate: Path, names: Sequence[str]) -> ssl.SSLContext:
 
 
 def _options(**more: Any) -> dict[str, Any]:
-    """How uvicorn speaks HTTP."""
+    """The options of uvicorn's HTTP server."""
     return {
         "http": Protocol,
         "ws": "none",

@@ -1,4 +1,4 @@
-"""The one place that touches uvicorn's private parts.
+"""The only module that uses private parts of uvicorn.
 
 `Protocol` bounds the head of a request, and offers the ASGI extension `http.response.zerocopysend`:
 parts of a file go from the page cache to the socket by `os.sendfile`, on asyncio and on uvloop

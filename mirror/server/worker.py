@@ -33,7 +33,7 @@ GRACE_S = 10
 
 _NO_WAIT_S = 0.05
 _POLL_INTERVAL_S = 0.02
-# So that a thread at work does not keep the event loop waiting for long.
+# A short interval, so that a busy thread does not block the event loop for long.
 _SWITCH_INTERVAL_S = 0.0005
 
 

@@ -1,5 +1,5 @@
-"""What a worker process is told: plain values under names, so that a worker of newer code reads the
-description that an older supervisor gives it."""
+"""The configuration of a worker process, as named plain values: a worker with newer code can read
+the description from an older supervisor."""
 
 from __future__ import annotations
 

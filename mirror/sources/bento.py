@@ -1,4 +1,4 @@
-"""A BentoML model store, in place: each entry is a revision of the repository that it came from."""
+"""A BentoML model store as a source: each entry is a revision of its original repository."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from mirror.derived.digests import Digests
     from mirror.sources.bento_entry import Entry
 
-_DERIVED = "the repository is derived from the tag {}, which keeps neither case nor underscores"
+_DERIVED = (
+    "the repo id is derived from the tag {}; a tag does not keep upper case letters and underscores"
+)
 
 
 class BentoStore:
@@ -46,14 +48,14 @@ class BentoStore:
 
     def repos(self) -> list[Repo]:
         found: dict[str, Repo] = {}
-        for entry in sorted(self.entries(), key=lambda one: one.derived):
+        for entry in sorted(self.entries(), key=lambda entry: entry.derived):
             found.setdefault(entry.repo.key, entry.repo)
         return list(found.values())
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
-        """Each revision that entries name, and `main` for the newest that names none."""
+        """The revision names of all entries, and `main` for the newest entry without a name."""
         refs: dict[str, str] = {}
-        for entry in sorted(self._of(repo), key=lambda one: (one.is_latest, one.created_at)):
+        for entry in sorted(self._of(repo), key=lambda entry: (entry.is_latest, entry.created_at)):
             name = entry.revision if not COMMIT_HASH.fullmatch(entry.revision) else ""
             full = name if name.startswith("refs/") else f"refs/heads/{name or 'main'}"
             refs[full] = self._commit(entry)
@@ -72,7 +74,7 @@ class BentoStore:
                 try:
                     return self._read(entry)
                 except RevisionIncompleteError as exc:
-                    damage = exc  # another generation's entry of the commit may be whole
+                    damage = exc  # another entry of the same commit may be complete
         raise damage or RevisionNotFoundError(repo, revision)
 
     def stamp(self, repo: Repo) -> Hashable:
@@ -85,7 +87,7 @@ class BentoStore:
         return []
 
     def entries(self) -> Sequence[Entry]:
-        """All entries that can be understood, by tag, without their lists of files."""
+        """All valid entries, by tag, without their lists of files."""
         with _disk_errors("The Bento store"):
             return self._index.get().entries
 
@@ -99,7 +101,7 @@ class BentoStore:
         return found
 
     def _stamp(self, entry: Entry) -> Hashable:
-        """A value that changes with what an entry serves, whose files may lie in folders of it."""
+        """A value that changes with the files of an entry, also with files in its subfolders."""
         files = self._index.files(entry)
         if files is None:
             snapshot = self._read(entry)
@@ -127,21 +129,21 @@ class BentoStore:
             files=found.files,
             last_modified=entry.created_at,
             absent=found.absent,
-            # An entry holds what a start needed, which may be a part of the commit.
+            # An entry can hold only the files that OpenLLM needs to start a model.
             whole=entry.whole or not entry.commit_hash,
             note=_DERIVED.format(entry.tag) if entry.derived else "",
         )
 
 
 def _as_written(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
-    """The files that were written into an entry. Raises RevisionIncompleteError where any is not as
-    it was."""
+    """The files that hubmirror wrote into an entry. Raises RevisionIncompleteError if a file has
+    changed since then."""
     if changed := entry.changes():
         path = next(iter(changed))
         raise RevisionIncompleteError(
             f"{entry.repo} at {entry.commit_hash} cannot be served: {path} {changed[path]} in the "
-            f"Bento store's entry {entry.tag}. Ask the mirror's operator to write it anew, by "
-            "`hubmirror bento add`.",
+            f"Bento store's entry {entry.tag}. Ask the mirror's operator to write the entry again "
+            "with `hubmirror bento add`.",
             brief=f"{len(changed)} of {len(files)} files changed in the entry {entry.tag}",
             corrupt=True,
             absent=changed,
@@ -159,7 +161,7 @@ def _mtime_ns(folder: Path) -> int:
 
 @contextlib.contextmanager
 def _disk_errors(name: str) -> Iterator[None]:
-    """A disk that fails is an outage, and never an absence."""
+    """Raise UnavailableError for a disk error, never a "not found"."""
     try:
         yield
     except OSError as exc:

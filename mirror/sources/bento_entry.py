@@ -1,7 +1,7 @@
-"""One entry of a BentoML model store, as its model.yaml tells it.
+"""One entry of a BentoML model store, parsed from its model.yaml.
 
-models/<name>/latest                 the version that the bare name means
-models/<name>/<version>/model.yaml   what BentoML knows of it, and beside it the files
+models/<name>/latest                 the version of a tag that has only a name
+models/<name>/<version>/model.yaml   BentoML's metadata; the model files are in the same folder
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
 
 ORIGIN = "hubmirror"
-"""The key of an entry's metadata under which its true repository is kept."""
+"""The key in the metadata of an entry that holds its original repository."""
 
 # OpenLLM 0.4 puts the backend before the name (`openllm_core.utils.normalise_model_name`).
 _BACKEND = re.compile(r"(?:pt|tf|flax|vllm|ggml|gptq|awq|ctranslate|triton|transformers)-(.+)")
@@ -39,7 +39,7 @@ _MAX_LATEST = 4096
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry of a store; `commit_hash` is empty where nothing tells it."""
+    """One entry of a store. `commit_hash` is empty if it is unknown."""
 
     tag: str
     folder: Path
@@ -52,10 +52,11 @@ class Entry:
     labels: Mapping[str, str]
     whole: bool = False
     files: Mapping[str, RepoFile] | None = None
-    """What was written into the entry, where it says so itself."""
+    """The files that hubmirror wrote into the entry, if model.yaml lists them."""
 
     def changes(self) -> dict[str, str]:
-        """Of the files that were written into it, those that are not as they were, and why."""
+        """The files of the entry that are missing or have changed since hubmirror wrote them, each
+        with the reason."""
         changed = {}
         for path, file in (self.files or {}).items():
             try:
@@ -68,13 +69,13 @@ class Entry:
         return changed
 
     def holds(self, repo: Repo, revision: str = "") -> bool:
-        """Whether it is of the repository, and of the revision where one is given."""
+        """Whether the entry belongs to the repository, and to the revision if it is given."""
         names = (self.commit_hash, self.revision, self.folder.name)
         return self.repo.key == repo.key and (not revision or revision in names)
 
 
 def entries(home: Path) -> list[Entry]:
-    """All entries of a store that can be understood, by tag. Raises OSError."""
+    """All valid entries of a store, by tag. Raises OSError."""
     models = home / "models"
     names = sorted(os.listdir(models)) if models.exists() else []
     return [
@@ -94,15 +95,15 @@ def _versions(folder: Path) -> list[str]:
 def parse_entry(
     folder: Path, load_yaml: Callable[[Path], dict[str, Any]], latest_version: str
 ) -> Entry | None:
-    """The entry in a folder, whose model.yaml `load_yaml` reads; None for a name that no repository
-    has. `latest_version` is what the bare name means."""
+    """The entry in a folder; None if its name is not a valid repo id. `load_yaml` reads model.yaml.
+    `latest_version` is the version in the file `latest`."""
     name, version = folder.parent.name, folder.name
-    told = load_yaml(folder / "model.yaml")
-    metadata = _table(told, "metadata")
+    model = load_yaml(folder / "model.yaml")
+    metadata = _table(model, "metadata")
     origin = _table(metadata, ORIGIN)
     repo, derived = _origin(origin), False
     if repo is None:
-        repo_id = repo_id_of(name, str(_table(told, "labels").get("backend", "")))
+        repo_id = repo_id_of(name, str(_table(model, "labels").get("backend", "")))
         repo, derived = Repo(RepoType.MODEL, repo_id) if is_repo_id(repo_id) else None, True
     if repo is None:
         return None
@@ -113,24 +114,24 @@ def parse_entry(
         repo=repo,
         commit_hash=commit if COMMIT_HASH.fullmatch(commit) else "",
         revision=str(origin.get("revision") or ""),
-        created_at=_moment(told.get("creation_time")),
+        created_at=_moment(model.get("creation_time")),
         is_latest=latest_version == version,
         derived=derived,
-        labels=_table(told, "labels"),
+        labels=_table(model, "labels"),
         whole=origin.get("whole") is True,
         files=_files(origin.get("files")),
     )
 
 
-def _origin(told: Mapping[str, Any]) -> Repo | None:
+def _origin(origin: Mapping[str, Any]) -> Repo | None:
     try:
-        return Repo(RepoType(told.get("repo_type", "model")), told["repo_id"])
+        return Repo(RepoType(origin.get("repo_type", "model")), origin["repo_id"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _table(told: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = told.get(key)
+def _table(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = fields.get(key)
     return value if isinstance(value, dict) else {}
 
 
@@ -142,7 +143,7 @@ def _files(listed: Any) -> Mapping[str, RepoFile] | None:
 
 
 def repo_id_of(name: str, backend: str = "") -> str:
-    """The repo id that OpenLLM made a tag's name from, as far as it can be told."""
+    """The most likely repo id from which OpenLLM made the name of a tag."""
     if backend and name.startswith(f"{backend}-"):
         name = name.removeprefix(f"{backend}-")
     elif match := _BACKEND.fullmatch(name):
@@ -160,22 +161,23 @@ def _load(file: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1024)
 def _parsed(file: Path, _mtime_ns: int, _size: int) -> dict[str, Any]:
-    """A model.yaml, read once while its time and size stay: commands list a store several times."""
+    """The content of a model.yaml. It is cached until the mtime or size changes, because one
+    command can list a store several times."""
     return read_yaml(file)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """What a model.yaml says; empty where it is damaged or too long."""
+    """The content of a model.yaml; empty if the file is damaged or too long."""
     try:
         body = read_regular(file, _MAX_YAML)
-        told = load(body, max_bytes=_MAX_YAML, max_nodes=_MAX_NODES, aliases=False)
+        model = load(body, max_bytes=_MAX_YAML, max_nodes=_MAX_NODES, aliases=False)
     except (OSError, BadYamlError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return model if isinstance(model, dict) else {}
 
 
 def latest(folder: Path) -> str:
-    """The version that a bare name means; empty where nothing says it."""
+    """The version in the file `latest`; empty if there is none."""
     try:
         return read_regular(folder / "latest", _MAX_LATEST).decode().strip()
     except (OSError, UnicodeDecodeError):
@@ -183,7 +185,7 @@ def latest(folder: Path) -> str:
 
 
 def _moment(value: Any) -> datetime:
-    """In UTC; 1970 for what is not a time that clients can read."""
+    """The time in UTC; 1970 if the value is not a time that clients can read."""
     try:
         found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
         return moment((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())

@@ -1,7 +1,8 @@
-"""The entries of a Bento store by repository, kept in memory.
+"""The entries of a Bento store by repository, in memory.
 
-The index holds as long as the stamps of `models/`, of each folder in it, and of each `latest` and
-model.yaml do. These are compared at most once in `ttl_s` seconds, by one thread for all that ask.
+The index is valid until the stamp of `models/`, of a folder in it, of a `latest` or of a model.yaml
+changes. At most once in `ttl_s` seconds, one thread compares all stamps; all callers use its
+result.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ if TYPE_CHECKING:
     from mirror.sources.bento_entry import Entry
 
 _MAX_FILES = 200_000
-"""Files of lists that are kept in memory, of all entries together: some 60 MB."""
+"""The maximum number of files in the lists in memory, for all entries together: about 60 MB."""
 
 _RECENT_NS = 2_000_000_000
-"""A folder that changed so short a time before it was read may change again under the same time."""
+"""If a folder changed within this time before it was read, it can change again and keep the same
+mtime."""
 
 _Stamp = tuple[int, int, int] | None
 
 
 @dataclass(slots=True)
 class _Version:
-    """One folder of models/<name>; no entry where it has no model.yaml, or is not understood."""
+    """One folder of models/<name>. `entry` is None if there is no valid model.yaml."""
 
     stamp: _Stamp
     entry: Entry | None
@@ -43,7 +45,7 @@ class _Version:
 
 @dataclass(slots=True)
 class _Name:
-    """One folder of models/. `settled` is false where it changed just before it was read."""
+    """One folder of models/. `settled` is false if the folder changed just before it was read."""
 
     stamp: _Stamp
     settled: bool
@@ -53,14 +55,14 @@ class _Name:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """All entries by tag, and by the keys of their repositories. Lists of files are left out."""
+    """All entries by tag, and by the keys of their repositories, without their lists of files."""
 
     entries: tuple[Entry, ...] = ()
     by_key: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
 
 
 class BentoIndex:
-    """The index of the store at `home`. All methods may be called from threads."""
+    """The index of the store at `home`. All methods can be called from threads."""
 
     def __init__(self, home: Path, ttl_s: float) -> None:
         self._models = home / "models"
@@ -75,9 +77,10 @@ class BentoIndex:
         self._files_lock = threading.Lock()
 
     def get(self) -> Index:
-        """The index. Raises OSError where the store cannot be listed.
+        """The index. Raises OSError if the store cannot be listed.
 
-        One that is a little too old is given at once, and compared with the disk in the background.
+        An index that is only a little too old is returned at once, and a background thread
+        compares it with the disk.
         """
         age = time.monotonic() - self._looked_at
         if age < self._ttl_s:
@@ -96,7 +99,7 @@ class BentoIndex:
         return self.get().by_key.get(repo.key, ())
 
     def files(self, entry: Entry) -> Mapping[str, RepoFile] | None:
-        """The list of files that was written into an entry, where there is one."""
+        """The list of files in the model.yaml of an entry, if there is one."""
         stamp = _stamp(f"{entry.folder}/model.yaml")
         with self._files_lock:
             kept = self._files.get(entry.folder)
@@ -125,12 +128,12 @@ class BentoIndex:
             with self._lock:
                 self._look()
         except OSError:
-            return  # whoever asks next looks for itself, and is told
+            return  # the next call of `get` looks again, and raises the error
         finally:
             self._refreshing.release()
 
     def _look(self) -> None:
-        """Compare all stamps, and read what changed."""
+        """Compare all stamps, and read the entries that changed."""
         now_ns = time.time_ns()
         try:
             listed = sorted(os.listdir(self._models))
@@ -148,7 +151,7 @@ class BentoIndex:
         self._looked_at = time.monotonic()
 
     def _look_at(self, name: str, kept: _Name | None, now_ns: int) -> tuple[_Name, bool]:
-        """What a folder of models/ holds now, and whether that is new."""
+        """The current content of a folder of models/, and whether it has changed."""
         folder = f"{self._models}/{name}"
         stamp, latest_stamp = _stamp(folder), _stamp(f"{folder}/latest")
         if kept is None or kept.stamp != stamp or not kept.settled:
@@ -159,18 +162,18 @@ class BentoIndex:
         if (
             kept is not None
             and kept.latest_stamp == latest_stamp
-            and {version: one.stamp for version, one in kept.versions.items()} == stamps
+            and {name: version.stamp for name, version in kept.versions.items()} == stamps
         ):
             kept.stamp, kept.settled = stamp, _is_settled(stamp, now_ns)
             return kept, False
         found = _Name(stamp, _is_settled(stamp, now_ns), latest_stamp)
         newest = latest(self._models / name)
-        for version, one in stamps.items():
+        for version, version_stamp in stamps.items():
             old = kept.versions.get(version) if kept is not None else None
-            if old is None or old.stamp != one:
-                old = _Version(one, self._read(name, version, one))
+            if old is None or old.stamp != version_stamp:
+                old = _Version(version_stamp, self._read(name, version, version_stamp))
             elif old.entry is not None:
-                old = _Version(one, replace(old.entry, is_latest=newest == version))
+                old = _Version(version_stamp, replace(old.entry, is_latest=newest == version))
             found.versions[version] = old
         return found, True
 
@@ -185,19 +188,19 @@ class BentoIndex:
         return replace(entry, files=None)
 
     def _forget(self) -> None:
-        """Drop the lists of files of entries that are gone."""
+        """Drop the lists of files of entries that do not exist any more."""
         here = {entry.folder for entry in self._index.entries}
         with self._files_lock:
-            for folder in [one for one in self._files if one not in here]:
+            for folder in [folder for folder in self._files if folder not in here]:
                 self._drop(folder)
 
 
 def _indexed(names: Mapping[str, _Name]) -> Index:
     entries = tuple(
-        one.entry
+        version.entry
         for name in names.values()
-        for one in name.versions.values()
-        if one.entry is not None
+        for version in name.versions.values()
+        if version.entry is not None
     )
     by_key: dict[str, tuple[Entry, ...]] = {}
     for entry in entries:
@@ -210,7 +213,8 @@ def _weight(files: Mapping[str, RepoFile] | None) -> int:
 
 
 def _listed(folder: str) -> list[str]:
-    """The names in a folder; none where it is not a folder, or only its owner may list it."""
+    """The names in a folder; an empty list if it is not a folder, or the server has no permission
+    to list it."""
     try:
         return sorted(os.listdir(folder))
     except OSError as exc:
@@ -220,8 +224,8 @@ def _listed(folder: str) -> list[str]:
 
 
 def _stamp(path: str) -> _Stamp:
-    """A value that changes with a file, or with the names in a folder; None where nothing is there.
-    Raises OSError where the disk fails."""
+    """A value that changes with a file, or with the names in a folder; None if the path does not
+    exist. Raises OSError if the disk fails."""
     try:
         found = os.stat(path)
     except OSError as exc:

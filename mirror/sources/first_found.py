@@ -1,4 +1,4 @@
-"""Sources made of sources."""
+"""A source that combines several sources."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _Answer = TypeVar("_Answer")
 
 
 class FirstFound:
-    """The first source that holds a repository answers for it, for all of its revisions.
+    """All sources as one. The first source that has a repository serves all of its revisions.
 
-    A source in which no revision of it is complete yet does not hold it.
+    A source that has no complete revision of the repository is skipped.
     """
 
     label = "all sources"
@@ -38,7 +38,7 @@ class FirstFound:
         self.sources = sources
 
     def repos(self) -> list[Repo]:
-        """Each repository once, in the case of the source that is asked first."""
+        """Each repository once, with the repo id of the first source that has it."""
         found: dict[str, Repo] = {}
         for source in self.sources:
             for repo in source.repos():
@@ -52,7 +52,8 @@ class FirstFound:
         return list(self._ask(repo, lambda source: source.commits(repo)))
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
-        """Each source is asked once, unless it holds the repository and not the revision."""
+        """The snapshot of the first source that has the repository. Each source is read once, or
+        twice if it has the repository without the revision."""
         incomplete: RevisionIncompleteError | None = None
         for source in self.sources:
             try:
@@ -84,7 +85,7 @@ class FirstFound:
         return [repo for source in self.sources for repo in source.unrecorded()]
 
     def holder(self, repo: Repo) -> Source:
-        """The source that answers for a repository."""
+        """The source that serves a repository."""
         return self._ask(repo, lambda source: source)
 
     def _ask(self, repo: Repo, question: Callable[[Source], _Answer]) -> _Answer:
@@ -102,7 +103,7 @@ _SKIPPED = (RepositoryNotFoundError, RevisionNotFoundError, RevisionIncompleteEr
 
 
 def _why_not(source: Source, repo: Repo) -> HubmirrorError | None:
-    """Why a source has no revision of a repository to give now; None where it has one."""
+    """The reason why a source serves no revision of a repository now; None if it serves one."""
     try:
         source.snapshot(repo, "HEAD")
     except (RepositoryNotFoundError, RevisionNotFoundError, UnavailableError) as exc:

@@ -1,7 +1,7 @@
-"""A plain folder that somebody copied, served as one repository.
+"""A plain folder as a source with one repository.
 
-Nothing in it names a commit, so the commit hash is git's id of its tree: the same files give the
-same hash anywhere, and any change gives another.
+A plain folder has no commit hash. So the commit hash is the git id of its tree: the same files
+have the same hash on every host, and any change gives another hash.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("hubmirror")
 
 _PATIENCE_S = 0.02
-"""Seconds that a look may take for which a client waits, where an older one is at hand."""
+"""If reading the folder takes longer than this, in seconds, clients get the last snapshot and do
+not wait for the new one."""
 
 
 class Folder:
     """One folder as one repository, with one revision: `main`.
 
-    A large folder is looked at in the background: until that is done, the last snapshot answers.
-    A file that is sent is compared with it when it is opened.
+    A large folder is read in the background; until the read ends, requests get the last snapshot.
+    When a file is opened, its size and mtime are compared with the snapshot.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Folder:
 
     def repos(self) -> list[Repo]:
         if not self.root.is_dir():
-            raise UnavailableError(f"{self._repo} cannot be read: its folder is not there.")
+            raise UnavailableError(f"{self._repo} cannot be read: its folder does not exist.")
         return [self._repo]
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
@@ -77,7 +78,7 @@ class Folder:
         commit = snapshot.commit_hash
         if find_commit(revision, {"refs/heads/main": commit}, [commit]) is None:
             raise RevisionNotFoundError(
-                repo, revision, f"It is a plain folder here; its one revision is main, {commit}."
+                repo, revision, f"It is a plain folder; its only revision is main, {commit}."
             )
         return snapshot
 
@@ -96,13 +97,13 @@ class Folder:
             raise RepositoryNotFoundError(repo)
 
     def _current(self) -> Snapshot:
-        """The snapshot, read again where it is old; in the background where that takes long. Of
-        those who ask at once, one reads for all. Raises DigestPendingError and OSError."""
+        """The snapshot. If it is old, it is read again; if that takes long, in the background.
+        Concurrent callers wait for one read. Raises DigestPendingError and OSError."""
         kept = self._kept
         if kept is not None and time.monotonic() < self._until:
             return kept[1]
         if kept is not None and self._ttl_s and self._cost > _PATIENCE_S:
-            self.root.stat()  # one that went away is an outage at once
+            self.root.stat()  # a missing folder is an error at once
             if self._refreshing.acquire(blocking=False):
                 threading.Thread(target=self._refresh, name="folder", daemon=True).start()
             return kept[1]
@@ -116,7 +117,7 @@ class Folder:
             with self._lock:
                 self._kept = self._read()
         except (OSError, UnavailableError) as exc:
-            # Whoever asks next waits for a look of its own, and is told.
+            # The next request reads the folder itself, and gets the error.
             if not isinstance(exc, DigestPendingError):
                 self._kept = None
         except Exception:
@@ -125,7 +126,7 @@ class Folder:
             self._refreshing.release()
 
     def _read(self) -> tuple[PlainFiles, Snapshot]:
-        """What the folder holds, which is what is kept where nothing changed."""
+        """The content of the folder. If nothing has changed, it is the same object as before."""
         kept = self._kept
         before = kept[0] if kept is not None else None
         started = time.monotonic()

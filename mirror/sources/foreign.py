@@ -1,4 +1,4 @@
-"""A repository that some client of the hub keeps in its cache: served as far as it goes."""
+"""A repository in the cache of a hub client (huggingface_hub): all files in it are served."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from mirror.derived.digests import Digests
     from mirror.sources.snapshot_cache import SnapshotCache
 
-_NOT_HERE = "Upstream has it, and this mirror's folder lacks it."
+_NOT_HERE = "Upstream has the file, but this mirror's folder does not."
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignRevisions:
-    """The revisions of a foreign cache: every snapshot folder is one, whole or not."""
+    """The revisions of a foreign cache: every snapshot folder is a revision, even if files are
+    missing."""
 
     folder: RepoDir
     digests: Digests
@@ -39,7 +40,7 @@ class ForeignRevisions:
         return self.folder.snapshot_commits()
 
     def snapshot(self, revision: str) -> Snapshot:
-        """The snapshot, with what can be read of it; raises DigestPendingError."""
+        """The snapshot with all files that can be read. Raises DigestPendingError."""
         commit = self._commit(revision)
         return self.recent.get((self.folder.path, commit), lambda: self._read(commit))
 
@@ -50,7 +51,7 @@ class ForeignRevisions:
         commit = find_commit(revision, refs, commits)
         if commit == "":
             raise UnavailableError(
-                f"The ref {revision} of {self.folder.repo} is damaged: it holds no commit hash. "
+                f"The ref {revision} of {self.folder.repo} is damaged: it has no commit hash. "
                 "Ask the mirror's operator to download the repository again."
             )
         if commit is None:
@@ -79,11 +80,11 @@ class ForeignRevisions:
                 check_file_path(path)
                 found[path] = self.folder.find(f"{snapshot}/{path}")
             except (FileNotFoundError, NotADirectoryError):
-                absent[path] = f"{_NOT_HERE} Its link leads to a blob that is not there."
+                absent[path] = f"{_NOT_HERE} Its symlink points to a blob that does not exist."
             except LinkError as exc:
-                absent[path] = f"This mirror does not serve it: {exc}."
+                absent[path] = f"This mirror does not serve the file: {exc}."
             except RequestError as exc:
-                absent[path] = f"This mirror does not serve it: {exc}"
+                absent[path] = f"This mirror does not serve the file: {exc}"
         return found, absent
 
     def _name(
@@ -93,19 +94,19 @@ class ForeignRevisions:
         unnamed = [path for path, file in named.items() if file is None]
         rule = LfsRule.of(snapshot) if unnamed else LfsRule(None)
         files: dict[str, StoredFile] = {
-            path: LocalFile(one, found[path].location) for path, one in named.items() if one
+            path: LocalFile(file, found[path].location) for path, file in named.items() if file
         }
-        looked_at = {path: by_rule(path, _wanted(found[path]), rule) for path in unnamed}
-        files |= {path: one for path, one in looked_at.items() if isinstance(one, LocalFile)}
-        wanted = {path: one for path, one in looked_at.items() if isinstance(one, DigestJob)}
+        results = {path: by_rule(path, _wanted(found[path]), rule) for path in unnamed}
+        files |= {path: file for path, file in results.items() if isinstance(file, LocalFile)}
+        wanted = {path: job for path, job in results.items() if isinstance(job, DigestJob)}
         digests = self.digests.each(str(self.folder.repo), wanted.values()) if wanted else []
-        for (path, want), digest in zip(wanted.items(), digests, strict=True):
-            files[path] = stored_file(path, want, digest)
+        for (path, job), digest in zip(wanted.items(), digests, strict=True):
+            files[path] = stored_file(path, job, digest)
         return files
 
 
 def _named(path: str, found: Found, listed: RepoFile | None) -> RepoFile | None:
-    """The entry, where the tree file or the name of the blob tells its digest."""
+    """The entry of a file, if the tree file or the name of the blob contains its digest."""
     if listed is not None and found.etag in (None, listed.etag):
         return replace(listed, xet_hash=listed.xet_hash or found.xet_hash)
     if found.etag is None:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class HfCache:
     """All repositories of one cache folder.
 
-    A repository that a pull keeps records of is served by its records, in either kind of cache.
-    One without is served as far as it goes where the cache is foreign, and is not visible where
-    it is managed: it may be arriving.
+    If a repository has records of pulls, only the recorded revisions are served, in both kinds of
+    cache. A repository without records is served with all its files if the cache is foreign. If the
+    cache is managed, the repository is not visible, because its copy may still be running.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class HfCache:
         return RepoDir(self.root, true_repo, self.root / name)
 
     def _list(self) -> dict[str, tuple[Repo, str]]:
-        """Repos and their folders by key, in order, read at most once in `ttl_s`."""
+        """Repos and their folders by key, in order. The folder is listed at most once in `ttl_s`
+        seconds."""
         with self._lock:
             until, folders = self._folders
             if time.monotonic() >= until:
@@ -124,7 +125,7 @@ class HfCache:
 
 @contextlib.contextmanager
 def _disk_errors(name: str) -> Iterator[None]:
-    """A disk that fails is an outage, never an absence."""
+    """Raise UnavailableError for a disk error, never a "not found"."""
     try:
         yield
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""What each source holds, revision by revision, for the operator's eyes."""
+"""The list of the revisions in each source, for the operator."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One revision. `size` in bytes. `status` is `complete` or `waiting` for what a pull recorded,
-    `corrupt` where it waits because files were set aside, `foreign` or `partial` for what is served
-    in place, and `shadowed` where another source answers; `note` says more."""
+    """One revision. `size` is in bytes. A recorded revision has the `status` `complete`, `waiting`
+    (files are missing) or `corrupt` (files were quarantined). A revision without a record is
+    `foreign` or `partial`. If another source serves the repository, the status is `shadowed`.
+    `note` gives the reason."""
 
     repo: Repo
     commit_hash: str
@@ -40,7 +41,7 @@ class Row:
 
 
 def inventory(sources: FirstFound) -> Iterator[Row]:
-    """Every revision of every source, in the order in which sources are asked."""
+    """Every revision of every source, in the order of the sources."""
     for source in sources.sources:
         for repo in source.repos():
             yield from _rows(sources, source, repo)
@@ -97,12 +98,12 @@ def _note(snapshot: Snapshot) -> str:
     problems = _problems(snapshot)
     if not problems:
         return snapshot.note
-    others = f", and {len(problems) - 1} others" if len(problems) > 1 else ""
-    return f"{problems[0].file.path} cannot be read: {problems[0].problem}{others}"
+    more = f", and {len(problems) - 1} others" if len(problems) > 1 else ""
+    return f"{problems[0].file.path} cannot be read: {problems[0].problem}{more}"
 
 
 def _shadow(sources: FirstFound, source: Source, repo: Repo) -> str:
-    """The label of the source that answers in this one's place, if any."""
+    """The label of the source that serves the repository instead of this source, if any."""
     try:
         holder = sources.holder(repo)
     except HubmirrorError:

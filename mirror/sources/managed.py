@@ -1,6 +1,6 @@
-"""A repository that `hubmirror pull` fills: a revision is whole, or it is not visible.
+"""A repository that `hubmirror pull` writes: only complete revisions are visible.
 
-So whatever order rsync brings things in, a ref answers with its last complete revision.
+So rsync can copy the files in any order: a ref always points to its last complete revision.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
     from mirror.sources.snapshot_cache import SnapshotCache
 
-_LEFT_OUT = "Upstream has it, and the pull of this revision left it out."
+_LEFT_OUT = "Upstream has the file, but the pull of this revision left it out."
 
 _NO_RECORD = (
     "The record of {repo} at {commit_hash} has not arrived in this mirror yet. If no copy is "
-    "running, ask the mirror's operator for one."
+    "running, ask the mirror's operator to copy or pull the revision."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ManagedRevisions:
-    """The revisions of a managed repository: those whose record and wanted files are all here."""
+    """The revisions of a managed repository whose record and wanted files all exist."""
 
     folder: RepoDir
     recent: SnapshotCache
 
     def refs(self) -> dict[str, str]:
-        """Each ref with the commit that answers for it now."""
+        """Each ref with the commit that is served for it now."""
         return self._refs_of(self._visible())
 
     def commits(self) -> list[str]:
         return self.folder.recorded_commits()
 
     def snapshot(self, revision: str) -> Snapshot:
-        """Raises RevisionIncompleteError where files are missing and no older revision answers."""
+        """The snapshot of a revision. Raises RevisionIncompleteError if files are missing and the
+        ref has no older complete revision."""
         commit = find_commit(revision, self.folder.refs(), self.commits())
         if commit:
             try:
@@ -120,7 +121,7 @@ class ManagedRevisions:
         return len(self._stored(record)) == len(record.files)
 
     def _stored(self, record: Record) -> dict[str, StoredFile]:
-        """The files that are here with their right size."""
+        """The files that exist and have the right size."""
         blobs = f"{self.folder.path}/blobs"
         is_real = self.folder.is_real(blobs)
         found: dict[str, StoredFile] = {}
@@ -133,7 +134,8 @@ class ManagedRevisions:
         return found
 
     def _linked(self, commit_hash: str, file: RepoFile) -> str:
-        """Where a file lies below snapshots/, on a disk without links; empty if it does not."""
+        """The path of a file below snapshots/, on a disk without symlinks; empty if it does not
+        exist."""
         try:
             found = self.folder.find(os.path.join(self.folder.snapshot(commit_hash), file.path))
         except (FileNotFoundError, NotADirectoryError, LinkError):
@@ -144,18 +146,18 @@ class ManagedRevisions:
         self, record: Record, stored: Mapping[str, StoredFile]
     ) -> RevisionIncompleteError:
         total = sum(file.size for file in record.files.values())
-        absent = human(total - sum(one.file.size for one in stored.values()))
+        absent = human(total - sum(file.file.size for file in stored.values()))
         count = f"{len(record.files) - len(stored)} of {len(record.files)} files"
         return RevisionIncompleteError(
             f"{record.repo} at {record.commit_hash} is not complete in this mirror: {count} "
-            f"({absent} of {human(total)}) are missing. It will answer once they are here; if no "
-            "copy is running, ask the mirror's operator for one.",
+            f"({absent} of {human(total)}) are missing. It is served as soon as they arrive. If no "
+            "copy is running, ask the mirror's operator to copy or pull it again.",
             brief=f"{count} missing, {absent} of {human(total)}",
             corrupt=any(self._is_set_aside(file) for file in record.files.values()),
         )
 
     def _is_set_aside(self, file: RepoFile) -> bool:
-        """Whether a check of the cache found the blob to be corrupt, and took it away."""
+        """Whether a check of the cache found the blob corrupt and quarantined it."""
         aside = self.folder.root / WORK_DIR / "corrupt" / self.folder.repo.folder_name
         missing = not os.path.lexists(self.folder.blobs / file.etag)
         return missing and os.path.lexists(aside / file.etag)
@@ -164,9 +166,9 @@ class ManagedRevisions:
         repo = self.folder.repo
         if not self.commits():
             return RevisionIncompleteError(
-                f"{repo} lies in this mirror's managed cache without a record of a pull. If a copy "
-                "is running, it will answer when that is done; if it was copied from another "
-                "cache, its operator can serve it with --source hf-cache:FOLDER.",
+                f"{repo} has no record of a pull in this mirror's managed cache. If a copy is "
+                "running, the repository is served when the copy ends. If it was copied from "
+                "another cache, the operator can serve it with --source hf-cache:FOLDER.",
                 brief="no pull has recorded it",
             )
         waiting = [one for one in self._records() if self._is_meant(one, revision)]

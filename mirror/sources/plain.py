@@ -1,4 +1,4 @@
-"""The files of a folder that no cache has named."""
+"""The files of a plain folder, which is not a cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST_POINTER = 200
 
 @dataclass(frozen=True, slots=True)
 class PlainFiles:
-    """Files by path, and why others are not offered."""
+    """The served files by path, and the paths that are not served, each with the reason."""
 
     files: Mapping[str, LocalFile]
     absent: Mapping[str, str]
@@ -42,7 +42,7 @@ class PlainFiles:
 
     @property
     def tree_id(self) -> str:
-        """Git's id of the folder: the same files give the same anywhere."""
+        """The git tree id of the folder: the same files have the same id on every host."""
         return Tree({path: stored.file for path, stored in self.files.items()}).tree_id()
 
     @classmethod
@@ -54,10 +54,11 @@ class PlainFiles:
         skip: Collection[str] = (),
         before: PlainFiles | None = None,
     ) -> PlainFiles:
-        """Raises DigestPendingError, naming `name`, and OSError. `skip` as `files_below` does.
+        """Read a folder. Raises OSError, and DigestPendingError with `name` in its message. `skip`
+        is passed to `files_below`.
 
-        Files that are as they were `before` are not looked into again; that itself is returned
-        where nothing changed.
+        A file that has not changed since `before` is not read again. If no file has changed,
+        `before` itself is returned.
         """
         root = os.path.realpath(folder, strict=True)
         rule = LfsRule.of(root)
@@ -75,7 +76,7 @@ class PlainFiles:
                     or by_rule(path, DigestJob(location, size, mtime_ns, "sha256"), rule)
                 )
             except (_NotServed, RequestError) as exc:
-                absent[path] = f"This mirror does not serve it: {exc}"
+                absent[path] = f"This mirror does not serve the file: {exc}"
         files = _digested(found, name, digests)
         now = cls(files, absent, moment(newest / 1e9), rule)
         return before if now == before else now
@@ -84,23 +85,24 @@ class PlainFiles:
 def _digested(
     found: Mapping[str, DigestJob | LocalFile], name: str, digests: Digests
 ) -> dict[str, LocalFile]:
-    wanted = {path: one for path, one in found.items() if isinstance(one, DigestJob)}
-    files = {path: one for path, one in found.items() if isinstance(one, LocalFile)}
+    wanted = {path: job for path, job in found.items() if isinstance(job, DigestJob)}
+    files = {path: file for path, file in found.items() if isinstance(file, LocalFile)}
     found_digests = digests.each(name, wanted.values())
-    for (path, want), digest in zip(wanted.items(), found_digests, strict=True):
-        files[path] = stored_file(path, want, digest)
+    for (path, job), digest in zip(wanted.items(), found_digests, strict=True):
+        files[path] = stored_file(path, job, digest)
     return files
 
 
 def stored_file(path: str, want: DigestJob, digest: str | BlobUnreadableError) -> LocalFile:
-    """A file whose digest was asked for, and may be unknown since it cannot be read."""
+    """A file with its computed digest, or an unreadable file if the digest is an error."""
     if isinstance(digest, BlobUnreadableError):
         return LocalFile.unreadable(path, want.location, want.size, digest.cause)
     return LocalFile(digested(path, want, digest), want.location, want.mtime_ns)
 
 
 def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | LocalFile:
-    """What is to be computed of a file; its entry where the file cannot be read."""
+    """The digest to compute for a file. If the file cannot be read, its entry as an unreadable
+    file."""
     try:
         return replace(want, kind=rule.kind(path, want.location, want.size))
     except OSError as exc:
@@ -109,19 +111,19 @@ def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | LocalFile:
 
 
 def _unchanged(kept: LocalFile | None, location: str, size: int, mtime_ns: int) -> LocalFile | None:
-    """What is known of a file, where it is as it was."""
+    """The previous entry of a file, if the file has not changed."""
     if kept is None or kept.problem or kept.mtime_ns != mtime_ns:
         return None
     return kept if (kept.local_path, kept.file.size) == (location, size) else None
 
 
 class _NotServed(Exception):
-    """Why a file of the folder is not offered."""
+    """The reason why a file of the folder is not served."""
 
 
 def _follow(root: str, path: str) -> tuple[str, int, int]:
-    """Where a file's bytes are, following links inside the folder; its size and mtime."""
-    location = f"{root}/{path}"  # whose folders are not links
+    """The real path of a file, its size and its mtime. Symlinks inside the folder are followed."""
+    location = f"{root}/{path}"  # only the last part of the path can be a symlink
     try:
         found = os.lstat(location)
         if stat.S_ISREG(found.st_mode):
@@ -129,20 +131,20 @@ def _follow(root: str, path: str) -> tuple[str, int, int]:
         location = os.path.realpath(location, strict=True)
         found = os.stat(location)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise _NotServed("it is a link that leads to nothing.") from exc
+        raise _NotServed("it is a symlink to a path that does not exist.") from exc
     except OSError as exc:
         if exc.errno == errno.ELOOP:
-            raise _NotServed("it is a link that leads back to itself.") from exc
+            raise _NotServed("it is a symlink that points to itself.") from exc
         raise
     if not location.startswith(f"{root}{os.sep}"):
-        raise _NotServed("it is a link that leaves the folder, which is not followed.")
+        raise _NotServed("it is a symlink to a path outside the folder.")
     if not stat.S_ISREG(found.st_mode):
-        raise _NotServed("it is a link to something other than a file.")
+        raise _NotServed("it is a symlink to a path that is not a regular file.")
     return location, found.st_size, found.st_mtime_ns
 
 
 def _pointed_at(root: str, path: str, location: str, size: int) -> LocalFile | None:
-    """The LFS object that a git clone keeps for a pointer which was never checked out."""
+    """The LFS object in the git clone, if the file is an LFS pointer that is not checked out."""
     if size > _LONGEST_POINTER:
         return None
     try:
@@ -154,5 +156,5 @@ def _pointed_at(root: str, path: str, location: str, size: int) -> LocalFile | N
     sha256, true_size = match[1].decode(), int(match[2])
     kept = os.path.join(root, ".git/lfs/objects", sha256[:2], sha256[2:4], sha256)
     if not os.path.isfile(kept) or os.path.getsize(kept) != true_size:
-        raise _NotServed("it is a git-lfs pointer whose content was never fetched (git lfs pull).")
+        raise _NotServed("it is a git-lfs pointer without content: `git lfs pull` downloads it.")
     return LocalFile(lfs_file(path, true_size, sha256), kept)

@@ -1,12 +1,12 @@
-"""Where everything is in a repository's folder of an HF cache.
+"""The layout of a repository folder in an HF cache.
 
 models--org--name/
-  blobs/<etag>             content; or a link on into ../../blobs/<2 hex>/<xet hash> (2.x)
+  blobs/<etag>             content; or a symlink into ../../blobs/<2 hex>/<xet hash> (2.x)
   refs/<branch or tag>     a commit hash; refs/refs/pr/1 for full names
-  snapshots/<commit>/…     links into blobs/, or real files
+  snapshots/<commit>/…     symlinks into blobs/, or regular files
   trees/<commit>.json      huggingface_hub's list of all files of the commit
-  .no_exist/<commit>/…     huggingface_hub's markers of files known to be absent
-  hubmirror/<commit>.json  our record of a pulled revision
+  .no_exist/<commit>/…     huggingface_hub's markers of files that upstream does not have
+  hubmirror/<commit>.json  hubmirror's record of a pulled revision
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
 
 WORK_DIR = ".hubmirror"
-"""What those who fill a managed cache have under way in it; no reader looks there."""
+"""The work folder of pulls, copies and checks in a managed cache. The server reads no files in it
+except the id of the cache and the quarantined blobs."""
 
 _MAX_REF_FILE = 1000
 _MAX_REFS = 100_000
@@ -41,8 +42,8 @@ _SHORT_HASH = re.compile(r"[0-9a-f]{4,40}")
 
 
 def identity(root: Path) -> str:
-    """The name that a cache has given itself; empty where it has none, or the file is a copy of
-    another cache's, in which the inode is told."""
+    """The id of a managed cache; empty if it has none, or if its id file is a copy of the id file
+    of another cache (the file contains its own inode number)."""
     try:
         file = root / WORK_DIR / "id"
         name, _, inode = read_regular(file, _MAX_REF_FILE).decode().strip().partition(" ")
@@ -52,14 +53,14 @@ def identity(root: Path) -> str:
 
 
 class LinkError(Exception):
-    """A snapshot's link leads nowhere, or out of the cache; the message says which."""
+    """A symlink in a snapshot is not followed; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file's bytes: where they are, the blob name that a link gave them, and their stat.
+    """The location of a file's bytes, the name of its blob if it is a symlink, and its stat.
 
-    `xet_hash` where they lie in the cache's shared blobs/, which it names.
+    `xet_hash` is set if the bytes are in the shared blobs/ of the cache: it is the file name there.
     """
 
     location: str
@@ -70,7 +71,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class RepoDir:
-    """One repository's folder below the cache folder `root`, which is a real path."""
+    """One repository folder in the cache folder `root`, which is a real path."""
 
     root: Path
     repo: Repo
@@ -98,21 +99,21 @@ class RepoDir:
         return self.path / ".no_exist" / commit_hash
 
     def ref(self, name: str) -> Path:
-        """The file of a full ref name: huggingface_hub names it as a client writes it.
+        """The file of a full ref name. huggingface_hub names the file with the short name.
 
-        Raises ValueError for what is not the name of a ref.
+        Raises ValueError if the name is not a valid ref name.
         """
         return self.path / "refs" / short_ref(check_ref(name))
 
     def points_to(self, name: str) -> str:
-        """The commit hash that the file of a full ref name holds; empty where there is none."""
+        """The commit hash in the file of a full ref name; empty if there is none."""
         return _read_ref(str(self.ref(name)))
 
     def refs(self) -> dict[str, str]:
-        """All refs, by full name; the empty string for one that cannot be read, or holds no hash.
+        """All refs by full name. The value is empty if the ref cannot be read or has no hash.
 
-        The refs that huggingface_hub keeps for abbreviated hashes are left out, and files whose
-        names git does not take, which a copy left.
+        The result does not contain the refs that huggingface_hub writes for abbreviated hashes,
+        and files whose names are not valid in git (for example temporary files of a copy).
         """
         folder = f"{self.path}/refs/"
         found = {}
@@ -126,37 +127,37 @@ class RepoDir:
         return found
 
     def recorded(self) -> bool:
-        """Whether a pull keeps records here: then only they make revisions visible."""
+        """Whether the repository has records of pulls: then only recorded revisions are visible."""
         return self.records.is_dir()
 
     def recorded_commits(self) -> list[str]:
         return _commits(self.records, ".json")
 
     def snapshot_commits(self) -> list[str]:
-        """Oldest first, so that the last is the newest."""
+        """The commit hashes of the snapshots, oldest first."""
         folder = self.path / "snapshots"
         return sorted(_commits(folder, ""), key=lambda commit: _mtime_ns(folder / commit))
 
     def read_record(self, commit_hash: str) -> Record:
-        """Raises ManifestError, and OSError where it cannot be read."""
+        """The record of a commit. Raises ManifestError, and OSError if it cannot be read."""
         record = Record.parse(read_regular(self.record(commit_hash), MAX_SIDE_FILE))
         if (record.repo, record.commit_hash) != (self.repo, commit_hash):
             raise ManifestError(f"the record of {record.repo} at {record.commit_hash}")
         return record
 
     def read_tree(self, commit_hash: str) -> dict[str, RepoFile] | None:
-        """huggingface_hub's tree file; None where it is absent or damaged, as the client does."""
+        """huggingface_hub's tree file; None if it is absent or damaged, as in huggingface_hub."""
         try:
             return parse_tree(read_regular(self.tree(commit_hash), MAX_SIDE_FILE))
         except (OSError, ManifestError):
             return None
 
     def find(self, path: str) -> Found:
-        """The bytes behind `path`, which is absolute, inside this cache, and may be a link.
+        """The file at `path`, an absolute path inside this cache. The path can be a symlink.
 
-        Follows what huggingface_hub writes and nothing else: a link into the repository's own
-        blobs/, and from there one into the shared blobs/ of the cache. Raises LinkError, and
-        OSError where there is nothing.
+        Only the symlinks that huggingface_hub writes are followed: a symlink into the repository's
+        own blobs/, and from there a symlink into the shared blobs/ of the cache. Raises LinkError
+        for any other symlink, and OSError if the file does not exist.
         """
         found = os.lstat(path)
         names: list[str] = []
@@ -165,31 +166,31 @@ class RepoDir:
                 break
             path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
             if not path.startswith(f"{allowed}{os.sep}"):
-                raise LinkError("it is a link that leaves the cache, which is not followed")
+                raise LinkError("it is a symlink to a path outside the blobs of the cache")
             names.append(os.path.basename(path))
             found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise LinkError("it is a link to something that is not a regular file")
+            raise LinkError("it is a symlink to a path that is not a regular file")
         if not self.is_real(os.path.dirname(path)):
-            raise LinkError("its folder is a link, which is not followed")
+            raise LinkError("its folder is a symlink")
         etag, xet_hash = [name if is_etag(name) else None for name in [*names, "", ""][:2]]
         return Found(path, etag, found, xet_hash)
 
     def is_real(self, folder: str) -> bool:
-        """Whether no part of a folder's path below the cache is a link."""
+        """Whether the path of a folder contains no symlink below the cache."""
         if folder not in self._real and os.path.realpath(folder) == folder:
             self._real.add(folder)
         return folder in self._real
 
 
 def stamp_of(path: str, *, is_managed: bool) -> tuple[Hashable, ...] | None:
-    """A value that changes with what `HEAD` means in a repository's folder, and with the files that
-    are there; None where nothing is there. A cache that is not managed is served as its snapshots
-    are, whose folders are compared too."""
+    """A value that changes with the commit of `HEAD` and with the files of a repository folder;
+    None if the folder does not exist. For a cache that is not managed, the value also contains the
+    stamps of the snapshot folders, because all their files are served."""
     stamps = [_mtime_ns(f"{path}/{name}") for name in _STAMPED]
     if not any(stamps):
         return None
-    if not stamps[0]:  # without main, HEAD may be any other ref
+    if not stamps[0]:  # without main, HEAD can be any other ref
         stamps += [_mtime_ns(file) for file in sorted(_files_below(f"{path}/refs/"))[:_MAX_REFS]]
     if is_managed or stamps[_RECORDS]:
         return tuple(stamps)

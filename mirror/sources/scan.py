@@ -1,4 +1,4 @@
-"""The files below a folder, which of them git would keep by LFS, and their entries."""
+"""The files below a folder, the rule for which of them are LFS files, and their entries."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _GIT_LOOKS_AT = 8000
 
 
 def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
-    """Paths below a folder, relative to it, without git's own folders and the paths in `skip`.
+    """Paths below a folder, relative to it, without `.git` folders and the paths in `skip`.
 
-    Links are yielded, never followed; so is a folder that is deeper than a repository's may be, in
-    place of what is below it. Raises OSError where a folder cannot be listed.
+    Symlinks are yielded, but not followed. If a folder is deeper than MAX_DEPTH, the folder is
+    yielded, and its files are not. Raises OSError if a folder cannot be listed.
     """
     pending = [""]
     while pending:
@@ -47,16 +47,16 @@ def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
 
 
 def folder_stamps(root: str) -> tuple[tuple[str, int, int], ...]:
-    """Every folder below a folder, itself too, with its mtime and inode: these change when a name
-    comes, goes, or is replaced. Links are not followed. Raises OSError, but for folders that are
-    not there any more."""
+    """A folder and every folder below it, each with its mtime and inode. These change when a name
+    is added, removed or replaced. Symlinks are not followed. Raises OSError, except for folders
+    that do not exist any more."""
     found, pending = [], [root]
     while pending:
         folder = pending.pop()
         try:
             here = os.stat(folder)
             with os.scandir(folder) as entries:
-                pending += [one.path for one in entries if one.is_dir(follow_symlinks=False)]
+                pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
         except (FileNotFoundError, NotADirectoryError):
             continue
         found.append((folder, here.st_mtime_ns, here.st_ino))
@@ -64,23 +64,23 @@ def folder_stamps(root: str) -> tuple[tuple[str, int, int], ...]:
 
 
 def _is_unicode(name: str) -> bool:
-    """Whether a name can be sent at all; the hub takes no other."""
+    """Whether a name can be encoded as UTF-8. The hub accepts no other names."""
     return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 @dataclass(frozen=True, slots=True)
 class LfsRule:
-    """Whether a file is kept by LFS: as `.gitattributes` says, else as git and the hub would.
+    """The rule for which files are LFS files: that of `.gitattributes`, else that of the hub.
 
-    Without that file, a file is kept by LFS when git would call it binary, or when it is larger
-    than what the hub takes as a regular file (10 MB).
+    Without `.gitattributes`, a file is an LFS file if git considers it binary, or if it is larger
+    than the hub's limit for regular files (10 MB).
     """
 
     patterns: tuple[str, ...] | None
 
     @classmethod
     def of(cls, folder: str) -> LfsRule:
-        """The rule of a folder. Raises OSError where its disk fails."""
+        """The rule of a folder. Raises OSError if its disk fails."""
         try:
             body = read_regular(os.path.join(folder, ".gitattributes"), _MAX_ATTRIBUTES)
         except OSError as exc:
@@ -92,22 +92,23 @@ class LfsRule:
         return cls(tuple(line[0] for line in words if "filter=lfs" in line[1:]))
 
     def kind(self, path: str, location: str, size: int) -> Kind:
-        """The digest that names the file. Raises OSError."""
+        """The kind of the digest that is the etag of the file. Raises OSError."""
         if size > _LFS_SIZE:
             return "sha256"
         if self.patterns is None:
             return "sha256" if _is_binary(location) else "git-sha1"
-        return "sha256" if any(_matches(path, one) for one in self.patterns) else "git-sha1"
+        is_lfs = any(_matches(path, pattern) for pattern in self.patterns)
+        return "sha256" if is_lfs else "git-sha1"
 
 
 def moment(seconds: float) -> datetime:
-    """The time of a file in UTC; a time that clients cannot read becomes the nearest that they
-    can."""
+    """The time of a file in UTC. A time that clients cannot read is replaced by the nearest time
+    that they can read."""
     return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
 
 
 def digested(path: str, wanted: DigestJob, digest: str) -> RepoFile:
-    """The entry of a file whose digest was computed here."""
+    """The entry of a file from its computed digest."""
     if wanted.kind == "sha256":
         return lfs_file(path, wanted.size, digest)
     return RepoFile(path, wanted.size, digest)

@@ -1,8 +1,8 @@
-"""A memory of what was just read from disk.
+"""A cache of the snapshots that were read from disk a short time ago.
 
-The directory is the database, and nothing tells us when it changes; so what was read is trusted
-for a moment only: a second, or longer where reading it took long. It holds a bounded number of
-files, however many repositories a folder has.
+The folders on disk are the only database, and the server gets no notice when they change. So a
+snapshot is cached only for a short time: a second, or longer if reading it took long. The cache
+holds a limited number of files, for any number of repositories.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MAX_FILES = 50_000
 
 
 def hold_s(ttl_s: float, cost: float) -> float:
-    """For how many seconds that is trusted which took `cost` seconds to read."""
+    """The number of seconds for which a result is cached that took `cost` seconds to read."""
     return max(ttl_s, min(_LONGEST, _COST_FACTOR * cost)) if ttl_s else 0.0
 
 
 class SnapshotCache:
-    """Snapshots by key, each read again when it is older than `ttl_s` seconds."""
+    """Snapshots by key. A snapshot that is older than `hold_s` seconds is read again."""
 
     def __init__(self, ttl_s: float = TTL_S) -> None:
         self._ttl_s = ttl_s
@@ -40,9 +40,9 @@ class SnapshotCache:
         self._turns: dict[Hashable, tuple[threading.Lock, int]] = {}
 
     def get(self, key: Hashable, read: Callable[[], Snapshot]) -> Snapshot:
-        """The snapshot under the key, from memory or by `read`, whose errors are not kept.
+        """The snapshot of a key, from memory or from `read`. Errors of `read` are not cached.
 
-        Of those who ask at once, one reads for all.
+        Concurrent callers with the same key wait for one call of `read`.
         """
         if found := self._fresh(key):
             return found
@@ -60,7 +60,7 @@ class SnapshotCache:
 
     @contextlib.contextmanager
     def _turn(self, key: Hashable) -> Iterator[None]:
-        """Be the only one with this key."""
+        """Hold the lock of this key."""
         with self._lock:
             turn, waiting = self._turns.get(key, (threading.Lock(), 0))
             self._turns[key] = (turn, waiting + 1)

@@ -1,8 +1,8 @@
-"""Who may read, where the mirror has a token.
+"""Access control for a mirror that has a token.
 
-hf_xet sends the token to the hub's own routes alone. To our Xet routes it sends what the token
-route gave it, and to the data URLs of a reconstruction nothing at all: so both are signed with
-the mirror's token, for one commit and for one block, until a time.
+hf_xet sends the token only to the hub's own routes. To the Xet routes it sends the access token of
+the token route, and to the data URLs of a reconstruction it sends no token. So the access token
+(for one commit) and the data URLs (for one block) are signed with the mirror's token, and expire.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _CAS = re.compile(rb"(/-/cas/[^/]+/(?:[^/]+/){1,2}[0-9a-f]{40})/.+")
 
 
 class Signer:
-    """Makes and checks signatures; with no `token` all is open, and nothing is signed.
+    """Creates and checks signatures. Without a `token`, all routes are open and nothing is signed.
 
-    `lifetime` in seconds.
+    `lifetime` is in seconds.
     """
 
     def __init__(self, token: str = "", lifetime: int = 3600) -> None:
@@ -44,21 +44,21 @@ class Signer:
         return bool(self._token)
 
     def expiry(self) -> int:
-        """Until when what is signed now holds, in seconds since 1970."""
+        """The time when a signature that is made now expires, in seconds since 1970."""
         return int(time.time()) + self._lifetime
 
     def access_token(self, cas_path: str, expires: int) -> str:
-        """What hf_xet sends to the routes below `cas_path`, which names a commit."""
+        """The token that hf_xet sends to the routes below `cas_path` (the path of a commit)."""
         return f"{expires}.{self._sign(cas_path, expires)}" if self._token else "open"
 
     def query(self, path: str, expires: int) -> str:
-        """What follows a data URL's path."""
+        """The query of a data URL, with its signature."""
         if not self._token:
             return ""
         return f"?expires={expires}&signature={self._sign(path, expires)}"
 
     def check_token(self, given: str) -> None:
-        """Raises UnauthorizedError where it is not the mirror's own token."""
+        """Raises UnauthorizedError if it is not the mirror's own token."""
         if not hmac.compare_digest(given.encode(), self._token):
             raise UnauthorizedError(
                 "This mirror asks for its token: "
@@ -90,7 +90,7 @@ class Signer:
 
 
 class Gate:
-    """ASGI middleware: only requests pass that carry what their route asks for."""
+    """ASGI middleware: rejects requests without the token or signature that their route needs."""
 
     def __init__(self, app: ASGIApp, signer: Signer, router: Router) -> None:
         self._app = app
@@ -131,7 +131,8 @@ class Gate:
 
 
 def _given(headers: Headers) -> str:
-    """The token of the Authorization header: a bearer's, or the password of git, pip and uv."""
+    """The token in the Authorization header: a bearer token, or the password of basic auth (git,
+    pip, uv)."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
     match scheme.lower():
         case "bearer":

@@ -1,4 +1,4 @@
-"""The hub's JSON about one repository, and the small answers that clients expect."""
+"""Handlers for the hub's JSON about one repository, and for small fixed responses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFolder
     from mirror.web.request import HubRequest
 
-# llama.cpp never follows a Link, so a page holds what real repositories have.
+# llama.cpp does not follow a Link header, so one page is large enough for real repositories.
 TREE_PAGE = 10_000
 
 
@@ -41,8 +41,8 @@ def info(request: HubRequest) -> Response:
 
 
 def tree(request: HubRequest) -> Response:
-    """A folder's entries (`list_repo_tree`). A path that is no folder is EntryNotFound: on that
-    HfFileSystem falls back to the parent."""
+    """The entries of a folder (`list_repo_tree`). If the path is not a folder, the response is
+    EntryNotFound; then HfFileSystem lists the parent folder."""
     snapshot, path = request.revision_and_path()
     listed = request.context.trees.get(snapshot, lambda: request.files(snapshot))
     if path and check_path(path) not in listed:
@@ -55,7 +55,7 @@ def tree(request: HubRequest) -> Response:
 
 
 def paths_info(request: HubRequest) -> Response:
-    """The entries at given paths; those that are absent are left out (`get_paths_info`)."""
+    """The entries at the requested paths, without absent paths (`get_paths_info`)."""
     snapshot, _ = request.revision_and_path()
     paths, expand = _asked_paths(request)
     listed = request.context.trees.get(snapshot, lambda: request.files(snapshot))
@@ -74,7 +74,7 @@ def refs(request: HubRequest) -> Response:
 
 
 def commits(request: HubRequest) -> Response:
-    """The snapshot's own commit: a folder has no history."""
+    """Only the snapshot's own commit, because a folder has no history."""
     snapshot, _ = request.revision_and_path()
     page = hub_json.commits(snapshot) if request.query.get("p", "0") == "0" else []
     return json_response(page, {"x-total-count": "1"})
@@ -102,7 +102,7 @@ def auth_check(request: HubRequest) -> Response:
 
 
 def parquet(request: HubRequest) -> Response:
-    """URLs of the parquet export, where its ref was pulled; the hub's shape by config and split."""
+    """The URLs of the parquet export, by config and split as on the hub, if its ref was pulled."""
     snapshot = request.snapshot("refs/convert/parquet")
     urls: dict[str, dict[str, list[str]]] = {}
     for path in sorted(snapshot.files):
@@ -121,7 +121,7 @@ def parquet(request: HubRequest) -> Response:
 
 
 def whoami(_: HubRequest) -> Response:
-    """Any token will do: `login` and `whoami` must work (`HfApi.whoami`)."""
+    """A fixed response for every token, so that `login` and `whoami` work (`HfApi.whoami`)."""
     token = {"displayName": "hubmirror", "role": "read"}
     return json_response({
         "type": "user", "id": "0", "name": "hubmirror", "fullname": "hubmirror", "email": "",
@@ -139,7 +139,7 @@ def empty_object(_: HubRequest) -> Response:
 
 
 def identity(request: HubRequest) -> Response:
-    """The names of the managed caches: a pull compares them with its own."""
+    """The ids of the managed caches: a pull compares them with the id of its own cache."""
     return json_response({"caches": request.context.source.identities()})
 
 
@@ -148,7 +148,7 @@ def not_offered(_: HubRequest) -> Response:
 
 
 def lfs_batch(request: HubRequest) -> Response:
-    """git-lfs asks here (git-lfs specification, Batch API)."""
+    """The route of git-lfs (git-lfs specification, Batch API)."""
     try:
         operation = orjson.loads(request.body)["operation"]
     except (ValueError, TypeError, KeyError) as exc:
@@ -168,7 +168,7 @@ def _rows(
 
 
 def _asked_paths(request: HubRequest) -> tuple[list[str], bool]:
-    """Python sends a form, JavaScript and Rust send JSON."""
+    """The requested paths and `expand`. Python sends a form; JavaScript and Rust send JSON."""
     try:
         if "json" in request.headers.get("content-type", ""):
             body = orjson.loads(request.body)

@@ -1,4 +1,4 @@
-"""The application: from a request to the handler that answers it."""
+"""The ASGI application: it calls the handler of each request."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from mirror.derived.state import State
     from mirror.web.routing import Match
 
-_MAX_THREADS = 16  # more fight each other for the interpreter
+_MAX_THREADS = 16  # more threads compete for the interpreter lock
 _POLL_INTERVAL_S = 0.25
 _READS = ("GET", "HEAD")
 
 
 class HubApp:
-    """Answers every route of the table. Handlers run in threads, since disks block."""
+    """Responds to every route of the table. Handlers run in threads, because disk reads block."""
 
     def __init__(self, context: AppContext, recent: ResponseCache) -> None:
         self._context = context
@@ -63,7 +63,7 @@ class HubApp:
         await response(scope, receive, send)
 
     async def _find(self, request: Request) -> Response:
-        """The answer, of another request for the same if there is one."""
+        """The response; equal concurrent requests can share one."""
         if request.method == "OPTIONS":
             return Response(status_code=204, headers={"allow": "GET, HEAD, OPTIONS"})
         scope = request.scope
@@ -77,7 +77,7 @@ class HubApp:
         return response
 
     async def _respond(self, request: Request, match: Match) -> Response:
-        """The answer, which is an error too."""
+        """The response of the handler, or the response for its error."""
         try:
             hub_request = await self._read(request, match)
             if match.route.is_inline:
@@ -87,8 +87,8 @@ class HubApp:
             return error_response(exc)
 
     async def _run(self, request: HubRequest) -> Response:
-        """Call the handler in a thread. One that needs digests is called again until they are
-        computed; it keeps no thread meanwhile."""
+        """Call the handler in a thread. If it needs digests, it is called again until they are
+        computed; between two calls it uses no thread."""
         route = request.match.route
         deadline = anyio.current_time() + route.digest_timeout_s
         while True:
@@ -115,7 +115,7 @@ class HubApp:
 
 
 def _match(method: str, raw_path: bytes) -> Match:
-    """The route of a request. Everything that is not a read is refused in the same words."""
+    """The route of a request. Raises ReadOnlyError for every request that is not a read."""
     match = ROUTER.match(raw_path) if method in (*_READS, "POST") else None
     if method in _READS:
         if match is None:
@@ -139,8 +139,8 @@ def create_app(
 ) -> Starlette:
     """The whole server as an ASGI application; `on_stop` is called in a thread when it stops.
 
-    `ttl_s` is for how many seconds an answer, and the listing of all repositories, is kept. Without
-    `xet_hashes` no answer offers Xet.
+    `ttl_s` is the time in seconds for which responses and the listing of all repositories are
+    cached. Without `xet_hashes`, no response offers Xet.
     """
     proxy, digests = proxy or ProxySettings(), Digests(state)
     catalog = Catalog(source, state, ttl_s=ttl_s)

@@ -1,4 +1,4 @@
-"""Reading the bodies of requests: small, soon, and not too many at once."""
+"""Reads request bodies, with limits on their size, their time and their total memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _MAX_TOGETHER = 32 * 1024 * 1024
 
 
 class BodyReader:
-    """Reads bodies into memory, within a bound on all that one process holds at once."""
+    """Reads bodies into memory, with a limit for all bodies of one process together."""
 
     def __init__(self, timeout_s: float = _TIMEOUT_S, max_together: int = _MAX_TOGETHER) -> None:
-        """`timeout_s` is for a whole body; `max_together` in bytes, for all that are being read."""
+        """`timeout_s` is for one whole body; `max_together` is in bytes, for all bodies."""
         self._timeout_s = timeout_s
         self._free = max_together
 
     async def read(self, request: Request, max_bytes: int) -> bytes:
         """The whole body.
 
-        Raises RequestError where it is longer than `max_bytes`, SlowRequestError where it does not
-        come in time, and BusyError where others' bodies take all memory that is meant for them.
+        Raises RequestError if it is longer than `max_bytes`, SlowRequestError if it does not arrive
+        in time, and BusyError if the bodies of other requests use all memory for bodies.
         """
         body = bytearray()
         with self._share() as take:

@@ -1,7 +1,8 @@
-"""The one table that turns errors into answers.
+"""The one table that maps exceptions to HTTP responses.
 
-`X-Error-Code` outranks the status in clients (`hf_raise_for_status`); a HEAD has no body, so the
-message travels in `X-Error-Message` as well. 5xx are retried by clients, so only outages use them.
+In clients, `X-Error-Code` has precedence over the status (`hf_raise_for_status`). The response to a
+HEAD has no body, so the message is also in `X-Error-Message`. Clients retry after a 5xx status, so
+only temporary errors have one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from starlette.responses import Response
 
 from mirror.core import errors
 
-_INTERNAL = "The mirror failed to answer. Its log, under this request's id, says why."
+_INTERNAL = "The mirror failed to answer. Its log has the cause, under the id of this request."
 
-# Error class -> status, X-Error-Code (None: clients take the message as it is).
+# Error class -> status, X-Error-Code (None: clients show the message unchanged).
 _TABLE: dict[type[Exception], tuple[int, str | None]] = {
     errors.RepositoryNotFoundError: (404, "RepoNotFound"),
     errors.RevisionNotFoundError: (404, "RevisionNotFound"),
@@ -30,7 +31,7 @@ _TABLE: dict[type[Exception], tuple[int, str | None]] = {
 
 
 def error_response(exc: Exception) -> Response:
-    """The answer for an error; 500 for one that nobody expected."""
+    """The response for an exception; 500 if the exception is not in the table."""
     known = next((kind for kind in type(exc).__mro__ if kind in _TABLE), None)
     status, code = _TABLE[known] if known else (500, None)
     message = str(exc) if known else _INTERNAL
@@ -49,6 +50,6 @@ def error_response(exc: Exception) -> Response:
 
 
 def header_text(message: str) -> str:
-    """One line of printable ASCII, which every client can read."""
+    """The message as one line of printable ASCII, for a header."""
     line = message.encode("ascii", "backslashreplace").decode()
     return "".join(char if char.isprintable() else " " for char in line)[:1000]

@@ -1,4 +1,4 @@
-"""A file, or one range of it, as an answer."""
+"""Responses with a file, or with one range of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from mirror.web.xorb import Segment, Xorb
 
 ZERO_COPY = "http.response.zerocopysend"
-"""The ASGI extension, and its message, by which a server sends parts of an open file itself."""
+"""The ASGI extension, and its message type, for a server that sends parts of an open file."""
 
 HALF_CLOSED = "half_closed"
-"""The key of a request's state that says that its client sends no more, and may have gone."""
+"""The key in the state of a request: the client has closed its sending side, and may be gone."""
 
 CHUNK = 256 * 1024
 _WINDOW = 1024 * 1024
@@ -46,18 +46,19 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class FileSegments:
-    """What is sent of a file: parts, which follow each other in it from `offset`."""
+    """The parts of a file to send: consecutive in the file, starting at `offset`."""
 
     offset: int
     parts: Sequence[Segment]
 
 
 def parse_range(header: str, size: int) -> Span | None:
-    """The part that a Range header asks for, or None to send the whole file.
+    """The part of the file that a Range header requests, or None for the whole file.
 
-    Only one range of bytes is honoured: RFC 9110 lets a server ignore any other, and no hub client
-    sends one. An end past the file is clamped (hf_transfer asks for one byte too many), and so is
-    `bytes=0-0` of an empty file. Raises ValueError where the range starts past the end.
+    Only a single byte range is supported: RFC 9110 allows a server to ignore any other range, and
+    no hub client sends one. An end past the file is clamped (hf_transfer requests one byte too
+    many), and `bytes=0-0` of an empty file is accepted. Raises ValueError if the range starts past
+    the end.
     """
     match = _RANGE.fullmatch(header)
     if match is None or size == 0 or match[1] == match[2] == "":
@@ -77,15 +78,15 @@ def parse_range(header: str, size: int) -> Span | None:
 
 
 def _number(digits: str) -> int:
-    """Python refuses to read thousands of digits; no file is that long."""
+    """The digits as a number. Very long numbers are replaced, because `int` rejects them."""
     return int(digits) if len(digits) < _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """How a file was asked for: the Range and If-Range headers, HEAD, whether a proxy in front
-    sends files that it is told to send, and whether the answer is made on the event loop, where
-    nothing is to be read."""
+    """The options of a request for a file: the Range and If-Range headers; whether it is a HEAD;
+    whether a proxy in front supports X-Accel-Redirect; and whether the response is made on the
+    event loop, which must not read from disk."""
 
     range: str | None = None
     if_range: str | None = None
@@ -95,9 +96,9 @@ class FileRequest:
 
 
 def blob_response(stored: StoredFile, headers: Mapping[str, str], request: FileRequest) -> Response:
-    """The answer for a file: whole, a range, or 416. Blocks on the disk.
+    """The response for a file: the whole file, a range, or 416. Blocks on the disk.
 
-    Raises BlobUnreadableError where the file is not there with its right size.
+    Raises BlobUnreadableError if the file does not exist or has a wrong size.
     """
     size = stored.file.size
     reopen = partial(blob_response, stored, headers)
@@ -112,7 +113,7 @@ def blob_response(stored: StoredFile, headers: Mapping[str, str], request: FileR
 
 
 def xorb_response(stored: StoredFile, xorb: Xorb, request: FileRequest) -> Response:
-    """The same for a virtual xorb of a file, which is small heads and parts of it in turn."""
+    """The response for a virtual xorb of a file: small headers and parts of the file in turn."""
     headers = {"content-type": "application/octet-stream", "x-content-type-options": "nosniff"}
     plan = _plan(xorb.stored_size, headers, request)
     return _send(
@@ -148,7 +149,7 @@ def _send(
 
 
 def body_response(body: bytes, headers: Mapping[str, str], request: FileRequest) -> Response:
-    """The same for a file that lies nowhere, but is made here."""
+    """The response for a generated body, with support for ranges."""
     status, span, full = _plan(len(body), headers, request)
     return Response(body[span.offset : span.offset + span.count], status, full)
 
@@ -156,7 +157,7 @@ def body_response(body: bytes, headers: Mapping[str, str], request: FileRequest)
 def _plan(
     size: int, headers: Mapping[str, str], request: FileRequest
 ) -> tuple[int, Span, dict[str, str]]:
-    """The status, the part to send and the headers, for what was asked of a file."""
+    """The status, the part to send and the headers for a request."""
     full = {"accept-ranges": "bytes", **headers}
     is_same = request.if_range in (None, headers.get("etag"))
     range_header = request.range if is_same else None
@@ -174,7 +175,8 @@ def _plan(
 
 
 def accel_path(location: str) -> str:
-    """What nginx is told to send, and to apply the range to (deploy/nginx/hubmirror.conf)."""
+    """The X-Accel-Redirect path. nginx sends the file and applies the range
+    (deploy/nginx/hubmirror.conf)."""
     return quote(f"/-/files{location}")
 
 
@@ -191,7 +193,7 @@ def _read(blob: Blob, cut: FileSegments) -> bytes:
 
 
 class BlobResponse(Response):
-    """Sends segments of an open file, which it closes, and stops when the client has gone."""
+    """Sends segments of an open file, closes it, and stops when the client disconnects."""
 
     def __init__(
         self,
@@ -201,7 +203,7 @@ class BlobResponse(Response):
         headers: Mapping[str, str],
         reopen: Callable[[FileRequest], Response],
     ) -> None:
-        """`reopen` makes the answer to another request for the same file."""
+        """`reopen` makes the response to another request for the same file."""
         super().__init__(status_code=status, headers=headers)
         self._blob = blob
         self._cut = cut
@@ -218,7 +220,7 @@ class BlobResponse(Response):
                 await self._copy(receive, send)
 
     async def _copy(self, receive: Receive, send: Send) -> None:
-        """For servers without zero copy, and for blobs that have no descriptor: read in a thread, a
+        """Send without zero copy, if the server or the blob does not support it. A thread reads one
         window at a time."""
         is_short, offset, pread = False, self._cut.offset, wrap(self._blob.pread)
         async with anyio.create_task_group() as tasks:
@@ -239,7 +241,7 @@ class BlobResponse(Response):
 
 
 def _windows(parts: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """The parts in groups of at most a MiB of the file; longer ones are divided."""
+    """The parts in groups of at most one MiB of the file; longer parts are divided."""
     group: list[Segment] = []
     room = _WINDOW
     for head, length in parts:
@@ -256,7 +258,7 @@ def _windows(parts: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 def _joined(parts: Sequence[Segment], read: bytes) -> bytes:
-    """What was read of the file, with the heads in it."""
+    """The bytes from the file with the headers inserted."""
     if len(parts) == 1 and not parts[0][0]:
         return read
     view, at = memoryview(read), 0
@@ -274,8 +276,8 @@ def _body(body: bytes) -> Message:
 async def until_disconnect(
     receive: Receive, tasks: anyio.CancelScope, state: Mapping[str, Any] | None = None
 ) -> None:
-    """Cancel the tasks when the client has gone: uvicorn's `send` says nothing then. With the
-    `state` of the request, one that sends no more is taken for gone."""
+    """Cancel the tasks when the client disconnects, because uvicorn's `send` raises no error then.
+    With the `state` of the request, a client that closes its sending side is disconnected too."""
     while (await receive())["type"] != "http.disconnect" and not (state or {}).get(HALF_CLOSED):
         pass
     tasks.cancel()

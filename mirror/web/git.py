@@ -1,8 +1,8 @@
-"""Git's smart HTTP, for reading: `git upload-pack` itself speaks, and we send what it said
+"""Git's smart HTTP protocol, read-only: the server runs `git upload-pack` and sends its output
 (gitprotocol-http; OpenLLM clones with `--depth=1 -b BRANCH`).
 
-What git says goes to a file that has no name, and is sent once git has ended: so a client that
-reads slowly, or not at all, keeps no process.
+The output of git goes to an unnamed temporary file, and is sent after git has ended. So a client
+that reads slowly, or not at all, does not keep a git process running.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _DEADLINE = 120.0  # seconds that git may take
 _MAX_SPOOLED = 8 * 1024 * 1024 * 1024
 _BUSY = "The mirror is busy with other clients of git. Try again in a moment."
 _REFS = b"001e# service=git-upload-pack\n0000"
-# What git says where a client's words are wrong, rather than the repository.
+# The error messages of git that are caused by the request and not by the repository.
 _NOT_UNDERSTOOD = re.compile(
     r"protocol error|hung up|invalid command|bad line|expected|unexpected|unknown|unrecognized|"
     r"not our ref|object format|invalid (?:shallow|deepen|filter)|deepen",
@@ -70,7 +70,7 @@ _PATH = re.compile(r"(?<![\w.])/[^\s'\":]+")
 
 
 def refs(request: HubRequest) -> Response:
-    """`info/refs?service=git-upload-pack`. A push is refused, dumb HTTP is not spoken."""
+    """`info/refs?service=git-upload-pack`. A push is refused; dumb HTTP is not supported."""
     service = request.query.get("service", "")
     if service == "git-receive-pack":
         raise ReadOnlyError
@@ -84,7 +84,7 @@ def refs(request: HubRequest) -> Response:
 
 
 def upload_pack(request: HubRequest) -> Response:
-    """What a clone or a fetch wants."""
+    """The objects that a clone or a fetch requests."""
     view = _view(request)
     body = request.body
     if len(body) > _MAX_WANTS:
@@ -121,7 +121,8 @@ def _upload_pack(*words: str) -> list[str]:
 
 
 def _environment(protocol: str) -> dict[str, str]:
-    """Nothing of the operator's is read, and no other repository is reached."""
+    """The environment of git: no configuration of the operator is read, and no other repository is
+    used."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "GIT_PROTOCOL": protocol if protocol.isprintable() else "",
@@ -187,7 +188,7 @@ class Run:
 
 @contextlib.asynccontextmanager
 async def _turn() -> AsyncIterator[None]:
-    """Few run at once. Raises UnavailableError where no turn comes."""
+    """Limit the number of git processes. Raises UnavailableError if no slot gets free in time."""
     try:
         with anyio.fail_after(_TIMEOUT_S):
             await _SLOTS.acquire()
@@ -200,7 +201,7 @@ async def _turn() -> AsyncIterator[None]:
 
 
 async def _end(process: Process) -> None:
-    """Have git and its children ended, whatever happens to the request."""
+    """Kill git and its child processes, and wait until git has ended."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -223,7 +224,7 @@ def _failure(told: str) -> HubmirrorError:
 
 
 class GitResponse(Response):
-    """What git says to a client, which is sent once git has ended."""
+    """A response with the output of git, which is sent after git has ended."""
 
     def __init__(self, run: Run, kind: str, start: bytes = b"") -> None:
         headers = {
@@ -277,7 +278,7 @@ class GitResponse(Response):
 
 
 class _Spool:
-    """How many bytes of answers lie on the disk until their clients have taken them."""
+    """Counts the bytes of responses on disk that clients have not read yet."""
 
     def __init__(self) -> None:
         self._bytes = 0

@@ -1,4 +1,4 @@
-"""The routes for the operator: health, metrics, and a word for whoever opens the address."""
+"""Handlers for the operator: health, metrics, and the welcome page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def healthz(_: HubRequest) -> Response:
-    """200 while the process runs. It needs no thread and no disk."""
+    """200 while the process runs. The handler uses no thread and no disk."""
     return PlainTextResponse("ok\n")
 
 

@@ -142,7 +142,8 @@ class Observe:
 
 
 class RequestLog:
-    """What is to be known of one request. Never a header of the client but its user agent."""
+    """The data of one request for the log and the metrics. From the client's headers it contains
+    only the user agent and, from trusted proxies, the client address."""
 
     __slots__ = (
         "_proxy", "_scope", "_send", "began", "code", "method", "request_id", "sent", "started",

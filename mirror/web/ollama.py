@@ -30,7 +30,7 @@ _DEFAULT_QUANTISATIONS = ("Q4_K_M", "Q8_0")  # llama.cpp's own order
 _EXTRAS = {"template": "template", "system": "system", "params": "params"}
 _SMALL = 1024 * 1024
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-# llama.cpp's `gguf_filename_is_model` passes over the same.
+# llama.cpp's `gguf_filename_is_model` skips the same files.
 _NO_MODEL = re.compile(r"mmproj|imatrix|(^|/)(mtp|eagle3|dflash|dspark)-")
 # llama.cpp's `llama_ftype` numbers of the common quantisations.
 _FILE_TYPES = {

@@ -1,4 +1,4 @@
-"""One request, as the functions that answer it see it."""
+"""One request, as the handlers receive it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from mirror.web.tree_cache import TreeCache
 
 _TRUE = frozenset({"true", "True", "1"})
-# A proxy may have decoded the `%2F` of a revision: then it covers up to this many segments.
+# If a proxy decodes the `%2F` of a revision, the revision has up to this many segments.
 _MAX_SEGMENTS = 4
 _MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """What every answer is made from."""
+    """The objects that all handlers share."""
 
     source: Source
     catalog: Catalog
@@ -49,7 +49,7 @@ class AppContext:
 
 @dataclass(frozen=True, slots=True)
 class HubRequest:
-    """A request, and the route that it matches. Its methods may block: they run in a thread."""
+    """A request and its route. The methods can block: they run in a thread."""
 
     context: AppContext
     match: Match
@@ -65,7 +65,7 @@ class HubRequest:
 
     @property
     def path(self) -> str:
-        """The path as it came, percent-encoded."""
+        """The path of the request, percent-encoded."""
         return str(self.scope["raw_path"].decode("ascii"))
 
     @property
@@ -76,7 +76,7 @@ class HubRequest:
 
     @property
     def repo(self) -> Repo:
-        """Raises RequestError for an id that no repository can have."""
+        """The repository. Raises RequestError for an invalid repo id."""
         repo_id = self.match.repo_id
         if not is_repo_id(repo_id):
             raise RequestError(f"{repo_id[:200]!r} is not a repository id.")
@@ -84,7 +84,7 @@ class HubRequest:
 
     @property
     def file_request(self) -> FileRequest:
-        """How a file is asked for."""
+        """The options of a request for a file."""
         headers, proxy = self.headers, self.context.proxy
         return FileRequest(
             headers.get("range"),
@@ -98,7 +98,7 @@ class HubRequest:
         return self.query.get(name) in _TRUE
 
     def number(self, name: str, default: int, most: int) -> int:
-        """A count of the query, at most `most`; the default where it is nonsense or zero."""
+        """A number in the query, at most `most`; the default if it is invalid or zero."""
         text = self.query.get(name, "")
         if not text.isascii() or not text.isdigit():
             return default
@@ -107,13 +107,13 @@ class HubRequest:
     def several(self, name: str) -> list[str]:
         """A repeated parameter, in the forms `a=1&a=2`, `a[]=1&a[]=2` and `a=1,2`."""
         values = self.query.getlist(name) + self.query.getlist(f"{name}[]")
-        return [one for value in values for one in value.split(",") if one]
+        return [item for value in values for item in value.split(",") if item]
 
     def snapshot(self, revision: str = "HEAD") -> Snapshot:
         return self.context.source.snapshot(self.repo, revision)
 
     def revision_and_path(self) -> tuple[Snapshot, str]:
-        """The snapshot that the segments after the action begin with, and the path they end in."""
+        """The snapshot of the revision in the path, and the file path after the revision."""
         segments = self.params
         if not segments:
             raise RequestError("The revision is missing.")

@@ -1,4 +1,4 @@
-"""Files by path: `/{repo}/resolve/{revision}/{path}` and its relatives."""
+"""Handlers for files: `/{repo}/resolve/{revision}/{path}` and `/{repo}/raw/…`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mirror.core.tree import RepoFile
     from mirror.web.request import HubRequest
 
-# Shown as text by a browser; all else is bytes. Nothing is ever served as HTML.
+# Files that a browser shows as text; all other files are bytes. No file is served as HTML.
 _TEXT = "text/plain; charset=utf-8"
 _TEXT_SUFFIXES = frozenset({
     ".cfg", ".csv", ".html", ".ini", ".jinja", ".json", ".jsonl", ".md", ".py", ".sh", ".toml",
@@ -37,7 +37,8 @@ def resolve(request: HubRequest) -> Response:
 
 
 def raw(request: HubRequest) -> Response:
-    """As `resolve`, but an LFS file's pointer in place of its content (@huggingface/hub)."""
+    """Like `resolve`, but with the pointer of an LFS file instead of its content
+    (@huggingface/hub)."""
     snapshot, path = request.revision_and_path()
     file = snapshot.find(check_path(path)).file
     if file.lfs_sha256 is None:
@@ -54,9 +55,9 @@ def _is_known(if_none_match: str, etag: str) -> bool:
 
 
 def _headers(file: RepoFile, commit_hash: str) -> dict[str, str]:
-    """What `get_hf_file_metadata` reads, and what download managers do.
+    """The headers that `get_hf_file_metadata` and download managers read.
 
-    The etag is strong and quoted: Rust's hf-hub names blobs by it as it comes.
+    The etag is strong and quoted: Rust's hf-hub uses it unchanged as the name of the blob.
     """
     name = file.path.rpartition("/")[2]
     suffix = name[name.rfind(".") :].lower()

@@ -1,10 +1,10 @@
-"""A memory of what was just answered, for about a second.
+"""A cache of responses, for about one second.
 
-A model's start asks for the same few things over and over, half of them absent (vLLM: eleven times
-the same HEAD), and large files are fetched in many ranges, or by many hosts at once. A repeated
-small answer costs no thread and no look at the disk; a large file asked for again is just opened;
-and of those who ask the same at once, one finds the answer for all. An answer is there for others
-before its first byte is sent, so that a client which does not read keeps nobody waiting.
+When a model starts, its client sends the same few requests many times, half of them for absent
+files (vLLM: the same HEAD eleven times). Large files are downloaded in many ranges, or by many
+hosts at once. A cached small response needs no thread and no disk read. For a cached large file,
+only the file is opened again. Equal concurrent requests share one call of the handler. A response
+is cached before its first byte is sent, so a client that does not read delays no other client.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 _MAX_WEIGHT = 64 * 1024
 _MAX_LONG_WEIGHT = 8 * 1024 * 1024
 _LONG = frozenset({"tree", "listing", "info", "revision"})
-"""Routes whose long answers many hosts ask for at once, and which take long to make."""
+"""Routes with long responses that are slow to make and that many hosts request at once."""
 _MAX_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 1024
 _MAX_FILES = 256
-# The request headers that an answer may depend on.
+# The request headers that a response can depend on.
 _VARY = frozenset({b"host", b"range", b"if-none-match", b"if-range"})
 _HOST = frozenset({b"host"})
 _FORWARDED = frozenset({b"x-forwarded-host", b"x-forwarded-proto"})  # believed of some clients
 _WAIT_S = 10.0
-"""For how long one waits for the answer that another is finding; then it looks for itself."""
+"""The seconds that a request waits for an equal request; then it calls the handler itself."""
 
 Key = tuple[object, ...]
 
 
 class ResponseCache:
-    """Answers to GET and HEAD by what they depend on; `ttl_s` in seconds, 0 for none."""
+    """Responses to GET and HEAD by cache key. `ttl_s` is in seconds; 0 disables the cache."""
 
     def __init__(self, ttl_s: float) -> None:
         self._ttl_s = ttl_s
@@ -55,19 +55,19 @@ class ResponseCache:
         self._files = OrderedDict()
 
     def get(self, key: Key) -> tuple[str, Response] | None:
-        """The route and the answer, while they are fresh."""
+        """The route and the response, if they are fresh."""
         kept = self._kept.get(key)
         if kept is None or time.monotonic() > kept[0]:
             return None
         return kept[1], kept[2]
 
     def find(self, scope: Scope) -> tuple[str, Response] | None:
-        """The route and the answer, where it was just given to somebody."""
+        """The route and the response to an equal request, if it is cached."""
         return self.get(key_of(scope)) or self.reopen(scope)
 
     async def share(self, scope: Scope, respond: Callable[[], Awaitable[Response]]) -> Response:
-        """The answer to a request that may be kept: by `respond`, which is asked once by all who
-        ask the same meanwhile. Its own errors are not kept."""
+        """The response to a cacheable request. `respond` is called once for all equal concurrent
+        requests. Exceptions of `respond` are not cached."""
         if not self._ttl_s:
             return await respond()
         question = (scope["method"], scope["scheme"], scope["raw_path"])
@@ -89,7 +89,7 @@ class ResponseCache:
                 self._in_flight.pop(question).set()
 
     def reopen(self, scope: Scope) -> tuple[str, Response] | None:
-        """The route and the answer for a large file that was just sent to somebody."""
+        """The route and the response for a large file that was sent a short time ago."""
         kept = self._files.get(_file_key(scope))
         if kept is None or time.monotonic() > kept[0] or scope["method"] != "GET":
             return None
@@ -103,7 +103,8 @@ class ResponseCache:
             return None
 
     def _keep(self, scope: Scope, response: Response) -> None:
-        """Keep an answer that is small, and is not an accident; or the way to a large file."""
+        """Cache a response if it is small and not a 5xx, or the function that reopens a large
+        file."""
         key, route = key_of(scope), scope["state"].get("route", "none")
         if isinstance(response, BlobResponse) and self._ttl_s:
             file_key = _file_key(scope)
@@ -125,7 +126,7 @@ class ResponseCache:
             self._drop(next(iter(self._kept)))
 
     def _forget(self) -> None:
-        """Drop the answers that are too old, which come first."""
+        """Drop the responses that are too old; they are the first entries."""
         while self._kept and time.monotonic() > next(iter(self._kept.values()))[0]:
             self._drop(next(iter(self._kept)))
 
@@ -135,13 +136,13 @@ class ResponseCache:
 
 
 def key_of(scope: Scope) -> Key:
-    """What the answer to a request depends on."""
+    """The cache key of a request: all values that its response depends on."""
     return (scope["method"], scope["query_string"], *_varied(scope, _VARY))
 
 
 def _file_key(scope: Scope) -> Key:
-    """What the headers of a file depend on, whatever part of it is asked for: links name the host.
-    A signature is in the query."""
+    """The key of a large file, for all its ranges. It contains the host, because links contain it,
+    and the query, because it can contain a signature."""
     return (scope["query_string"], *_varied(scope, _HOST))
 
 
@@ -155,12 +156,12 @@ def _varied(scope: Scope, names: frozenset[bytes]) -> Iterator[object]:
 
 
 def _weight(key: Key, response: Response) -> int:
-    """Roughly the bytes that an answer takes in memory."""
+    """The approximate memory of a response, in bytes."""
     return _OVERHEAD + len(response.body) + sum(len(str(part)) for part in key)
 
 
 class CacheMiddleware:
-    """ASGI middleware: gives an answer that was just given."""
+    """ASGI middleware: sends the cached response, if there is one."""
 
     def __init__(self, app: ASGIApp, recent: ResponseCache) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""The table of routes: every path that this server answers, and how.
+"""The table of routes: every path of this server and its handler.
 
-docs/protocol.md is checked against it.
+A test compares docs/protocol.md with this table.
 """
 
 from __future__ import annotations

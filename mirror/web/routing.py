@@ -1,4 +1,4 @@
-"""From the raw path of a request to the route that answers it.
+"""Finds the route for the raw path of a request.
 
 A template is a path whose parts in braces stand for segments:
 
@@ -40,7 +40,7 @@ Handler = Callable[["HubRequest"], "Response"]
 
 
 class Action(StrEnum):
-    """What a route does with the mirror."""
+    """The kind of operation of a route."""
 
     READ = "read"
     WRITE = "write"
@@ -48,7 +48,7 @@ class Action(StrEnum):
 
 
 class Access(Enum):
-    """What a request must carry if the mirror has a token."""
+    """The credential that a request needs if the mirror has a token."""
 
     OPEN = "nothing"
     TOKEN = "the mirror's token"  # noqa: S105
@@ -169,7 +169,7 @@ def _find(node: _Node, segments: Sequence[str]) -> Match | None:
 
 
 def _rank(kind: str) -> int:
-    """What means little is tried last."""
+    """The order of the kinds of segments: the most specific kind is tried first."""
     return {"": 2, "repo": 1}.get(kind, 0)
 
 

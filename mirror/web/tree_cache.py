@@ -1,7 +1,7 @@
-"""The trees of snapshots that were just asked for.
+"""A cache of the trees of snapshots.
 
-Many hosts list the same commit at once, page by page. A tree is made by one for all, and kept for
-a moment while its snapshot is the same.
+Many hosts list the same commit at once, page by page. One request builds the tree for all of them,
+and the tree is cached for a short time while its snapshot is the same.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _MAX_FILES = 200_000
 
 
 class TreeCache:
-    """Trees by the identity of their snapshots, within a bound of files; each for `hold_s` seconds,
-    after which hashes that were computed meanwhile are told."""
+    """Trees by the identity of their snapshots, with a limit on the number of files. A tree is
+    cached for `hold_s` seconds; a new tree contains the xet hashes that were computed meanwhile."""
 
     def __init__(self, hold_s: float = 5.0) -> None:
         self._hold_s = hold_s
@@ -33,7 +33,7 @@ class TreeCache:
         self._turns: dict[int, threading.Lock] = {}
 
     def get(self, snapshot: Snapshot, files: Callable[[], Mapping[str, RepoFile]]) -> Tree:
-        """The tree of a snapshot, whose files as clients see them `files` gives."""
+        """The tree of a snapshot. `files` returns its entries as clients see them."""
         key = id(snapshot)
         if found := self._fresh(key, snapshot):
             return found

@@ -1,7 +1,7 @@
 """The routes of Xet's read protocol (xet-core `RemoteClient`; hf_xet 1.1 to 1.8).
 
-The CAS address that the token route gives names the repository and the commit, since what a
-client sends afterwards is a hash alone.
+The CAS URL of the token route contains the repository and the commit, because later requests of the
+client contain only a hash.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BLOCK = re.compile(r"[0-9]{1,9}")
 
 
 def cas_path(repo: Repo, commit_hash: str) -> str:
-    """What the CAS address of a commit ends in."""
+    """The path of the CAS URL of a commit."""
     return f"/-/cas/{repo.repo_type.plural}/{repo.repo_id}/{commit_hash}"
 
 
@@ -62,7 +62,7 @@ def reconstruction(request: HubRequest) -> Response:
     """`/v2/reconstructions/{hash}`, and the v1 form, which hf_xet 1.1 asks below another name."""
     *version, xet_hash = request.params[1:]
     if not _XET_HASH.fullmatch(xet_hash):
-        raise RequestError(f"{xet_hash[:80]!r} is no xet hash.")
+        raise RequestError(f"{xet_hash[:80]!r} is not a xet hash.")
     snapshot = request.snapshot(request.params[0])
     asked = request.headers.get("range", "")
     stored = request.context.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
@@ -86,14 +86,14 @@ def reconstruction(request: HubRequest) -> Response:
 
 
 def block(request: HubRequest) -> Response:
-    """A part of a virtual xorb. Where the file is another by now, the client is to ask for the
-    reconstruction again, as it does after a 403."""
+    """A part of a virtual xorb. If the file has changed, the response is a 403; then the client
+    requests the reconstruction again."""
     commit_hash, etag, number, *path = request.params
     stored = request.snapshot(commit_hash).find(check_path("/".join(path)))
     if stored.file.etag != etag:
-        raise ForbiddenError("The file is another by now. Ask again.")
+        raise ForbiddenError("The file has changed. Request the reconstruction again.")
     if not _BLOCK.fullmatch(number):
-        raise RequestError(f"{number[:80]!r} is no number of a block.")
+        raise RequestError(f"{number[:80]!r} is not a block number.")
     try:
         xorb = Xorb(stored.file.size, int(number))
     except ValueError as exc:
@@ -126,8 +126,8 @@ def _bytes(term: Term) -> dict[str, int]:
 def _urls(
     request: HubRequest, snapshot: Snapshot, stored: StoredFile, wanted: list[Term]
 ) -> list[str]:
-    """Where the block of each term is read. The file's path spares another look for its hash, and
-    its etag says which content is meant."""
+    """The URL of the block of each term. It contains the path of the file, so that no search for
+    the hash is needed, and the etag, so that a changed file is detected."""
     signer, base = request.context.proxy.signer, cas_path(snapshot.repo, snapshot.commit_hash)
     expires = signer.expiry()
     place, name = f"{base}/blocks/{stored.file.etag}", quote(stored.file.path)

@@ -44,7 +44,7 @@ class Term:
         return self.bytes_start + self.unpacked_length + HEAD * (self.end - self.start) - 1
 
     def xorb_hash(self, xet_hash: str) -> str:
-        """A name for the block of a file, as clients keep xorbs apart."""
+        """A unique name for the block of a file; clients identify xorbs by it."""
         return hashlib.sha256(f"{xet_hash}:{BLOCK}:{self.block}".encode()).hexdigest()
 
 

@@ -476,7 +476,7 @@ def test_ls_tells_what_is_derived_and_what_is_shadowed(home: Path) -> None:
     assert '"status":"shadowed"' in listed
     assert f"derived from the tag vllm-a--b:{OLDER}" in listed
     assert f'"commit_hash":"{COMMIT}"' in listed
-    assert "keeps neither case nor underscores" in listed
+    assert "does not keep upper case letters and underscores" in listed
 
 
 def test_a_store_elsewhere_is_a_source(home: Path, tmp_path: Path) -> None:

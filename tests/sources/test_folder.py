@@ -92,10 +92,10 @@ def test_links_inside_the_folder_are_followed(root: Path, plain: Folder) -> None
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        ("/etc/hostname", "leaves the folder"),
-        ("evil", "back to itself"),
-        ("nowhere", "leads to nothing"),
-        ("sub dir", "other than a file"),
+        ("/etc/hostname", "outside the folder"),
+        ("evil", "points to itself"),
+        ("nowhere", "does not exist"),
+        ("sub dir", "not a regular file"),
     ],
 )
 def test_other_links_are_not_followed(root: Path, plain: Folder, target: str, reason: str) -> None:

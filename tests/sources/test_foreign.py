@@ -44,7 +44,7 @@ def test_a_partial_snapshot_promises_nothing(hub: Path, foreign: HfCache) -> Non
     make_classic(hub)
     missing = _lookup(foreign, "nope.json")
     assert not missing.known
-    assert "cannot tell" in str(missing)
+    assert "does not know whether upstream" in str(missing)
 
 
 def test_a_tree_file_tells_what_is_absent(hub: Path, foreign: HfCache) -> None:
@@ -64,7 +64,7 @@ def test_a_file_that_was_never_downloaded_is_no_promise(hub: Path, foreign: HfCa
     (folder / "snapshots" / COMMIT / "config.json").unlink()
     missing = _lookup(foreign, "config.json")
     assert not missing.known
-    assert "Upstream has it" in str(missing)
+    assert "Upstream has the file" in str(missing)
 
 
 def test_a_dangling_link_is_not_offered(hub: Path, foreign: HfCache) -> None:
@@ -92,7 +92,7 @@ def test_a_link_that_leaves_the_repository_is_not_followed(
     write(hub / "models--Org--Other" / "blobs" / "x", b"secret")
     (folder / "snapshots" / COMMIT / "evil.txt").symlink_to(target)
     missing = _lookup(foreign, "evil.txt")
-    assert "leaves the cache" in str(missing)
+    assert "outside the blobs of the cache" in str(missing)
     assert not missing.known
 
 

@@ -159,7 +159,7 @@ def test_a_line_break_in_a_path_makes_no_second_line(running: tuple[str, Command
 def test_the_operator_hears_at_start_what_is_not_visible(running: tuple[str, Command]) -> None:
     _, started = running
     log = " ".join(started.log.read_text().split())
-    assert "1 repositories (the first is Org/Copied) lie in the managed cache" in log
+    assert "1 repositories (the first is Org/Copied) in the managed cache have no record" in log
     assert "--source hf-cache:" in log
 
 

@@ -202,7 +202,7 @@ def test_a_link_that_leads_elsewhere(place: Place, target: str) -> None:
     link.with_name("other").symlink_to("link")
     answer = place.get(f"/{repo_id}/resolve/main/link")
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, "EntryNotFound")
-    assert "does not serve it" in answer.headers["x-error-message"]
+    assert "does not serve the file" in answer.headers["x-error-message"]
     assert "x-repo-commit" not in answer.headers
 
 

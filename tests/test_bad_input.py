@@ -142,7 +142,7 @@ def test_a_revision_that_is_none(place: Place, revision: str) -> None:
 @pytest.mark.parametrize("repo_id", ["a--b", "-a", ".a", "a..b", "a%20b", "%C3%BC", "a" * 97])
 def test_a_repository_id_that_is_none(place: Place, repo_id: str) -> None:
     answer = place.get(f"/api/models/Org/{repo_id}")
-    assert (answer.status_code, "not a repository id" in answer.json()["error"]) == (400, True)
+    assert (answer.status_code, "is not a repository id" in answer.json()["error"]) == (400, True)
 
 
 @pytest.mark.parametrize("path", ["a" * 300, "a/" * 2500 + "b"], ids=["long-name", "long-path"])
@@ -202,7 +202,7 @@ def test_a_link_that_leads_elsewhere(place: Place, target: str) -> None:
     link.with_name("other").symlink_to("link")
     answer = place.get(f"/{repo_id}/resolve/main/link")
     assert (answer.status_code, answer.headers["x-error-code"]) == (404, "EntryNotFound")
-    assert "does not serve it" in answer.headers["x-error-message"]
+    assert "does not serve the file" in answer.headers["x-error-message"]
     assert "x-repo-commit" not in answer.headers
 
 

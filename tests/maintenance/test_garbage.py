@@ -88,7 +88,7 @@ def test_rm_of_the_last_revision_removes_the_repository(data: Path, client: http
     ("target", "expected"),
     [
         ("Org/Model@nope", "Invalid rev id: nope"),
-        (f"Org/Model@{'a' * 40}", "no such revision"),
+        (f"Org/Model@{'a' * 40}", "does not have this revision"),
         ("Org/Typo", "Org/Typo is "),
         ("Org/Typo@main", "Org/Typo"),
         ("../Org", "is not a repo_id"),

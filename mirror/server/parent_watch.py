@@ -46,8 +46,10 @@ class ParentWatch:
     def _watch(self, wait_for_parent: Callable[[], None]) -> None:
         wait_for_parent()
         log.error("The supervisor was killed; this worker stops.")
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(self._grace)
+        # Until the server handles the signal, it would end the process before `close` is called.
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(self._grace)
         self.close()
         os._exit(1)
 

@@ -31,6 +31,7 @@ from mirror.core.repo import Repo
 from mirror.store.cache import Cache
 from mirror.store.publish import publish
 from tests.folders import MODEL, Content, make_record, write
+from tests.waiting import until
 
 KILLS = int(os.environ.get("HUBMIRROR_TEST_KILLS", "12"))
 TWIN = Repo.parse("Org/Twin")
@@ -274,10 +275,3 @@ class Killer:
                 self.found[self._where([line.decode() for line in said if line])] += 1
         process.wait(30)
         process.stdout.close()
-
-
-def until(is_true: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -6,8 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -20,6 +19,7 @@ from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.app import create_app
 from tests.servers import run_server
+from tests.waiting import until
 
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["mirror.cli.pull", __name__])
@@ -85,14 +85,6 @@ def _command(log: Path, words: tuple[str, ...]) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     main(words)
-
-
-def until(happened: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Look every millisecond."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def names(folder: Path) -> set[str]:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import uvicorn
@@ -44,6 +44,22 @@ def run_server(app: ASGIApp, **options: Any) -> Iterator[str]:
             thread.join(10)
 
 
+@contextlib.contextmanager
+def slow_sockets(port: int | None) -> Iterator[Callable[[], socket.socket]]:
+    """A function that connects to a server, with a small buffer, so that the server must wait for
+    its reader."""
+    with contextlib.ExitStack() as opened:
+
+        def connect() -> socket.socket:
+            one = opened.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            one.settimeout(20)
+            one.connect(("127.0.0.1", port))
+            return one
+
+        yield connect
+
+
 @dataclass(frozen=True)
 class Command:
     """A running `hubmirror serve`, and the URL that it printed."""
@@ -53,13 +69,16 @@ class Command:
 
 
 @contextlib.contextmanager
-def run_command(folder: Path, *words: str, under: Sequence[str] = ()) -> Iterator[Command]:
+def run_command(
+    folder: Path, *words: str, under: Sequence[str] = (), errors: IO[str] | int = subprocess.DEVNULL
+) -> Iterator[Command]:
     """`hubmirror serve` in a process of its own, on a free port, started in `folder`; `under`
-    another command, where one is given."""
+    another command, where one is given. `errors` gets its log."""
     command = [*under, sys.executable, "-m", "mirror", "serve", "--port", "0", *words]
+    environment = {name: text for name, text in os.environ.items() if "HUBMIRROR" not in name}
     process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=errors, text=True,
+        env={**environment, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stdout is not None
     try:

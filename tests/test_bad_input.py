@@ -35,6 +35,7 @@ from mirror.sources.hf_cache import HfCache
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.folders import COMMIT, OLDER, Content
+from tests.waiting import until
 
 BIG = 64 * 1024 * 1024
 BIG_ETAG = 64 * "b"
@@ -672,7 +673,7 @@ def test_a_client_that_leaves_a_big_file(place: Place, caplog: pytest.LogCapture
         with closing(_http(place.client)) as connection:
             connection.request("GET", "/Org/Big/resolve/main/big.bin")
             connection.getresponse().read(1000)
-    assert _comes_true(lambda: _open_files() <= before)
+    until(lambda: _open_files() <= before)
     assert place.get("/Org/Big/resolve/main/a").content == b"a"
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
 
@@ -685,22 +686,13 @@ def test_a_client_that_leaves_its_own_body(place: Place, caplog: pytest.LogCaptu
         connection.putheader("Content-Length", "300")
         connection.endheaders(b"paths=conf")
         time.sleep(0.05)
-    assert _comes_true(lambda: _open_files() <= before)
+    until(lambda: _open_files() <= before)
     assert place.get("/healthz").text == "ok\n"
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 def _open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def _comes_true(check: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not check():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 # The operator's mistakes

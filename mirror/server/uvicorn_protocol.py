@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from mirror.web.file_response import HALF_CLOSED, ZERO_COPY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MAX_HEAD = 64 * 1024
 _MAX_FRAMING = 17
@@ -337,14 +337,7 @@ class Sending:
         if not self._is_warm(most):
             self._send_cold()
             return
-        try:
-            self._send(most)
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            self._end(exc)
-        else:
-            self._go_on()
+        self._finish_step(lambda: self._send(most))
 
     def _is_warm(self, most: int) -> bool:
         """Whether what a step sends is in the page cache, as far as its two ends tell: the first
@@ -367,14 +360,7 @@ class Sending:
         if self._done.done():
             return
         self._loop.add_writer(self._socket, self._step)
-        try:
-            cold.result()
-        except BlockingIOError:
-            return
-        except OSError as exc:
-            self._end(exc)
-        else:
-            self._go_on()
+        self._finish_step(cold.result)
 
     def _send(self, most: int) -> None:
         """Send up to `most` bytes, or as many as the socket takes."""
@@ -398,9 +384,17 @@ class Sending:
             self.sent += count
             most -= count
 
-    def _go_on(self) -> None:
-        if not self._parts:
-            self._end(None)
+    def _finish_step(self, send: Callable[[], None]) -> None:
+        """End the download if this step was the last one, or failed."""
+        try:
+            send()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            self._end(exc)
+        else:
+            if not self._parts:
+                self._end(None)
 
     def _end(self, cause: OSError | None) -> None:
         self._loop.remove_writer(self._socket)

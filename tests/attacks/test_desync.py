@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
-import socket
-import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,10 +22,9 @@ from mirror.web.app import create_app
 from mirror.web.proxy import ProxySettings
 from tests.attacks.raw import Said, exchange
 from tests.folders import Content, make_classic
+from tests.nginx import NGINX, run_nginx
 from tests.servers import run_server
 
-NGINX = shutil.which("nginx")
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "nginx" / "hubmirror.conf"
 BASE = "/Org/Model/resolve/main"
 SMUGGLED = b"smuggled\n"
 FILES = {"smuggled.txt": SMUGGLED} | {
@@ -128,41 +122,10 @@ def front(back: tuple[Back, str], tmp_path_factory: pytest.TempPathFactory) -> I
     """nginx, which keeps its connections to the mirror, so that what one leaves the next finds."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
-    with _run_nginx(tmp_path_factory.mktemp("front"), back[1]) as url:
+    folder = tmp_path_factory.mktemp("front")
+    log = f"log_format seen '$uri $upstream_status'; access_log {folder}/access.log seen;"
+    with run_nginx(folder, back[1], log) as url:
         yield url
-
-
-@contextmanager
-def _run_nginx(folder: Path, behind: str) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    address = behind.removeprefix("http://")
-    server = EXAMPLE.read_text().replace("listen 80;", f"listen 127.0.0.1:{port};")
-    server = server.replace("127.0.0.1:8400", address)
-    places = "".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.getuid() == 0 else ""
-    (folder / "nginx.conf").write_text(
-        f"daemon off; {user} pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}"
-        f" http {{ log_format told '$uri $upstream_status'; access_log {folder}/access.log told;"
-        f" {places} {server} }}"
-    )
-    command = [str(NGINX), "-p", str(folder), "-c", str(folder / "nginx.conf")]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        _wait(port)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-
-
-def _wait(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        time.sleep(0.02)
 
 
 def _payloads() -> Iterator[tuple[str, bytes, bool]]:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.folders import Content, make_managed
 from tests.servers import Command, run_command
+from tests.waiting import until
 
 SIZE = 20_000_000
 BODY = random.Random("kills").randbytes(1 << 20) * (SIZE // (1 << 20) + 1)
@@ -73,13 +74,6 @@ def _answers(url: str) -> bool:
     return False
 
 
-def _until_it_answers(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while not _answers(url):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_killed_worker_never_makes_a_file_wrong(command: Command) -> None:
     chosen = random.Random("workers")
     ended = threading.Event()
@@ -103,7 +97,7 @@ def test_a_killed_worker_never_makes_a_file_wrong(command: Command) -> None:
     killer.join()
     assert set(results) <= {"right", "cut"}
     assert results.count("right") > len(results) / 3
-    _until_it_answers(command.url)
+    until(lambda: _answers(command.url))
     assert _download(command.url, 1) == "right"
 
 

@@ -21,7 +21,7 @@ from mirror.cli import progress as show
 from mirror.core.tree import lfs_file
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, RevisionDone
 from mirror.store.publish import publish
-from tests.carried import blob, flip, hubmirror, put_grown, start, until
+from tests.carried import blob, flip, hubmirror, put_grown, start
 from tests.filling import Filling
 from tests.folders import (
     COMMIT,
@@ -33,6 +33,7 @@ from tests.folders import (
     write,
 )
 from tests.hub import HubSimulator
+from tests.waiting import until
 
 _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 _EVENTS = [

@@ -21,6 +21,7 @@ from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
 from tests import folders
 from tests.folders import COMMIT, OLDER, Content, write
+from tests.waiting import until
 
 NAMES = ["Org/A", "Org/B", "Org/C"]
 
@@ -161,10 +162,7 @@ def test_a_look_that_another_worker_made_is_taken_over(opened: Opened, hub: Path
     one, other = opened(ttl_s=0.2)[0], opened(ttl_s=0.2)[0]
     assert ids(one) == ids(other) == NAMES
     (hub / "models--Org--B").rename(hub / "elsewhere")
-    deadline = time.monotonic() + 10
-    while not ids(one) == ids(other) == ["Org/A", "Org/C"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: ids(one) == ids(other) == ["Org/A", "Org/C"], 10)
 
 
 LIES: dict[str, Callable[[list[Any]], Any]] = {

@@ -7,7 +7,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from mirror.sources.hf_cache import HfCache
 from tests import folders
 from tests.conftest import Serve
 from tests.folders import COMMIT, MODEL, OLDER, Content
+from tests.waiting import until
 from tests.web.test_xet import cas, read
 
 BODY, OTHER = os.urandom(300_000), os.urandom(200_000)
@@ -84,13 +85,6 @@ def blob_of(folder: Path, path: str = "model.bin") -> Path:
 
 def hint(client: httpx2.Client, path: str = PATH) -> str | None:
     return client.head(path).headers.get("x-xet-hash")
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def ask(client: httpx2.Client, xet_hash: str, last: int | None = None) -> httpx2.Response:

@@ -8,7 +8,6 @@ import random
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ import pytest
 from tests.attacks.raw import connect, exchange, read
 from tests.folders import COMMIT, FILES, MODEL, Content, make_managed, make_plain, write
 from tests.fuzz.mutation import FACTOR, ODD_STRINGS, count, mutate_bytes
+from tests.servers import run_command
+from tests.waiting import until
 from tests.wheels import make_wheel
 
 # Seeds that failed once.
@@ -212,37 +213,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     make_wheel(data / "wheels", "tiny-a")
     write(data / "openllm" / "a.txt", b"tiny-a==1.0\n")
     errors = tmp_path / "errors"
-    words = ("--port", "0", "--workers", "1", "--source", f"folder:{tmp_path}/plain=Org/Plain")
-    environment = {name: text for name, text in os.environ.items() if "HUBMIRROR" not in name}
-    with errors.open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mirror", "serve", *words],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env={**environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        )
-    assert process.stdout is not None
-    try:
-        line = next(line for line in process.stdout if "HF_ENDPOINT=" in line)
-        url = line.strip().partition("=")[2]
-        _until_ready(url)
-        yield Running(process, url, errors)
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdout.close()
-
-
-def _until_ready(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with suppress(httpx2.TransportError):
-            if httpx2.get(f"{url}/readyz").status_code == 200:
-                return
-        time.sleep(0.05)
-    raise RuntimeError("the server did not become ready")
+    words = ("--workers", "1", "--source", f"folder:{tmp_path}/plain=Org/Plain")
+    with errors.open("w") as log, run_command(tmp_path, *words, errors=log) as command:
+        yield Running(command.process, command.url, errors)
 
 
 def _storm(url: str, seeds: list[int]) -> dict[int, str]:
@@ -264,7 +237,7 @@ def test_a_storm_of_wrong_requests(running: Running) -> None:
     for seed, text in wrong.items():
         print(f"seed {seed}: {text}")  # noqa: T201
     assert wrong == {}
-    _until(lambda: running.descriptors() <= descriptors + 2)
+    until(lambda: running.descriptors() <= descriptors + 2)
     assert running.process.poll() is None
     assert httpx2.get(f"{running.url}/healthz").status_code == 200
     said = running.news()
@@ -272,13 +245,6 @@ def test_a_storm_of_wrong_requests(running: Running) -> None:
     assert at < 0, said[max(0, at - 500) : at + 5000]
     assert running.memory() - memory < MAX_GROWTH
     assert running.slowest < 1
-
-
-def _until(is_true: object) -> None:
-    deadline = time.monotonic() + 10
-    while callable(is_true) and not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # The shortest form of each failure that was found.

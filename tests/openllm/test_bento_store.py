@@ -29,7 +29,8 @@ from tests.folders import (
     repo_dir,
     write,
 )
-from tests.processes import begin, until
+from tests.processes import begin
+from tests.waiting import until
 
 pytest.importorskip("bentoml", reason="BentoML is not installed in this environment")
 
@@ -328,7 +329,7 @@ def test_a_crash_leaves_no_half_entry(data: Path, home: Path, tmp_path: Path) ->
                       repo=Repo.parse("Org/Many"))  # fmt: skip
     make_managed(data / "hub", content)
     running = begin(tmp_path / "log", "bento", "add", "Org/Many", "--data", str(data))
-    until(lambda: bool(list(home.glob(".hubmirror-*/*/*/1?.txt"))))
+    until(lambda: bool(list(home.glob(".hubmirror-*/*/*/1?.txt"))), interval=0.001)
     assert running.kill()
     assert tags(home) == []
     assert not is_clean(home)

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -20,15 +15,14 @@ from mirror.sources.hf_cache import HfCache
 from mirror.web.app import create_app
 from mirror.web.proxy import ProxySettings
 from tests.folders import COMMIT, Content, make_classic
+from tests.nginx import needs_nginx, run_nginx
 from tests.servers import run_server
 
-NGINX = shutil.which("nginx")
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "nginx" / "hubmirror.conf"
 BODY = os.urandom(1 << 20)
 FILES = {"model weights.bin": BODY, "config.json": b"{}", "empty.txt": b""}
 PATH = "/Org/Model/resolve/main/model%20weights.bin"
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+pytestmark = needs_nginx
 
 
 @pytest.fixture
@@ -37,35 +31,12 @@ def nginx(tmp_path: Path, hub: Path, foreign: HfCache, state: State) -> Iterator
     make_classic(hub, Content(FILES), ref="refs/pr/1")
     make_classic(hub, Content(FILES))
     app = create_app(FirstFound([foreign]), state, ttl_s=0, proxy=ProxySettings(accel="nginx"))
-    with run_server(app) as url, socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-        probe.close()
-        server = EXAMPLE.read_text().replace("listen 80;", f"listen 127.0.0.1:{port};")
-        server = server.replace("127.0.0.1:8400", url.removeprefix("http://"))
-        conf = tmp_path / "nginx.conf"
-        places = "".join(
-            f"{kind}_temp_path {tmp_path}/{kind};"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        user = "user root;" if os.getuid() == 0 else ""
-        conf.write_text(
-            f"daemon off; {user} pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log;"
-            f"events {{}} http {{ access_log off; {places} {server} }}"
-        )
-        with subprocess.Popen([str(NGINX), "-p", str(tmp_path), "-c", str(conf)]) as process:
-            _wait(port)
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
-                yield client
-            process.terminate()
-
-
-def _wait(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        time.sleep(0.02)
+    with (
+        run_server(app) as behind,
+        run_nginx(tmp_path, behind) as url,
+        httpx2.Client(base_url=url) as client,
+    ):
+        yield client
 
 
 def test_a_large_file(nginx: httpx2.Client) -> None:

@@ -20,7 +20,8 @@ from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web.app import create_app
 from tests.folders import MODEL, Content, make_classic
-from tests.servers import run_server
+from tests.servers import run_server, slow_sockets
+from tests.waiting import until
 
 SIZE = 24 * 1024 * 1024
 BODY = os.urandom(1024 * 1024) * (SIZE >> 20)
@@ -44,7 +45,7 @@ def client(
     with run_server(watched, loop=request.param) as url, httpx2.Client(base_url=url) as client:
         before = len(asyncio.all_tasks(loops[0]))
         yield client
-        assert _until(lambda: len(asyncio.all_tasks(loops[0])) <= before)
+        until(lambda: len(asyncio.all_tasks(loops[0])) <= before)
 
 
 @pytest.fixture
@@ -55,20 +56,8 @@ def blob(hub: Path, client: httpx2.Client) -> Path:
 
 @pytest.fixture
 def connect(client: httpx2.Client) -> Iterator[Callable[[], socket.socket]]:
-    """Sockets to the server, with a small buffer, so that it must wait for its reader."""
-    opened = []
-
-    def connect() -> socket.socket:
-        one = socket.socket()
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        one.settimeout(20)
-        one.connect(("127.0.0.1", client.base_url.port))
-        opened.append(one)
-        return one
-
-    yield connect
-    for one in opened:
-        one.close()
+    with slow_sockets(client.base_url.port) as connect:
+        yield connect
 
 
 def _get(path: str = PATH, *headers: str) -> bytes:
@@ -89,15 +78,6 @@ def _descriptors() -> set[str]:
         with suppress(FileNotFoundError):  # closed meanwhile
             found.add(str(one.readlink()))
     return found
-
-
-def _until(is_true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if is_true():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_large_file(client: httpx2.Client) -> None:
@@ -150,7 +130,7 @@ def test_clients_that_leave_leave_nothing_behind(
     assert str(blob) in _descriptors()
     for reader in readers:
         reader.close()
-    assert _until(lambda: str(blob) not in _descriptors())
+    until(lambda: str(blob) not in _descriptors())
 
 
 def test_a_reset_closes_the_file(blob: Path, connect: Callable[[], socket.socket]) -> None:
@@ -160,7 +140,7 @@ def test_a_reset_closes_the_file(blob: Path, connect: Callable[[], socket.socket
     assert str(blob) in _descriptors()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     connection.close()
-    assert _until(lambda: str(blob) not in _descriptors())
+    until(lambda: str(blob) not in _descriptors())
 
 
 def test_a_file_that_becomes_shorter_is_never_padded(
@@ -172,8 +152,8 @@ def test_a_file_that_becomes_shorter_is_never_padded(
     os.truncate(blob, SIZE // 2)
     with suppress(ConnectionResetError):
         assert len(_read_all(connection)) < SIZE
-    assert _until(lambda: "became shorter" in caplog.text)
-    assert _until(lambda: str(blob) not in _descriptors())
+    until(lambda: "became shorter" in caplog.text)
+    until(lambda: str(blob) not in _descriptors())
 
 
 def test_a_file_that_is_replaced_is_sent_as_it_was(
@@ -193,8 +173,8 @@ def test_a_client_that_takes_nothing_is_left(
 ) -> None:
     monkeypatch.setattr(protocol, "_FILE_TIMEOUT_S", 0.2)
     connect().sendall(_get())
-    assert _until(lambda: str(blob) in _descriptors())
-    assert _until(lambda: str(blob) not in _descriptors())
+    until(lambda: str(blob) in _descriptors())
+    until(lambda: str(blob) not in _descriptors())
 
 
 def test_thousands_of_idle_connections(
@@ -244,4 +224,4 @@ def test_a_client_that_leaves_without_zero_copy(hub: Path, foreign: HfCache, sta
             chunks = answer.iter_raw(1000)
             next(chunks)
             assert str(blob) in _descriptors()
-        assert _until(lambda: str(blob) not in _descriptors())
+        until(lambda: str(blob) not in _descriptors())

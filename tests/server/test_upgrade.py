@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -16,16 +14,10 @@ import httpx2
 import mirror
 from mirror.server.worker_config import WorkerConfig
 from tests.folders import Content, make_managed
+from tests.waiting import until
 
 BODY = bytes(range(256)) * 400_000
 PATH = "/Org/Model/resolve/main/large.bin"
-
-
-def until(happened: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_what_a_worker_is_told_is_read_by_name() -> None:

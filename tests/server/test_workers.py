@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ import pytest
 
 from tests.folders import Content, make_managed
 from tests.servers import Command, run_command
+from tests.waiting import until
 
 BODY = os.urandom(1 << 20) * 64
 PATH = "/Org/Model/resolve/main/model.bin"
@@ -42,13 +43,6 @@ def _workers(command: Command) -> set[int]:
     return found
 
 
-def _until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def _answers(command: Command) -> bool:
     try:
         return httpx2.get(f"{command.url}/healthz").status_code == 200
@@ -59,8 +53,8 @@ def _answers(command: Command) -> bool:
 def test_a_crashed_worker_is_replaced(command: Command) -> None:
     before = _workers(command)
     os.kill(min(before), signal.SIGKILL)
-    _until(lambda: len(_workers(command)) == 2 and _workers(command) != before)
-    _until(lambda: _answers(command))
+    until(lambda: len(_workers(command)) == 2 and _workers(command) != before)
+    until(lambda: _answers(command))
 
 
 def test_a_rolling_restart_drops_no_download(command: Command) -> None:
@@ -70,11 +64,11 @@ def test_a_rolling_restart_drops_no_download(command: Command) -> None:
         for chunk in answer.iter_raw(1 << 20):
             if not body:
                 command.process.send_signal(signal.SIGHUP)
-                _until(lambda: len(_workers(command) - before) == 2)
+                until(lambda: len(_workers(command) - before) == 2)
                 assert _answers(command)
             body += chunk
     assert body == BODY
-    _until(lambda: not _workers(command) & before)
+    until(lambda: not _workers(command) & before)
 
 
 def test_a_stop_ends_every_process(command: Command) -> None:
@@ -92,7 +86,7 @@ def test_metrics_are_those_of_all_workers(command: Command) -> None:
     assert int(count) == 40
     # The count is that of the last look, which is made in the background.
     visible = 'hubmirror_revisions{state="visible"} 1.0'
-    _until(lambda: visible in httpx2.get(f"{command.url}/metrics").text)
+    until(lambda: visible in httpx2.get(f"{command.url}/metrics").text)
 
 
 def test_one_process_when_one_is_asked_for(tmp_path: Path) -> None:
@@ -142,8 +136,8 @@ def _is_gone(pid: int) -> bool:
 
 def _until_nothing_is_left(command: Command, workers: set[int], temporary: Path) -> None:
     started = time.monotonic()
-    _until(lambda: all(map(_is_gone, workers)))
-    _until(lambda: _is_free(command))
+    until(lambda: all(map(_is_gone, workers)))
+    until(lambda: _is_free(command))
     assert list(temporary.iterdir()) == []
     assert time.monotonic() - started < GRACE / 2
 
@@ -161,7 +155,7 @@ def test_workers_that_have_just_started_stop_when_the_supervisor_is_killed(
 ) -> None:
     before = _workers(command)
     command.process.send_signal(signal.SIGHUP)
-    _until(lambda: bool(_workers(command) - before))
+    until(lambda: bool(_workers(command) - before))
     workers = _workers(command) | before
     command.process.kill()
     command.process.wait(10)
@@ -179,7 +173,7 @@ def test_a_download_is_finished_when_the_supervisor_is_killed(
             if not body:
                 command.process.kill()
                 command.process.wait(10)
-                _until(lambda: _is_free(command))
+                until(lambda: _is_free(command))
             body += chunk
     assert body == BODY
     _until_nothing_is_left(command, workers, temporary)
@@ -195,7 +189,7 @@ def test_a_download_that_stands_still_is_cut_when_the_supervisor_is_killed(
         command.process.kill()
         command.process.wait(10)
         killed = time.monotonic()
-        _until(lambda: all(map(_is_gone, workers)))
+        until(lambda: all(map(_is_gone, workers)))
         assert GRACE - 1 < time.monotonic() - killed < GRACE + 5
     assert list(temporary.iterdir()) == []
 

@@ -40,6 +40,7 @@ from mirror.sources.hf_cache import HfCache
 from tests.carried import hubmirror
 from tests.conftest import Serve
 from tests.folders import COMMIT, FILES, MODEL, OLDER, Content, content_of, make_managed, write
+from tests.waiting import until
 
 DERIVED = Repo.parse("org/model")
 IMPORTED: dict[str, Any] = {"labels": {"backend": "vllm", "framework": "transformers"},
@@ -429,10 +430,7 @@ def test_a_store_that_comes_after_the_start_is_seen(tmp_path: Path) -> None:
     place = open_sources(tmp_path / "data", None, [])
     assert list(place.sources.repos()) == []
     make_entry(home, f"org--model:{COMMIT}", metadata=added())
-    deadline = time.monotonic() + 5
-    while list(place.sources.repos()) != [MODEL]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: list(place.sources.repos()) == [MODEL], 5)
     assert place.sources.snapshot(MODEL, "main").files.keys() == FILES.keys()
 
 
@@ -683,10 +681,7 @@ def test_an_index_that_is_a_little_old_is_renewed_in_the_background(
     assert store.repos() == [MODEL]
     make_entry(home, f"a--b:{COMMIT}")
     time.sleep(0.25)
-    deadline = time.monotonic() + 5
-    while len(store.repos()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: len(store.repos()) == 2, 5)
 
 
 def test_a_latest_that_is_written_in_place_is_seen(home: Path, store: BentoStore) -> None:

@@ -28,6 +28,7 @@ from mirror.sources import plain as plain_files
 from mirror.sources.folder import Folder
 from mirror.sources.scan import LfsRule
 from tests.folders import FILES, MODEL, Content, content_of, make_plain, write
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -209,10 +210,7 @@ def test_a_look_that_takes_long_keeps_nobody_waiting(
     assert time.monotonic() - started < 0.2
     with pytest.raises(BlobUnreadableError):
         source.snapshot(MODEL, "main").find("config.json").open()
-    deadline = time.monotonic() + 10
-    while source.snapshot(MODEL, "main").commit_hash == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: source.snapshot(MODEL, "main").commit_hash != before, 10)
     root.rename(root.with_name("elsewhere"))
     time.sleep(0.02)
     with pytest.raises(UnavailableError):

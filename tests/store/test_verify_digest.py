@@ -12,7 +12,7 @@ import pytest
 from mirror.core.tree import RepoFile, git_id, lfs_file
 from mirror.store import verify_digest as proof
 from mirror.store.verify_digest import TailHasher, digest
-from tests.carried import until
+from tests.waiting import until
 
 BODY = Random("proof").randbytes(3_000_001)
 FILE = lfs_file("a.bin", len(BODY), hashlib.sha256(BODY).hexdigest())

@@ -8,7 +8,8 @@ import pytest
 
 from tests.filling import FILES, MODEL, WEIGHTS, Filling
 from tests.hub import EVER, HubSimulator, slow, stalled, together
-from tests.processes import Running, begin, until
+from tests.processes import Running, begin
+from tests.waiting import until
 
 WAITING = "Waiting for another pull of org/model to finish."
 

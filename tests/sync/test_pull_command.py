@@ -23,8 +23,8 @@ from tests.conftest import Serve
 from tests.filling import FILES, MODEL, Filling
 from tests.folders import write
 from tests.hub import EVER, HubSimulator, refused, slow, stalled
-from tests.processes import until
 from tests.servers import run_command
+from tests.waiting import until
 
 DECLARED = """
 [[repo]]

@@ -21,7 +21,8 @@ from tests.carried import KILLS, Reader, reading
 from tests.filling import MODEL, Filling, digests
 from tests.folders import entry
 from tests.hub import EVER, HubSimulator, slow
-from tests.processes import Running, begin, names, serving_at_once, until
+from tests.processes import Running, begin, names, serving_at_once
+from tests.waiting import until
 
 REPO = Repo.parse(MODEL)
 Known = dict[str, dict[str, str]]
@@ -152,7 +153,7 @@ class Killed:
         time.sleep(self._random.uniform(0, 0.003))
 
     def _wait(self, running: Running, happened: Callable[[], bool]) -> None:
-        until(lambda: happened() or not running.process.is_alive())
+        until(lambda: happened() or not running.process.is_alive(), interval=0.001)
 
     @property
     def _blobs(self) -> Path:

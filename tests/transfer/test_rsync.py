@@ -29,11 +29,11 @@ from tests.carried import (
     reading,
     roomy_folder,
     start,
-    until,
 )
 from tests.filling import DAY, Later
 from tests.folders import MODEL, Content, repo_dir, write
 from tests.servers import run_command
+from tests.waiting import until
 
 pytestmark = needs_rsync
 

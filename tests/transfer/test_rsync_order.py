@@ -23,10 +23,10 @@ from tests.carried import (
     needs_rsync,
     put_grown,
     reading,
-    until,
 )
 from tests.folders import MODEL
 from tests.servers import run_command
+from tests.waiting import until
 
 pytestmark = needs_rsync
 

@@ -24,6 +24,7 @@ from mirror.openllm.served_files import OpenLLMFiles
 from mirror.sources.first_found import FirstFound
 from mirror.web.app import create_app
 from tests.servers import run_server
+from tests.waiting import until
 from tests.wheels import bento_files, commit, git, needs_git, serve_bare, serving_openllm_files
 
 pytestmark = needs_git
@@ -506,7 +507,7 @@ def test_the_words_of_a_client_are_no_line_of_the_log(
     words = "command=evil\n2026-01-01 INFO forged"
     body = f"{len(words) + 4:04x}{words}0000"
     mirror.client.post(PACK, content=body, headers={"git-protocol": "version=2"})
-    assert _until_alone(mirror.data)
+    _until_alone(mirror.data)
     assert "forged" not in capfd.readouterr().err
     (told,) = [one.getMessage() for one in caplog.records if "evil" in one.getMessage()]
     assert "\n" not in told
@@ -535,7 +536,7 @@ def test_clients_that_stall_hold_no_other_up(own: Mirror, tmp_path: Path) -> Non
         git(tmp_path, "clone", "--quiet", "--depth=1", own.url, "clone")
         assert time.monotonic() - begun < 15
         assert (tmp_path / "clone" / "big.bin").stat().st_size == 12 * 1024 * 1024
-        assert _until_alone(own.data)
+        _until_alone(own.data)
 
 
 def test_a_client_that_leaves_in_the_middle(own: Mirror) -> None:
@@ -545,12 +546,9 @@ def test_a_client_that_leaves_in_the_middle(own: Mirror) -> None:
         with socket.create_connection(("127.0.0.1", own.client.base_url.port)) as client:
             client.sendall(asked)
             assert b"200 OK" in client.recv(1000)
-    assert _until_alone(own.data)
+    _until_alone(own.data)
     assert own.client.get(REFS).status_code == 200
-    deadline = time.monotonic() + 10
-    while _open_files() > before + 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert _open_files() <= before + 1
+    until(lambda: _open_files() <= before + 1, 10)
 
 
 def _open_files() -> int:
@@ -572,8 +570,8 @@ def test_git_ends_when_its_client_leaves(slow: Mirror) -> None:
     head = f"GET {REFS} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
     with socket.create_connection(("127.0.0.1", slow.client.base_url.port)) as client:
         client.sendall(head)
-        _wait_for(lambda: len(_processes(slow.data, b"sleep")) == 1)
-    _wait_for(lambda: not _processes(slow.data, b"sleep"))
+        until(lambda: len(_processes(slow.data, b"sleep")) == 1)
+    until(lambda: not _processes(slow.data, b"sleep"))
 
 
 def test_git_that_takes_too_long_is_ended(slow: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,21 +591,9 @@ def test_who_gets_no_turn_is_told(slow: Mirror, monkeypatch: pytest.MonkeyPatch)
     assert sum("busy with other clients of git" in one.json()["error"] for one in answers) >= 1
 
 
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def _until_alone(data: Path) -> bool:
-    """Whether no git process works on a data folder any more, soon."""
-    deadline = time.monotonic() + 10
-    while _processes(data):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+def _until_alone(data: Path) -> None:
+    """Until no git process works on a data folder any more."""
+    until(lambda: not _processes(data), 10)
 
 
 def _processes(data: Path, name: bytes = b"git") -> list[str]:

@@ -308,11 +308,16 @@ def _corrupt(wheel: Path) -> None:
 
 def _encrypt(wheel: Path) -> None:
     """Say that all is encrypted."""
-    body = wheel.read_bytes()
-    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    _set_in_headers(wheel, 6, b"\1")
+
+
+def _set_in_headers(wheel: Path, at: int, value: bytes) -> None:
+    """Change the local header of each file, and two bytes further its entry in the directory."""
+    body = bytearray(wheel.read_bytes())
+    for mark, offset in ((b"PK\3\4", at), (b"PK\1\2", at + 2)):
         start = -1
         while (start := body.find(mark, start + 1)) >= 0:
-            body = body[: start + at] + b"\1" + body[start + at + 1 :]
+            body[start + offset : start + offset + len(value)] = value
     wheel.write_bytes(body)
 
 
@@ -363,12 +368,7 @@ def _bomb(wheel: Path) -> None:
 
 def _method(wheel: Path) -> None:
     """Compressed in a way that nobody knows."""
-    body = wheel.read_bytes()
-    for mark, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
-        start = -1
-        while (start := body.find(mark, start + 1)) >= 0:
-            body = body[: start + at] + b"\x63\0" + body[start + at + 2 :]
-    wheel.write_bytes(body)
+    _set_in_headers(wheel, 8, b"\x63\0")
 
 
 END, ENTRY = b"PK\5\6", b"PK\1\2"

@@ -32,7 +32,8 @@ from mirror.web.routes import ROUTER, ROUTES
 from mirror.web.xorb import BLOCK, CHUNK, HEAD
 from tests.conftest import Serve, serving
 from tests.folders import COMMIT, MODEL, Content, entry, make_record, repo_dir, write
-from tests.servers import run_server
+from tests.servers import run_server, slow_sockets
+from tests.waiting import until
 from tests.web.test_xorb import build
 
 STORED = HEAD + CHUNK
@@ -417,20 +418,8 @@ def port(
 
 @pytest.fixture
 def connect(port: int) -> Iterator[Callable[[], socket.socket]]:
-    """Sockets to the server, with a small buffer, so that it must wait for its reader."""
-    opened = []
-
-    def connect() -> socket.socket:
-        one = socket.socket()
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        one.settimeout(20)
-        one.connect(("127.0.0.1", port))
-        opened.append(one)
-        return one
-
-    yield connect
-    for one in opened:
-        one.close()
+    with slow_sockets(port) as connect:
+        yield connect
 
 
 def _get(path: str = PATH, *headers: str) -> bytes:
@@ -459,13 +448,6 @@ def _is_open(path: Path) -> bool:
             if one.readlink() == path:
                 return True
     return False
-
-
-def _until(is_true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return is_true()
 
 
 SPANS = [
@@ -536,7 +518,7 @@ def test_clients_that_leave_leave_nothing_behind(
     readers[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
     for reader in readers:
         reader.close()
-    assert _until(lambda: not _is_open(blob))
+    until(lambda: not _is_open(blob))
 
 
 def test_a_file_that_becomes_shorter_is_never_padded(
@@ -548,7 +530,7 @@ def test_a_file_that_becomes_shorter_is_never_padded(
     found = start + _rest(connection)
     assert len(found) < len(XORB)
     assert XORB.startswith(found)
-    assert _until(lambda: not _is_open(blob))
+    until(lambda: not _is_open(blob))
 
 
 def test_a_file_that_is_replaced_is_sent_as_it_was(

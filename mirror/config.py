@@ -123,7 +123,9 @@ class SourceSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ConfigError(f"{self.kind!r} is no kind of source. Known are: {', '.join(KINDS)}.")
+            raise ConfigError(
+                f"{self.kind!r} is not a kind of source. The kinds are: {', '.join(KINDS)}."
+            )
         if (self.kind == "folder") != (self.repo is not None):
             raise ConfigError(
                 f"Source {self}: a folder needs a repo id (folder:PATH=ORG/NAME), "
@@ -226,7 +228,7 @@ def _refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> No
 
 def _source(entry: Any, path: Path) -> SourceSpec:
     if not isinstance(entry, dict):
-        raise ConfigError(f"A source of {path} is no table: write [[source]].")
+        raise ConfigError(f"A source of {path} is not a table. Write [[source]].")
     _refuse_unknown(entry, ("kind", "path", "repo_id", "repo_type"), f"in [[source]] of {path}")
     for key in ("kind", "path"):
         if not isinstance(entry.get(key), str):
@@ -239,7 +241,7 @@ def _source(entry: Any, path: Path) -> SourceSpec:
 
 def _repo_spec(entry: Any, path: Path) -> RepoSpec:
     if not isinstance(entry, dict):
-        raise ConfigError(f"A repo of {path} is no table: write [[repo]].")
+        raise ConfigError(f"A repo of {path} is not a table. Write [[repo]].")
     known = ("repo_id", "repo_type", "revision", "include", "exclude")
     _refuse_unknown(entry, known, f"in [[repo]] of {path}")
     if not isinstance(entry.get("repo_id"), str):
@@ -271,11 +273,15 @@ def _prefix(repo_type: str) -> str:
     try:
         return RepoType(repo_type).url_prefix
     except ValueError as exc:
-        raise ConfigError(f"{repo_type!r} is no repo_type: model, dataset or space.") from exc
+        raise ConfigError(
+            f"{repo_type!r} is not a repo_type. Write model, dataset or space."
+        ) from exc
 
 
 def _repo(text: str) -> Repo:
     try:
         return Repo.parse(text)
     except ValueError as exc:
-        raise ConfigError(f"{text!r} is no repo id. Write ORG/NAME, or datasets/ORG/NAME.") from exc
+        raise ConfigError(
+            f"{text!r} is not a repo id. Write ORG/NAME, or datasets/ORG/NAME."
+        ) from exc

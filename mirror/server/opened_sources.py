@@ -69,8 +69,8 @@ def open_sources(
         may_come = spec.path in (hub, store) and not spec.path.exists()
         if not spec.path.is_dir() and not may_come:
             raise ConfigError(
-                f"The source {spec} is not there, or is no folder. Check its path, and that its "
-                "disk is mounted."
+                f"The source {spec} does not exist, or is not a folder. Check its path, and that "
+                "its disk is mounted."
             )
     folder, scratch = _state_folder(data, state), None
     if folder is None:

@@ -265,7 +265,7 @@ def test_a_model_without_a_config(data: Path, home: Path) -> None:
 def test_a_repository_that_is_not_here(data: Path, home: Path) -> None:
     assert "Org/None is not in this mirror" in bento(data, "add", "Org/None", status=1)
     assert "Invalid rev id: v9" in bento(data, "add", "Org/Model@v9", status=1)
-    assert "is no repo id" in bento(data, "add", "a/b/c", status=1)
+    assert "is not a repo id" in bento(data, "add", "a/b/c", status=1)
     assert not home.exists()
 
 

@@ -206,7 +206,7 @@ def test_a_disk_that_is_too_small_is_a_failed_run(
         (["org/nope"], "org/nope is not on {url}, or it is private. Check the spelling"),
         ([f"{MODEL}@nope"], "org/model has no revision nope on {url}."),
         ([MODEL, "--include", "*.nope"], "org/model has no file that matches the filters."),
-        (["https://x/org/model"], "is no repo id. Write ORG/NAME"),
+        (["https://x/org/model"], "is not a repo id. Write ORG/NAME"),
     ],
 )
 def test_failed_pulls_are_reported(filling: Filling, words: list[str], message: str) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo, RepoType
+from mirror.core.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -104,6 +105,10 @@ SETTINGS = {
 }
 
 TABLES = ("serve", "xet", "pull")
+LISTS = ("source", "repo", "upstream")
+RULES = tuple(
+    f"{verb}_{what}" for what in ("repos", "types", "files") for verb in ("allow", "deny")
+)
 
 KINDS = {
     "managed": "an HF cache that pull fills: complete revisions only",
@@ -169,12 +174,27 @@ class RepoSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """The hub of the repositories that one of the patterns matches. It gets the token of its own
+    token file, and no other."""
+
+    match: tuple[str, ...]
+    url: str
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class File:
-    """The content of a configuration file: settings by name, sources, and revisions to pull."""
+    """The content of a configuration file: settings by name, sources, revisions to pull, upstreams
+    in the order in which they are tried, and the rules of `[proxy]` by name. `name` is the name of
+    the file."""
 
     settings: Mapping[str, Any]
     sources: tuple[SourceSpec, ...]
     repos: tuple[RepoSpec, ...] = ()
+    upstreams: tuple[UpstreamSpec, ...] = ()
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    name: str = DEFAULT_FILE.name
 
     @classmethod
     def read(cls, path: Path) -> File:
@@ -187,10 +207,13 @@ class File:
             ) from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
-        _refuse_unknown(data, (*TABLES, "source", "repo"), f"in {path}")
-        sources, repos = data.get("source", []), data.get("repo", [])
-        if not isinstance(sources, list) or not isinstance(repos, list):
-            raise ConfigError(f"{path}: source and repo are lists, [[source]] and [[repo]].")
+        _refuse_unknown(data, (*TABLES, "proxy", *LISTS), f"in {path}")
+        sources, repos, upstreams = (data.get(name, []) for name in LISTS)
+        if not all(isinstance(entries, list) for entries in (sources, repos, upstreams)):
+            raise ConfigError(
+                f"{path}: source, repo and upstream are lists. Write [[source]], [[repo]] and "
+                "[[upstream]]."
+            )
         settings: dict[str, Any] = {}
         for table in TABLES:
             settings |= _settings(data.get(table, {}), table, path)
@@ -198,7 +221,23 @@ class File:
             settings,
             tuple(_source(entry, path) for entry in sources),
             tuple(_repo_spec(entry, path) for entry in repos),
+            tuple(_upstream(entry, path) for entry in upstreams),
+            _rules(data.get("proxy", {}), path),
+            path.name,
         )
+
+
+def read_token(file: Path | None) -> str:
+    """The token that the file holds; empty if there is no file. Raises ConfigError."""
+    if file is None:
+        return ""
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"The token file {file} cannot be read.") from exc
+    if not token or not token.isprintable() or " " in token:
+        raise ConfigError(f"The token file {file} must hold one token on one line.")
+    return token
 
 
 def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
@@ -255,6 +294,47 @@ def _repo_spec(entry: Any, path: Path) -> RepoSpec:
             "strings."
         )
     return RepoSpec(repo, revision, *map(tuple, patterns))
+
+
+def _upstream(entry: Any, path: Path) -> UpstreamSpec:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"An upstream of {path} is not a table. Write [[upstream]].")
+    _refuse_unknown(entry, ("match", "url", "token_file"), f"in [[upstream]] of {path}")
+    match, url, token_file = (entry.get(key) for key in ("match", "url", "token_file"))
+    if not _is_list_of_str(match) or not match or not url or not isinstance(url, str):
+        raise ConfigError(
+            f"An [[upstream]] of {path} needs match, a list of patterns of repositories, and url."
+        )
+    if token_file is not None and not isinstance(token_file, str):
+        raise ConfigError(f"token_file in [[upstream]] of {path} must be a path.")
+    return UpstreamSpec(tuple(match), url, _folder(token_file) if token_file else None)
+
+
+def _rules(values: Any, path: Path) -> dict[str, Any]:
+    """The rules of `[proxy]`, by name."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: proxy is a table, [proxy].")
+    where = f"in [proxy] of {path}"
+    _refuse_unknown(values, (*RULES, "max_file_size", "whole_only"), where)
+    if type(values.get("whole_only", False)) is not bool:
+        raise ConfigError(f"whole_only {where} must be true or false.")
+    rules = values | {
+        name: _patterns(name, values[name], where) for name in RULES if name in values
+    }
+    for repo_type in (*rules.get("allow_types", ()), *rules.get("deny_types", ())):
+        _prefix(repo_type)
+    if "max_file_size" in rules:
+        try:
+            rules["max_file_size"] = parse_size(str(rules["max_file_size"]))
+        except ValueError as exc:
+            raise ConfigError(f"max_file_size {where}: {exc}") from exc
+    return rules
+
+
+def _patterns(name: str, value: Any, where: str) -> tuple[str, ...]:
+    if not _is_list_of_str(value):
+        raise ConfigError(f"{name} {where} must be a list of strings.")
+    return tuple(value)
 
 
 def _folder(text: str) -> Path:

@@ -29,6 +29,7 @@ from mirror.store.cache import Cache
 from mirror.store.progress import Event, Message, RevisionDone
 from mirror.sync.pull import Outcome, Pull, PullPlan
 from mirror.sync.upstream import Upstream
+from mirror.sync.upstreams import Upstreams
 from tests.folders import content_of
 from tests.hub import HubSimulator, run_hub
 
@@ -112,7 +113,7 @@ class Filling:
             first_wait=first_wait,
             retrying=lambda why, _: self.events.append(Message("warning", why)),
         )
-        run = Pull(Cache.of(self.hub), hub, self.events.append)
+        run = Pull(Cache.of(self.hub), Upstreams(hub), self.events.append)
         wanted = [
             RepoSpec.parse(spec, include, exclude) if isinstance(spec, str) else spec
             for spec in specs

@@ -10,9 +10,9 @@ import click
 import orjson
 
 from mirror.cli.progress import showing
-from mirror.cli.pull import AS_JSON, open_upstream, waiting_for
+from mirror.cli.pull import AS_JSON, open_pull, waiting_for
 from mirror.cli.settings import PLACE, settings
-from mirror.config import RepoSpec, SourceSpec
+from mirror.config import File, RepoSpec, SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo, find_commit
 from mirror.core.source import Layout
@@ -35,7 +35,6 @@ from mirror.sources.bento_entry import entries
 from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
 from mirror.sync.completeness import wanted_files
-from mirror.sync.pull import Pull
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +48,15 @@ if TYPE_CHECKING:
 @settings(*PLACE, "upstream")
 @click.option("--repair", is_flag=True, help="Fetch missing and corrupt files again.")
 @AS_JSON
+@click.pass_obj
 def verify(
-    repos: tuple[str, ...], data: Path, state: Path | None, sources: tuple[str, ...], **options: Any
+    file: File | None,
+    /,
+    repos: tuple[str, ...],
+    data: Path,
+    state: Path | None,
+    sources: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Check the digest of every file.
 
@@ -67,7 +73,7 @@ def verify(
                 cache = Cache.of(source.root)
                 found = run.cache(cache, _folders(cache, names))
                 if options["repair"] and any(problem.is_harmful for problem in found):
-                    _repair(cache, found, options["upstream"], report)
+                    _repair(file, cache, found, options["upstream"], report)
                     found = run.cache(cache, _folders(cache, names))
                 problems += found
             elif chosen := _chosen(source, names):
@@ -104,7 +110,9 @@ def _folders(cache: Cache, names: set[str]) -> list[RepoDir]:
     return [folder for folder in cache.folders() if not names or folder.repo.key in names]
 
 
-def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report: Report) -> None:
+def _repair(
+    file: File | None, cache: Cache, problems: list[Problem], upstream: str | None, report: Report
+) -> None:
     """Pull the revisions that have problems again, limited to their wanted files."""
     revisions = {(problem.repo, commit) for problem in problems for commit in problem.revisions}
     specs = []
@@ -112,7 +120,7 @@ def _repair(cache: Cache, problems: list[Problem], upstream: str | None, report:
         wanted = wanted_files(cache, repo, revision)
         specs.append(RepoSpec(repo, revision, include=tuple(map(glob.escape, sorted(wanted)))))
     try:
-        run = Pull(cache, open_upstream(upstream, report), report)
+        run = open_pull(file, cache, upstream, report)
         run.run(run.plan(specs))
     except ConfigError as exc:
         report(Message("error", f"Nothing was repaired: {exc}"))

@@ -11,9 +11,9 @@ import click
 
 from mirror.cli.openllm_env import FORMATS, constraints_url, format_variable, variables
 from mirror.cli.progress import showing
-from mirror.cli.pull import open_upstream
+from mirror.cli.pull import open_pull
 from mirror.cli.settings import PLACE, settings
-from mirror.config import SourceSpec
+from mirror.config import File, SourceSpec, read_token
 from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.repo import Repo
 from mirror.core.units import human, several
@@ -23,13 +23,13 @@ from mirror.openllm.closure import Closure, PinnedModel, check_conflicts
 from mirror.openllm.model_repository import BRANCHES, DEFAULT, Address, ModelRepository
 from mirror.openllm.wheels import Platform, WantedWheel
 from mirror.server.opened_sources import OpenedSources, open_sources
-from mirror.server.worker_config import read_token
 from mirror.store.cache import Cache
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, Report
-from mirror.sync.pull import Pull, PullPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from mirror.sync.pull import Pull, PullPlan
 
 _WHEELS = Repo.parse("wheels")
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -65,7 +65,8 @@ def openllm() -> None:
     "--dry-run", is_flag=True, help="Show the closure with sizes. Only pull the model repository."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
+@click.pass_obj
+def pull(file: File | None, /, models: tuple[str, ...], data: Path, **options: Any) -> None:
     """Pull the model repository, and everything that OpenLLM needs to start each MODEL.
 
     MODEL is the name of a bento, such as llama3.2:1b.
@@ -79,7 +80,7 @@ def pull(models: tuple[str, ...], data: Path, **options: Any) -> None:
             for text in result.broken:
                 report(Message("warning", f"{text} The bento stays unchanged."))
         _remove_old_closures(data, repository)
-        run = Pull(Cache.of(data / "hub"), open_upstream(options["upstream"], report), report)
+        run = open_pull(file, Cache.of(data / "hub"), options["upstream"], report)
         failed = False
         for model in models:
             try:

@@ -22,7 +22,9 @@ from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
 from mirror.sync.completeness import has_complete_revision, needed
 from mirror.sync.pull import Outcome, Pull, PullPlan
+from mirror.sync.rules import Rules
 from mirror.sync.upstream import Upstream
+from mirror.sync.upstreams import Upstreams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -64,13 +66,13 @@ def pull(
     _check(repos, specs, options)
     cache = Cache.of(data / "hub")
     if options["dry_run"]:
-        with _working(cache, upstream, as_json=options["as_json"]) as run:
+        with _working(file, cache, upstream, as_json=options["as_json"]) as run:
             status = _show_plans(run, specs, as_json=options["as_json"])
         sys.exit(status)
     with _recorded(cache) as last:
-        with _working(cache, upstream, as_json=options["as_json"]) as run:
+        with _working(file, cache, upstream, as_json=options["as_json"]) as run:
             outcome = last.outcome = run.run(run.plan(specs))
-        _pull_needs(cache, upstream, outcome, **options)
+        _pull_needs(file, cache, upstream, outcome, **options)
         if not repos:
             with showing(as_json=options["as_json"]) as report:
                 _prune(cache, declared, outcome, report, remove=options["prune"])
@@ -78,10 +80,12 @@ def pull(
 
 
 @contextlib.contextmanager
-def _working(cache: Cache, upstream: str | None, *, as_json: bool) -> Iterator[Pull]:
+def _working(
+    file: File | None, cache: Cache, upstream: str | None, *, as_json: bool
+) -> Iterator[Pull]:
     """A pull that shows its progress."""
     with showing(as_json=as_json) as report:
-        yield Pull(cache, open_upstream(upstream, report), report)
+        yield open_pull(file, cache, upstream, report)
 
 
 def _check(repos: tuple[str, ...], specs: Sequence[RepoSpec], options: dict[str, Any]) -> None:
@@ -103,16 +107,20 @@ def _check(repos: tuple[str, ...], specs: Sequence[RepoSpec], options: dict[str,
         )
 
 
-def open_upstream(url: str | None, report: Report) -> Upstream:
-    """An upstream hub that reports its retries as warnings."""
+def open_pull(file: File | None, cache: Cache, upstream: str | None, report: Report) -> Pull:
+    """A pull with the upstreams and the rules of the configuration file. It reports retries as
+    warnings. `upstream` is the URL of the default hub."""
 
     def retrying(cause: str, pause_s: float) -> None:
         report(Message("warning", f"{cause}. Retry in {pause_s:.0f} s."))
 
-    return Upstream(url or "", retrying=retrying)
+    default = Upstream(upstream or "", retrying=retrying)
+    upstreams = Upstreams(default, file.upstreams if file else (), retrying=retrying)
+    return Pull(cache, upstreams, report, Rules.of(file))
 
 
 def _pull_needs(
+    file: File | None,
     cache: Cache,
     upstream: str | None,
     outcome: Outcome,
@@ -133,7 +141,7 @@ def _pull_needs(
                 report(Message("warning", text))
         if not with_needs and not (absent and not as_json and _confirm(absent)):
             return
-        with _working(cache, upstream, as_json=as_json) as run:
+        with _working(file, cache, upstream, as_json=as_json) as run:
             chosen = needs if with_needs else absent
             more = run.run(run.plan([RepoSpec(need.repo) for need in chosen]))
         outcome.done += more.done

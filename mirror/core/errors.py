@@ -9,6 +9,7 @@
     │   └── SlowRequestError             the request body does not arrive in time
     ├── UnauthorizedError                the mirror's own token is missing or wrong
     ├── ForbiddenError                   a signed URL has a wrong signature or has expired
+    ├── RefusedByRuleError               a rule of the configuration keeps the resource out
     ├── ReadOnlyError                    a client tries to upload
     ├── NotOfferedError                  a route of the hub that this mirror does not implement
     ├── NotFoundError
@@ -80,6 +81,18 @@ class UnauthorizedError(HubmirrorError):
 
 class ForbiddenError(HubmirrorError):
     """The signature in the request is wrong or has expired."""
+
+
+class RefusedByRuleError(HubmirrorError):
+    """A rule of the configuration keeps a repository or a file out of this mirror. `rule` is the
+    rule as it is written, and `file` the name of the file that has it."""
+
+    def __init__(self, subject: str, rule: str, file: str) -> None:
+        self.rule = rule
+        super().__init__(
+            f"{subject} is refused by the rule {rule} in [proxy] of {file}. The operator of this "
+            "mirror can change the rule."
+        )
 
 
 class ReadOnlyError(HubmirrorError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.config import SourceSpec
+from mirror.config import SourceSpec, read_token
 from mirror.core.errors import ConfigError
 from mirror.web.access import Signer
 from mirror.web.proxy import ProxySettings
@@ -87,16 +87,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
-
-
-def read_token(file: Path | None) -> str:
-    """The token that the file holds; empty if there is no file. Raises ConfigError."""
-    if file is None:
-        return ""
-    try:
-        token = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"The token file {file} cannot be read.") from exc
-    if not token or not token.isprintable() or " " in token:
-        raise ConfigError(f"The token file {file} must hold one token on one line.")
-    return token

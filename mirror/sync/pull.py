@@ -24,9 +24,9 @@ from mirror.core.errors import (
 )
 from mirror.core.files import remove_tree
 from mirror.core.record import Record
-from mirror.core.repo import short_ref
+from mirror.core.repo import Repo, short_ref
 from mirror.core.tree import used_storage
-from mirror.core.units import human
+from mirror.core.units import human, several
 from mirror.store.progress import (
     FileAdvanced,
     FileBegan,
@@ -41,17 +41,19 @@ from mirror.store.worker_pool import results, threads
 from mirror.sync.completeness import files_missing, is_linked, read_file, read_record
 from mirror.sync.dependencies import Need, needs
 from mirror.sync.filters import Filters
+from mirror.sync.merge import current_refs, is_same_record, merged
+from mirror.sync.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mirror.config import RepoSpec
-    from mirror.core.repo import Repo
     from mirror.core.tree import RepoFile
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache
     from mirror.store.progress import Report
-    from mirror.sync.upstream import Head, Upstream
+    from mirror.sync.upstream import Head
+    from mirror.sync.upstreams import Upstreams
 
 _MAX_TRANSFERS = 8
 _MAX_REQUESTS = 8
@@ -93,10 +95,13 @@ class Outcome:
 class Pull:
     """One run of `hubmirror pull`."""
 
-    def __init__(self, cache: Cache, upstream: Upstream, report: Report) -> None:
+    def __init__(
+        self, cache: Cache, upstreams: Upstreams, report: Report, rules: Rules | None = None
+    ) -> None:
         self._cache = cache
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._report = report
+        self._rules = rules or Rules()
         self._failed: list[str] = []
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -106,11 +111,12 @@ class Pull:
 
         Raises ConfigError if upstream is this mirror itself.
         """
-        if self._cache.identity() in self._upstream.identities():
-            raise ConfigError(
-                f"{self._upstream.endpoint} is this mirror itself. "
-                "Name another hub with --upstream."
-            )
+        for upstream in {self._upstreams.of(spec.repo) for spec in specs}:
+            if self._cache.identity() in upstream.identities():
+                raise ConfigError(
+                    f"{upstream.endpoint} is this mirror itself. Name another hub with --upstream "
+                    "or in [[upstream]]."
+                )
         with threads(_MAX_REQUESTS, "requests") as pool:
             plans = results(pool, self._try_plan, specs)
         return [plan for plan in plans if plan is not None]
@@ -148,8 +154,11 @@ class Pull:
             return None
 
     def _plan(self, spec: RepoSpec) -> PullPlan:
-        head = self._upstream.head(spec.repo, spec.revision)
+        self._rules.check_repo(spec.repo)
+        upstream = self._upstreams.of(spec.repo)
+        head = upstream.head(spec.repo, spec.revision)
         if head.renamed_to:
+            self._rules.check_repo(Repo.parse(head.renamed_to))
             self._note(
                 "warning",
                 f"{spec.repo} is named {head.renamed_to} upstream. The mirror serves it only as "
@@ -159,17 +168,10 @@ class Pull:
         head = replace(head, repo=folder.repo)
         known = read_record(folder, head.commit_hash)
         if known is None:
-            files, recorded = self._upstream.tree(head), frozenset[str]()
+            files, recorded = upstream.tree(head), frozenset[str]()
         else:
             files, recorded = {**known.files, **known.left_out}, frozenset(known.files)
-        filters = Filters(spec.include, spec.exclude)
-        wanted = {path: file for path, file in files.items() if path in recorded or filters(path)}
-        if not wanted:
-            raise UpstreamError(
-                f"{head.repo} has no file that matches the filters. Change --include and --exclude."
-                if files
-                else f"{head.repo} has no files upstream. Nothing was pulled."
-            )
+        wanted = self._wanted(spec, head, files, recorded)
         refs = self._refs(folder, known, head, spec.revision)
         record = Record(
             repo=head.repo,
@@ -178,32 +180,56 @@ class Pull:
             left_out={path: file for path, file in files.items() if path not in wanted},
             refs=refs,
             pulled_at=datetime.now(UTC),
-            upstream=self._upstream.endpoint,
+            upstream=upstream.endpoint,
             info=head.info,
         )
         missing = files_missing(self._cache, folder, record)
+        for file in missing:  # one may be recorded since before the rule
+            self._rules.check_file(head.repo, file)
         return PullPlan(
             spec,
             head,
             record,
             missing,
             is_new=known is None
-            or not _is_same_record(known, record)
+            or not is_same_record(known, record)
             or not is_linked(folder, record),
             widens=known is not None and len(wanted) > len(known.files),
         )
+
+    def _wanted(
+        self, spec: RepoSpec, head: Head, files: Mapping[str, RepoFile], recorded: frozenset[str]
+    ) -> dict[str, RepoFile]:
+        """The recorded files, and those that match the filters and that no rule refuses."""
+        filters = Filters(spec.include, spec.exclude)
+        wanted = {path: file for path, file in files.items() if path in recorded or filters(path)}
+        if not wanted:
+            raise UpstreamError(
+                f"{head.repo} has no file that matches the filters. Change --include and --exclude."
+                if files
+                else f"{head.repo} has no files upstream. Nothing was pulled."
+            )
+        new = (file for path, file in wanted.items() if path not in recorded)
+        refused = self._rules.refused(head.repo, new)
+        if len(refused) == len(wanted):
+            raise next(iter(refused.values()))
+        if refused:
+            first = next(iter(refused.values()))
+            count = several(len(refused), "file")
+            self._note("warning", f"{head.repo}: {count} left out by rules. The first: {first}")
+        return {path: file for path, file in wanted.items() if path not in refused}
 
     def _refs(
         self, folder: RepoDir, known: Record | None, head: Head, revision: str
     ) -> tuple[str, ...]:
         """The refs that point to the commit after this pull."""
-        refs = _current_refs(folder, known)
+        refs = current_refs(folder, known)
         if known is None and revision == head.commit_hash:
             local_refs = folder.refs()  # the record may be damaged: keep the refs of the commit
             return tuple(name for name, commit in local_refs.items() if commit == revision)
         if any(revision in (ref, short_ref(ref)) for ref in refs):
             return refs
-        name = self._upstream.ref_name(head, revision)
+        name = self._upstreams.of(head.repo).ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
 
     def lack_of_space(self, plans: Sequence[PullPlan]) -> str:
@@ -252,7 +278,7 @@ class Pull:
             self._cache.lock(repo, lambda: self._note("info", waiting)),
         ):
             folder = self._cache.folder(repo)
-            record = _merged(folder, record, plan.spec.revision)
+            record = merged(folder, record, plan.spec.revision)
             self._remove_partial(repo)
             if not folder.recorded_commits():
                 self._check_local(folder, record, transfers)
@@ -304,6 +330,7 @@ class Pull:
 
     def _fetch(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
         repo, staging = plan.record.repo, self._cache.staging(plan.record.repo)
+        upstream = self._upstreams.of(repo)
         for tries_left in reversed(range(_MAX_FETCHES)):
             received = 0
 
@@ -315,15 +342,15 @@ class Pull:
                 self._report(FileAdvanced(repo, file.path, count))
 
             try:
-                with TailHasher(file, self._upstream.incomplete_path(file, staging)) as hasher:
-                    staged = self._upstream.fetch(plan.head, file, staging, advanced)
+                with TailHasher(file, upstream.incomplete_path(file, staging)) as hasher:
+                    staged = upstream.fetch(plan.head, file, staging, advanced)
                     found = hasher.digest(staged)
                 self._cache.accept(folder, file, staged, found=found)
             except CorruptBlobError as exc:
                 self._report(FileAdvanced(repo, file.path, -received))
                 if not tries_left:
                     raise UpstreamError(
-                        f"{exc} {self._upstream.endpoint} sent wrong bytes {_MAX_FETCHES} times, "
+                        f"{exc} {upstream.endpoint} sent wrong bytes {_MAX_FETCHES} times, "
                         "and they were removed. Pull from another hub, or contact the operator of "
                         "this hub."
                     ) from exc
@@ -360,39 +387,3 @@ class Pull:
     def _fail(self, text: str) -> None:
         self._failed.append(text)
         self._note("error", text)
-
-
-def _merged(folder: RepoDir, record: Record, revision: str) -> Record:
-    """The planned record, merged with the changes of other pulls since the plan was made.
-
-    Adds the files of the same commit. Removes the refs that now point to another commit, except
-    the requested `revision`.
-    """
-    same_or_absent = (record.commit_hash, "")
-    refs = tuple(
-        name
-        for name in record.refs
-        if revision in (name, short_ref(name)) or folder.points_to(name) in same_or_absent
-    )
-    record = replace(record, refs=refs)
-    known = read_record(folder, record.commit_hash)
-    if known is None:
-        return record
-    files = {**known.files, **record.files}
-    tree = {**known.files, **known.left_out, **record.files, **record.left_out}
-    left_out = {path: file for path, file in tree.items() if path not in files}
-    refs = tuple(dict.fromkeys((*_current_refs(folder, known), *record.refs)))
-    return replace(record, files=files, left_out=left_out, refs=refs)
-
-
-def _current_refs(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
-    """The refs of a record that do not point to another commit now."""
-    if known is None:
-        return ()
-    same_or_absent = (known.commit_hash, "")
-    return tuple(name for name in known.refs if folder.points_to(name) in same_or_absent)
-
-
-def _is_same_record(known: Record, record: Record) -> bool:
-    """Whether both records have the same files and refs."""
-    return (known.files.keys(), set(known.refs)) == (record.files.keys(), set(record.refs))

@@ -114,21 +114,29 @@ class Upstream:
         self,
         endpoint: str = "",
         *,
+        token: str | None = None,
         first_wait: float = 1.0,
         retrying: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """`endpoint` is a URL; if it is empty, huggingface_hub's (`HF_ENDPOINT`) is used.
 
-        `first_wait` is the pause before the first retry, in seconds; each further pause is twice
-        as long. `retrying` is called before each pause with the cause and the seconds. Raises
-        ConfigError for an endpoint that is not an HTTP URL.
+        `token` is the token for this hub: empty for no token, None for huggingface_hub's
+        (`HF_TOKEN`). `first_wait` is the pause before the first retry, in seconds; each further
+        pause is twice as long. `retrying` is called before each pause with the cause and the
+        seconds. Raises ConfigError for an endpoint that is not an HTTP URL.
         """
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         if not re.match(r"https?://[^/]", self.endpoint):
             raise ConfigError(
                 f"The upstream {self.endpoint!r} does not begin with http:// or https://. "
-                "Correct --upstream or HF_ENDPOINT."
+                "Correct --upstream, HF_ENDPOINT or the url of its [[upstream]]."
             )
+        self._token = False if token == "" else token
+        self._login = (
+            "log in with `hf auth login` or set HF_TOKEN"
+            if token is None
+            else "set the token_file of its [[upstream]]"
+        )
         self._first_wait = first_wait
         self._retrying = retrying
 
@@ -279,8 +287,10 @@ class Upstream:
             revision=head.commit_hash,
             endpoint=self.endpoint,
         )
-        headers = build_hf_headers()
-        found = get_hf_file_metadata(url, headers=headers, endpoint=self.endpoint)
+        headers = build_hf_headers(token=self._token)
+        found = get_hf_file_metadata(
+            url, token=self._token, headers=headers, endpoint=self.endpoint
+        )
         if found.size not in (None, file.size):
             raise UpstreamError(
                 f"{self.endpoint} lists {file.path} of {repo} with {file.size} bytes, but sends "
@@ -312,14 +322,14 @@ class Upstream:
 
     def _get(self, url: str) -> httpx2.Response:
         """A GET with its whole body: at most `_MAX_ANSWER` bytes within `_MAX_ANSWER_S` seconds."""
-        limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with get_session().stream("GET", url, headers=build_hf_headers(), timeout=limit) as answer:
+        limit, headers = constants.HF_HUB_DOWNLOAD_TIMEOUT, build_hf_headers(token=self._token)
+        with get_session().stream("GET", url, headers=headers, timeout=limit) as answer:
             body = self._read(answer)
-        headers = httpx2.Headers(answer.headers)
+        received = httpx2.Headers(answer.headers)
         for name in ("content-encoding", "content-length", "transfer-encoding"):
-            headers.pop(name, None)  # the body is decoded
+            received.pop(name, None)  # the body is decoded
         response = httpx2.Response(
-            answer.status_code, headers=headers, content=body, request=answer.request
+            answer.status_code, headers=received, content=body, request=answer.request
         )
         hf_raise_for_status(response)
         return response
@@ -358,18 +368,18 @@ class Upstream:
     def _error(self, repo: Repo, revision: str, exc: BaseException) -> UpstreamError:
         if isinstance(exc, GatedRepoError):
             text = (
-                f"{repo} is gated. Ask for access at {self.endpoint}/{repo}, log in with "
-                "`hf auth login` or set HF_TOKEN, and pull again."
+                f"{repo} is gated. Ask for access at {self.endpoint}/{repo}, {self._login}, and "
+                "pull again."
             )
         elif isinstance(exc, RepositoryNotFoundError):
             text = (
-                f"{repo} is not on {self.endpoint}, or it is private. Check the spelling, or log "
-                "in with `hf auth login` or HF_TOKEN."
+                f"{repo} is not on {self.endpoint}, or it is private. Check the spelling, or "
+                f"{self._login}."
             )
         elif isinstance(exc, HfHubHTTPError) and exc.response.status_code in (401, 403):
             text = (
-                f"{self.endpoint} refuses the token or access to {repo}. Log in with `hf auth "
-                "login`, or correct HF_TOKEN, and pull again."
+                f"{self.endpoint} refuses the token or access to {repo}. Correct the token "
+                f"({self._login}), and pull again."
             )
         elif isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
             text = f"{repo} cannot be written: {exc.strerror}. Free space and pull again."
@@ -410,7 +420,7 @@ def _summary(exc: BaseException) -> str:
     if isinstance(exc, HfHubHTTPError):
         return f"status {exc.response.status_code}"
     if isinstance(exc, UnicodeEncodeError):
-        return "HF_TOKEN contains an invalid character"
+        return "the token contains an invalid character"
     text = str(exc).strip().partition("\n")[0].rstrip(".")
     return text or type(exc).__name__
 

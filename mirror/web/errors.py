@@ -23,6 +23,7 @@ _TABLE: dict[type[Exception], tuple[int, str | None]] = {
     errors.NotOfferedError: (404, None),
     errors.ReadOnlyError: (403, None),
     errors.ForbiddenError: (403, None),
+    errors.RefusedByRuleError: (403, None),
     errors.UnauthorizedError: (401, "GatedRepo"),
     errors.SlowRequestError: (408, None),
     errors.RequestError: (400, None),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import SETTINGS, File, SourceSpec, refuse_unknown_variables
+from mirror.config import SETTINGS, File, SourceSpec, read_token, refuse_unknown_variables
 from mirror.core.errors import ConfigError, RevisionNotFoundError
 from mirror.core.repo import Repo
 from mirror.server.opened_sources import open_sources
-from mirror.server.worker_config import WorkerConfig, read_token
+from mirror.server.worker_config import WorkerConfig
 from tests.folders import MODEL, OLDER, Content, make_classic, make_managed, make_plain
 
 
@@ -55,6 +55,18 @@ def test_a_file_holds_settings_and_sources(tmp_path: Path) -> None:
         ("[[source]]\nkind = 'folder'\npath = 'x'\nrepo_id = 'a--b'", "'a--b'"),
         ("[[source]]\nkind = 'folder'\npath = 'x'\nrepo_id = 'a/b'\nrepo_type = 'c'", "'c'"),
         ("[serve", "not TOML"),
+        ("proxy = 1", r"\[proxy\]"),
+        ("[proxy]\ndeny = ['*']", "'deny'"),
+        ("[proxy]\ndeny_files = '*.bin'", "deny_files"),
+        ("[proxy]\nallow_types = ['models']", "'models'"),
+        ("[proxy]\nmax_file_size = '5 apples'", "max_file_size"),
+        ("[proxy]\nwhole_only = 1", "whole_only"),
+        ("upstream = 'https://hub'", r"\[\[upstream\]\]"),
+        ("[[upstream]]\nurl = 'https://hub'", "needs match"),
+        ("[[upstream]]\nmatch = []\nurl = 'https://hub'", "needs match"),
+        ("[[upstream]]\nmatch = ['a/*']", "and url"),
+        ("[[upstream]]\nmatch = ['a/*']\nurl = 'https://hub'\ntoken = 'x'", "'token'"),
+        ("[[upstream]]\nmatch = ['a/*']\nurl = 'https://hub'\ntoken_file = 1", "token_file"),
     ],
 )
 def test_what_a_file_may_not_hold_is_named(tmp_path: Path, text: str, named: str) -> None:

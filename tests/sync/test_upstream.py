@@ -208,5 +208,5 @@ def test_a_path_outside_of_the_repository_is_refused(
 
 def test_an_invalid_token_is_reported(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_\u00e9")
-    with pytest.raises(UpstreamError, match="HF_TOKEN contains an invalid character"):
+    with pytest.raises(UpstreamError, match="the token contains an invalid character"):
         upstream.head(REPO, "main")

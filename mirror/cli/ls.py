@@ -81,5 +81,5 @@ def _to_dict(row: Row) -> dict[str, Any]:
         "repo_type": row.repo.repo_type, "repo_id": row.repo.repo_id,
         "commit_hash": row.commit_hash, "refs": row.refs, "source": row.source,
         "status": row.status, "files": row.files, "size": row.size, "note": row.note,
-        "pulled_at": row.pulled_at,
+        "pulled_at": row.pulled_at, "pull": row.pull.to_dict() if row.pull else None,
     }  # fmt: skip

@@ -204,7 +204,8 @@ class Source(Protocol):
         """The ids of the managed caches in this source. A copy of a cache has the same id."""
 
     def unrecorded(self) -> Sequence[Repo]:
-        """Repositories in the folder that are invisible because they have no record of a pull."""
+        """Repositories in the folder that are invisible because they have no record of a pull, and
+        that no pull is known to bring."""
 
 
 def unrecorded_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:

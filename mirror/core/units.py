@@ -1,4 +1,4 @@
-"""Sizes and counts as text."""
+"""Sizes, durations and counts as text."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def parse_size(text: str) -> int:
     whole, fraction, unit = found.groups()
     thousandths = int(whole) * 1000 + int((fraction or "").ljust(3, "0"))
     return thousandths * _UNITS[unit] // 1000
+
+
+def duration(seconds: float) -> str:
+    """A duration as text: `45 s`, `9 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -158,14 +158,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, body: bytes) -> None:
-    """Write a file under a temporary name beside it, sync it to disk, and rename it."""
+def write_atomically(path: Path, body: bytes, *, durable: bool = True) -> None:
+    """Write a file under a temporary name beside it, sync it to disk, and rename it. A file that is
+    not `durable` is not synced: it may be lost or damaged if the host fails."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(body)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:

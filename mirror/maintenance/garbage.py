@@ -17,6 +17,7 @@ from mirror.core.repo import find_commit
 from mirror.derived.digests import is_needed
 from mirror.derived.state import write_atomically
 from mirror.sources.bento_entry import entries
+from mirror.sources.pull_status import forget_pull
 from mirror.store.cache import BUNDLE_LOCK
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _remove_folder(cache: Cache, folder: RepoDir) -> int:
     folder.path.rename(trash)
     remove_tree(trash)
     remove_tree(cache.staging(folder.repo))
+    forget_pull(cache.root, folder.repo)
     return size
 
 
@@ -259,13 +261,15 @@ def _kept_blobs(folder: RepoDir) -> set[str]:
 def _abandoned(cache: Cache) -> Iterator[Garbage]:
     for kind, text in (
         ("staging", "an unfinished pull of {}"),
+        ("pulls", "the state of an unfinished pull of {}"),
         ("corrupt", "corrupt files of {}"),
         ("trash", "the rest of a removed repository"),
     ):
         folder = cache.work_dir / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if kind != "staging" or not _is_locked(cache, path.name):
-                yield Garbage(text.format(path.name), folder_size(path), path)
+            name = path.name.removesuffix(".json")
+            if kind not in ("staging", "pulls") or not _is_locked(cache, name):
+                yield Garbage(text.format(name), folder_size(path), path)
 
 
 def _is_locked(cache: Cache, name: str) -> bool:

@@ -14,6 +14,7 @@ from mirror.core.repo import Repo
 from mirror.core.source import Layout
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
+from mirror.sources.pull_status import read_pull
 from mirror.sources.repo_dir import RepoDir, identity, stamp_of
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
@@ -80,7 +81,8 @@ class HfCache:
             return []
         with _disk_errors(f"A source ({self._kind})"):
             listed = self._list().values()
-            return [repo for repo, name in listed if not self._is_recorded(name)]
+            unrecorded = [repo for repo, name in listed if not self._is_recorded(name)]
+            return [repo for repo in unrecorded if not read_pull(self.root, repo)]
 
     def _is_recorded(self, name: str) -> bool:
         return os.path.isdir(f"{self.root}/{name}/hubmirror")

@@ -11,7 +11,9 @@ from mirror.core.errors import (
     RevisionIncompleteError,
     UnavailableError,
 )
+from mirror.core.source import Layout
 from mirror.core.tree import used_storage
+from mirror.sources.pull_status import read_pulls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mirror.core.repo import Repo
     from mirror.core.source import Snapshot, Source, StoredFile
     from mirror.sources.first_found import FirstFound
+    from mirror.sources.pull_status import PullStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class Row:
     """One revision. `size` is in bytes. A recorded revision has the `status` `complete`, `waiting`
     (files are missing) or `corrupt` (files were quarantined). A revision without a record is
     `foreign` or `partial`. If another source serves the repository, the status is `shadowed`.
-    `note` gives the reason."""
+    A revision that is not published yet has the status of its `pull`: `running`, `failed` or
+    `stopped`. `note` gives the reason."""
 
     repo: Repo
     commit_hash: str
@@ -38,27 +42,52 @@ class Row:
     size: int = 0
     note: str = ""
     pulled_at: datetime | None = None
+    pull: PullStatus | None = None
 
 
 def inventory(sources: FirstFound) -> Iterator[Row]:
     """Every revision of every source, in the order of the sources."""
     for source in sources.sources:
+        pulls = {pull.repo: pull for pull in _pulls(source)}
         for repo in source.repos():
-            yield from _rows(sources, source, repo)
+            yield from _rows(sources, source, repo, pulls.get(repo))
 
 
-def _rows(sources: FirstFound, source: Source, repo: Repo) -> Iterator[Row]:
+def _pulls(source: Source) -> list[PullStatus]:
+    is_managed = source.layout is Layout.MANAGED_CACHE
+    return read_pulls(source.root) if is_managed and source.root else []
+
+
+def _rows(
+    sources: FirstFound, source: Source, repo: Repo, pull: PullStatus | None
+) -> Iterator[Row]:
     shadow = _shadow(sources, source, repo)
     try:
         refs, commits = source.refs(repo), list(source.commits(repo))
     except HubmirrorError as exc:
         yield Row(repo, "", (), source.label, "waiting", note=str(exc))
         return
-    if not commits:
+    if not commits and not pull:
         yield Row(repo, "", (), source.label, "waiting", note="no pull has recorded it")
+    rows = []
     for commit in commits:
         names = tuple(name for name, target in refs.items() if target == commit)
-        yield _row(source, repo, commit, names, shadow)
+        rows.append(_row(source, repo, commit, names, shadow))
+    yield from rows
+    if pull and (pull.is_running or not _is_complete(rows, pull.commit_hash)):
+        yield _pull_row(source, pull)
+
+
+def _is_complete(rows: list[Row], commit: str) -> bool:
+    return any(row.commit_hash == commit and row.pulled_at for row in rows)
+
+
+def _pull_row(source: Source, pull: PullStatus) -> Row:
+    refs = (pull.revision,) if pull.revision else ()
+    return Row(
+        pull.repo, pull.commit_hash, refs, source.label, pull.state,
+        size=pull.size, note=pull.text, pull=pull,
+    )  # fmt: skip
 
 
 def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow: str) -> Row:

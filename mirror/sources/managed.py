@@ -15,6 +15,7 @@ from mirror.core.record import ManifestError
 from mirror.core.repo import COMMIT_HASH, find_commit, short_ref
 from mirror.core.source import LocalFile, Snapshot, StoredFile
 from mirror.core.units import human
+from mirror.sources.pull_status import PullStatus, read_pull
 from mirror.sources.repo_dir import WORK_DIR, LinkError, RepoDir
 
 if TYPE_CHECKING:
@@ -164,6 +165,15 @@ class ManagedRevisions:
 
     def _why_not(self, revision: str, *, nothing_visible: bool) -> Exception:
         repo = self.folder.repo
+        pull = read_pull(self.folder.root, repo)
+        if pull and pull.is_running and self._is_target(pull, revision):
+            return _being_pulled(pull)
+        if not self.commits() and pull:
+            return RevisionIncompleteError(
+                f"{repo} is not complete in this mirror: its pull was stopped or failed. Ask the "
+                "mirror's operator to pull it again.",
+                brief=pull.text,
+            )
         if not self.commits():
             return RevisionIncompleteError(
                 f"{repo} has no record of a pull in this mirror's managed cache. If a copy is "
@@ -186,9 +196,22 @@ class ManagedRevisions:
             )
         return RevisionNotFoundError(repo, revision)
 
+    def _is_target(self, pull: PullStatus, revision: str) -> bool:
+        """Whether a pull brings the revision. A pull into an empty repository brings its HEAD."""
+        names = {f"refs/heads/{pull.revision}": pull.commit_hash} if pull.revision else {}
+        return not self.commits() or bool(find_commit(revision, names, [pull.commit_hash]))
+
     def _is_meant(self, record: Record, revision: str) -> bool:
         refs = dict.fromkeys(record.refs, record.commit_hash) | self.folder.refs()
         return find_commit(revision, refs, [record.commit_hash]) == record.commit_hash
+
+
+def _being_pulled(pull: PullStatus) -> RevisionIncompleteError:
+    return RevisionIncompleteError(
+        f"{pull.repo} at {pull.commit_hash} is being pulled into this mirror: {pull.progress} have "
+        "arrived. It is served when the pull ends.",
+        brief=pull.text,
+    )
 
 
 def _has_size(path: str, size: int) -> bool:

@@ -27,6 +27,7 @@ from mirror.core.record import Record
 from mirror.core.repo import Repo, short_ref
 from mirror.core.tree import used_storage
 from mirror.core.units import human, several
+from mirror.sources.pull_status import RunningPull
 from mirror.store.progress import (
     FileAdvanced,
     FileBegan,
@@ -277,22 +278,33 @@ class Pull:
             self._exclusive(repo.key),
             self._cache.lock(repo, lambda: self._note("info", waiting)),
         ):
-            folder = self._cache.folder(repo)
-            record = merged(folder, record, plan.spec.revision)
+            self._transfer(plan, transfers)
+        self._report_done(plan, "pulled")
+        return plan
+
+    def _transfer(self, plan: PullPlan, transfers: ThreadPoolExecutor) -> None:
+        """Fetch the missing blobs, and publish the revision. The caller holds the lock."""
+        repo, revision = plan.record.repo, plan.spec.revision
+        folder = self._cache.folder(repo)
+        folder.path.mkdir(exist_ok=True)  # readers answer that the repository is being pulled
+        record = merged(folder, plan.record, revision)
+        with RunningPull(
+            self._cache.root, repo, revision, record.commit_hash, plan.missing_size
+        ) as running:
             self._remove_partial(repo)
             if not folder.recorded_commits():
                 self._check_local(folder, record, transfers)
-            distinct = {file.etag: file for file in files_missing(self._cache, folder, record)}
+            missing = files_missing(self._cache, folder, record)
+            running.size = used_storage(missing)
+            distinct = {file.etag: file for file in missing}.values()
             jobs = [
-                transfers.submit(self._add_blob, plan, folder, file) for file in distinct.values()
+                transfers.submit(self._add_blob, plan, folder, file, running) for file in distinct
             ]
             wait(jobs)  # after a failure too: no job may run without the lock
             for job in jobs:
                 job.result()
             publish(self._cache.root, record)
-            remove_tree(self._cache.staging(repo))
-        self._report_done(plan, "pulled")
-        return plan
+        remove_tree(self._cache.staging(repo))
 
     def _check_local(self, folder: RepoDir, record: Record, readers: ThreadPoolExecutor) -> None:
         """Check the digests of the blobs of a repository without a record: they may come from a
@@ -319,16 +331,20 @@ class Pull:
         for path in self._cache.staging(repo).rglob("*.incomplete"):
             path.unlink(missing_ok=True)
 
-    def _add_blob(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
+    def _add_blob(
+        self, plan: PullPlan, folder: RepoDir, file: RepoFile, running: RunningPull
+    ) -> None:
         """Add one blob: by hard link from another repository, or by a fetch from upstream."""
         repo = plan.record.repo
         self._report(FileBegan(repo, file.path, file.size))
         with self._exclusive(file.etag):
-            if not self._cache.link_existing_blob(folder, file):
-                self._fetch(plan, folder, file)
+            if self._cache.link_existing_blob(folder, file):
+                running.advance(file.size)
+            else:
+                self._fetch(plan, folder, file, running)
         self._report(FileDone(repo, file.path, file.size))
 
-    def _fetch(self, plan: PullPlan, folder: RepoDir, file: RepoFile) -> None:
+    def _fetch(self, plan: PullPlan, folder: RepoDir, file: RepoFile, running: RunningPull) -> None:
         repo, staging = plan.record.repo, self._cache.staging(plan.record.repo)
         upstream = self._upstreams.of(repo)
         for tries_left in reversed(range(_MAX_FETCHES)):
@@ -339,6 +355,7 @@ class Pull:
                 received += count
                 if count < 0:
                     hasher.invalidate()
+                running.advance(count)
                 self._report(FileAdvanced(repo, file.path, count))
 
             try:
@@ -347,6 +364,7 @@ class Pull:
                     found = hasher.digest(staged)
                 self._cache.accept(folder, file, staged, found=found)
             except CorruptBlobError as exc:
+                running.advance(-received)
                 self._report(FileAdvanced(repo, file.path, -received))
                 if not tries_left:
                     raise UpstreamError(
@@ -356,6 +374,7 @@ class Pull:
                     ) from exc
                 self._note("warning", f"{repo}: {exc} It is fetched again.")
             else:
+                running.advance(file.size - received)  # a file of a killed pull was complete
                 return
 
     @contextlib.contextmanager

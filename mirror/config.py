@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.core.errors import ConfigError
-from mirror.core.repo import Repo, RepoType
+from mirror.core.repo import ALL_VERSIONS, PLURALS, Repo, RepoType
 from mirror.core.units import parse_size
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class SourceSpec:
     @classmethod
     def parse(cls, text: str) -> SourceSpec:
         """`hf-cache:PATH`, `managed:PATH`, `bento:PATH` or
-        `folder:PATH=[datasets/|spaces/]ORG/NAME`."""
+        `folder:PATH=[datasets/|spaces/|kernels/]ORG/NAME`."""
         kind, colon, rest = text.partition(":")
         path, equals, repo_id = rest.rpartition("=") if kind == "folder" else (rest, "", "")
         if not colon or not path:
@@ -156,21 +156,41 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class RepoSpec:
-    """A revision to pull, with huggingface_hub's patterns for its files."""
+    """A revision to pull, with huggingface_hub's patterns for its files. An empty revision becomes
+    `main`, or for a kernel all its versions."""
 
     repo: Repo
-    revision: str = "main"
+    revision: str = ""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.revision:
+            is_kernel = self.repo.repo_type is RepoType.KERNEL
+            object.__setattr__(self, "revision", ALL_VERSIONS if is_kernel else "main")
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision}"
 
+    @property
+    def is_all_versions(self) -> bool:
+        """Whether it stands for one revision for each version of a kernel."""
+        return (self.repo.repo_type, self.revision) == (RepoType.KERNEL, ALL_VERSIONS)
+
     @classmethod
-    def parse(cls, text: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> RepoSpec:
-        """`[datasets/|spaces/]ORG/NAME[@REVISION]`."""
+    def parse(
+        cls,
+        text: str,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        repo_type: str = "model",
+    ) -> RepoSpec:
+        """`[datasets/|spaces/|kernels/]ORG/NAME[@REVISION]`; `repo_type` is the type of a name
+        without a prefix."""
         repo_id, _, revision = text.partition("@")
-        return cls(_repo(repo_id), revision or "main", tuple(include), tuple(exclude))
+        has_prefix = repo_id.partition("/")[0] in PLURALS
+        repo = _repo(repo_id if has_prefix else f"{_prefix(repo_type)}{repo_id}")
+        return cls(repo, revision, tuple(include), tuple(exclude))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +307,7 @@ def _repo_spec(entry: Any, path: Path) -> RepoSpec:
         raise ConfigError(f"A [[repo]] of {path} lacks its repo_id.")
     repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
     patterns = [entry.get(key, []) for key in ("include", "exclude")]
-    revision = entry.get("revision", "main")
+    revision = entry.get("revision", "")
     if not isinstance(revision, str) or not all(map(_is_list_of_str, patterns)):
         raise ConfigError(
             f"[[repo]] {repo} of {path}: revision is a string, include and exclude are lists of "
@@ -354,7 +374,7 @@ def _prefix(repo_type: str) -> str:
         return RepoType(repo_type).url_prefix
     except ValueError as exc:
         raise ConfigError(
-            f"{repo_type!r} is not a repo_type. Write model, dataset or space."
+            f"{repo_type!r} is not a repo_type. Write model, dataset, space or kernel."
         ) from exc
 
 

@@ -28,6 +28,7 @@ from tests.servers import run_server
 
 EVER = 1_000_000
 _PIECE = 64 * 1024
+_PLURALS = ("models", "datasets", "spaces", "kernels")
 
 
 @dataclass
@@ -76,13 +77,14 @@ class HubSimulator:
 
     def __init__(self) -> None:
         self.repos: dict[str, SimulatedRepo] = {}
+        self.organizations: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.fault: Response | None = None
         self.faults: list[Fault] = []
         self.app = Starlette(routes=[Route("/{path:path}", self._answer)])
 
     def repo(self, repo_id: str) -> SimulatedRepo:
-        """The repository `org/name`, `datasets/org/name` or `spaces/org/name`, made if need be."""
+        """The repository `org/name`, `datasets/org/name`, …, made if need be."""
         return self.repos.setdefault(repo_id, SimulatedRepo())
 
     def fail(self, where: str, effect: Effect, times: int = 1) -> None:
@@ -106,6 +108,9 @@ class HubSimulator:
 
     def _true_answer(self, request: Request) -> Response:
         parts = [unquote(part) for part in request.scope["raw_path"].decode().split("/")[1:]]
+        if parts[:2] == ["api", "organizations"]:
+            overview = self.organizations.get(parts[2])
+            return JSONResponse(overview or {"error": "Not found"}, 200 if overview else 404)
         kind, name, word, rest = _parse(parts)
         true_name = next((one for one in self.repos if one.lower() == name.lower()), None)
         if true_name is None:
@@ -119,14 +124,9 @@ class HubSimulator:
         if kind == "file":
             return _file(request, commit, repo.commits[commit], "/".join(rest[1:]))
         if word == "tree":
-            rows = [_row(path, body) for path, body in repo.commits[commit].items()]
-            for row in rows:
-                row |= _claimed(row, repo.claimed_sizes)
-                if row["path"] in repo.xet_hashes:
-                    row["xetHash"] = repo.xet_hashes[row["path"]]
-            return JSONResponse(rows)
+            return JSONResponse(_tree(repo, commit))
         siblings = [{"rfilename": path} for path in repo.commits[commit]]
-        repo_id = re.sub("^(datasets|spaces)/", "", true_name)
+        repo_id = re.sub("^(datasets|spaces|kernels)/", "", true_name)
         usual = {"_id": "1", "id": repo_id, "sha": commit, "siblings": siblings}
         return JSONResponse(usual | repo.info)
 
@@ -134,7 +134,7 @@ class HubSimulator:
 def _parse(parts: list[str]) -> tuple[str, str, str, list[str]]:
     """`api` or `file`, the repository, the word after it, and what follows the word."""
     kind, parts = ("api", parts[1:]) if parts[0] == "api" else ("file", parts)
-    plural = parts.pop(0) if parts[0] in ("models", "datasets", "spaces") else "models"
+    plural = parts.pop(0) if parts[0] in _PLURALS else "models"
     words = ("revision", "tree", "refs", "resolve")
     at = next((at for at, part in enumerate(parts) if part in words), len(parts))
     prefix = "" if plural == "models" else f"{plural}/"
@@ -153,6 +153,15 @@ def _file(request: Request, commit: str, files: dict[str, bytes], path: str) -> 
     start = int(asked[1])
     headers["content-range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
     return Response(body[start:], 206, headers)
+
+
+def _tree(repo: SimulatedRepo, commit: str) -> list[dict[str, Any]]:
+    rows = [_row(path, body) for path, body in repo.commits[commit].items()]
+    for row in rows:
+        row |= _claimed(row, repo.claimed_sizes)
+        if row["path"] in repo.xet_hashes:
+            row["xetHash"] = repo.xet_hashes[row["path"]]
+    return rows
 
 
 def _row(path: str, body: bytes) -> dict[str, Any]:

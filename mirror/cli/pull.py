@@ -15,6 +15,7 @@ from mirror.cli.progress import showing
 from mirror.cli.settings import settings
 from mirror.config import File, RepoSpec
 from mirror.core.errors import ConfigError, HubmirrorError
+from mirror.core.repo import RepoType
 from mirror.core.units import human, several
 from mirror.derived.state import write_atomically
 from mirror.maintenance.garbage import prunable, remove_repo, remove_revision
@@ -40,6 +41,12 @@ _LAST_PULL = "last-pull.json"
 @click.command()
 @click.argument("repos", nargs=-1, metavar="[REPO[@REVISION]…]")
 @settings("data", "upstream")
+@click.option(
+    "--repo-type",
+    type=click.Choice([one.value for one in RepoType]),
+    default=RepoType.MODEL.value,
+    help="The type of a REPO without a prefix [default: model].",
+)
 @click.option("--include", multiple=True, help="Pull only files that match this pattern.")
 @click.option("--exclude", multiple=True, help="Omit files that match this pattern.")
 @click.option("--dry-run", is_flag=True, help="Show files and sizes, and pull nothing.")
@@ -57,12 +64,13 @@ def pull(
 ) -> None:
     """Pull revisions from a hub into the managed cache.
 
-    REPO is ORG/NAME, datasets/ORG/NAME or spaces/ORG/NAME. Without REPO, all [[repo]] of the
+    REPO is ORG/NAME, or datasets/ORG/NAME, spaces/ORG/NAME or kernels/ORG/NAME. The default
+    REVISION is main; of a kernel, all its branches v1, v2, … Without REPO, all [[repo]] of the
     configuration are pulled.
     """
     declared = file.repos if file else ()
-    filters = options["include"], options["exclude"]
-    specs = [RepoSpec.parse(text, *filters) for text in repos] or list(declared)
+    how = options["include"], options["exclude"], options["repo_type"]
+    specs = [RepoSpec.parse(text, *how) for text in repos] or list(declared)
     _check(repos, specs, options)
     cache = Cache.of(data / "hub")
     if options["dry_run"]:
@@ -137,7 +145,7 @@ def _pull_needs(
         hint = "" if with_needs else " Pull it with --with-needs."
         with showing(as_json=as_json) as report:
             for need in absent:
-                text = f"A pulled model also needs {need.repo} ({need.why}) to start.{hint}"
+                text = f"A pulled repository {need}.{hint}"
                 report(Message("warning", text))
         if not with_needs and not (absent and not as_json and _confirm(absent)):
             return
@@ -168,7 +176,7 @@ def _show_plans(run: Pull, specs: Sequence[RepoSpec], *, as_json: bool) -> int:
         click.echo(f"To fetch: {several(files, 'file')}, {human(sum(sizes.values()))}.")
     if problem := run.lack_of_space(plans):
         click.echo(problem, err=True)
-    return 1 if problem or len(plans) < len(specs) else 0
+    return 1 if problem or run.failed else 0
 
 
 def _show_plan(plan: PullPlan, *, as_json: bool) -> None:

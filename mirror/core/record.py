@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_FILE = 2**53
 """The maximum size of a file in bytes: the largest integer that every JSON parser reads exactly."""
 
+_MAX_FIELDS = 100
+_MAX_TEXT = 2000
+
 _DAMAGED = (
     ArithmeticError, AttributeError, KeyError, RecursionError, RequestError, TypeError, ValueError,
 )  # fmt: skip
@@ -48,7 +52,8 @@ class Record:
 
     `files` are the wanted files; `left_out` are the other files that upstream has. `refs` are the
     full names (`refs/heads/main`, `refs/tags/v1`, `refs/pr/1`) that pointed to the commit at
-    `pulled_at`. `info` is the body of upstream's `/api/models/{id}/revision/{commit}`.
+    `pulled_at`. `info` is the body of upstream's `/api/models/{id}/revision/{commit}`, and
+    `organization`, for a kernel, that of its `/api/organizations/{name}/overview`.
     """
 
     repo: Repo
@@ -59,6 +64,7 @@ class Record:
     pulled_at: datetime = _EPOCH
     upstream: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    organization: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, body: bytes) -> Record:
@@ -74,6 +80,7 @@ class Record:
                 pulled_at=_moment(data["pulled_at"]),
                 upstream=str(data["upstream"]),
                 info=clean_info(data["info"]),
+                organization=clean_organization(data["organization"]),
             )
         except _DAMAGED as exc:
             raise ManifestError(f"damaged: {exc!r}") from exc
@@ -92,6 +99,7 @@ class Record:
                 "files": render_files(self.files.values()),
                 "left_out": render_files(self.left_out.values()),
                 "info": dict(self.info),
+                "organization": dict(self.organization),
             },
             option=orjson.OPT_INDENT_2,
         )
@@ -214,4 +222,16 @@ def clean_info(info: Any) -> dict[str, Any]:
         if name not in _INFO_TYPES
         or _INFO_TYPES[name](value)
         or (value is None and name in _OPTIONAL)
+    }
+
+
+def clean_organization(overview: Any) -> dict[str, Any]:
+    """The scalar fields of upstream's overview of an organization.
+
+    Raises TypeError or ValueError if it is not a JSON object.
+    """
+    return {
+        name: value
+        for name, value in itertools.islice(dict(overview).items(), _MAX_FIELDS)
+        if (isinstance(value, str) and len(value) <= _MAX_TEXT) or type(value) in (bool, int)
     }

@@ -8,9 +8,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+ALL_VERSIONS = "v*"
+"""In place of the revision of a kernel: all its version branches."""
+
+_VERSION = re.compile(r"v[0-9]+")
 _SHORT_HASH = re.compile(r"[0-9a-f]{4,39}")
 # huggingface_hub.utils.validate_repo_id applies the same rule before a client sends a request.
 _PART = r"(?![.-])[\w.-]{1,96}(?<![.-])"
@@ -32,6 +36,7 @@ class RepoType(StrEnum):
     MODEL = "model"
     DATASET = "dataset"
     SPACE = "space"
+    KERNEL = "kernel"
 
     @property
     def plural(self) -> str:
@@ -90,7 +95,8 @@ class Repo:
 
     @classmethod
     def parse(cls, text: str) -> Repo:
-        """`org/name`, `datasets/org/name` or `spaces/org/name`; ValueError for anything else."""
+        """`org/name`, or with the plural of another type before it, `datasets/org/name`; ValueError
+        for anything else."""
         head, slash, rest = text.partition("/")
         if slash and head in PLURALS:
             return cls(PLURALS[head], rest)
@@ -129,6 +135,12 @@ def default_commit(refs: Mapping[str, str], commits: Collection[str]) -> str | N
             return refs[name]
     rest = list(refs.values()) or list(commits)
     return rest[-1] if rest else None
+
+
+def versions(branches: Iterable[str]) -> list[str]:
+    """The branches `v1`, `v2`, … of a kernel, which the kernels package selects by number; `main`
+    if the kernel has none."""
+    return [name for name in branches if _VERSION.fullmatch(name)] or ["main"]
 
 
 def check_ref(name: str) -> str:

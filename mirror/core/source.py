@@ -121,7 +121,8 @@ class Snapshot:
     `whole` is true if `files` and `absent` together are the whole tree of the commit. If it is
     false, `no_exist` may be set: the folder of huggingface_hub's markers for files that upstream
     does not have. `pulled_at` is set if a pull recorded it. `info` is the response of upstream's
-    API about the repository. `note` is a message for the operator.
+    API about the repository, and `organization` that about the publisher of a
+    kernel. `note` is a message for the operator.
     """
 
     repo: Repo
@@ -134,6 +135,7 @@ class Snapshot:
     pulled_at: datetime | None = None
     note: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    organization: Mapping[str, Any] = field(default_factory=dict)
 
     def find(self, path: str) -> StoredFile:
         """The file at a path. Raises EntryNotFoundError; its `known` is true if the commit

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import RevisionNotFoundError
 from mirror.core.files import folder_size, remove_tree
 from mirror.core.record import ManifestError
-from mirror.core.repo import find_commit
+from mirror.core.repo import ALL_VERSIONS, find_commit, short_ref, versions
 from mirror.derived.digests import is_needed
 from mirror.derived.state import write_atomically
 from mirror.sources.bento_entry import entries
@@ -185,6 +185,8 @@ def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoD
                 yield folder, ""
             continue
         refs, commits = folder.refs(), folder.recorded_commits()
+        if ALL_VERSIONS in revisions:
+            revisions = [*revisions, *versions(map(short_ref, refs))]
         kept = {find_commit(revision, refs, commits) for revision in revisions}
         kept |= {record.commit_hash for record in old_revisions(folder)}
         yield from ((folder, commit) for commit in commits if commit not in kept)

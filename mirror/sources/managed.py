@@ -116,6 +116,7 @@ class ManagedRevisions:
             pulled_at=record.pulled_at,
             absent=dict.fromkeys(record.left_out, _LEFT_OUT),
             info=record.info,
+            organization=record.organization,
         )
 
     def _is_complete(self, record: Record) -> bool:

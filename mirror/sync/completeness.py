@@ -58,7 +58,8 @@ def needed(cache: Cache, repos: Iterable[Repo]) -> set[str]:
         folder = cache.folder(repo)
         for commit in folder.recorded_commits():
             if record := read_record(folder, commit):
-                pending += [need.repo for need in needs(repo, partial(read_file, folder, record))]
+                read = partial(read_file, folder, record)
+                pending += [need.repo for need in needs(repo, record.files, read)]
     return found
 
 

@@ -1,4 +1,4 @@
-"""Finds the other repositories that a model needs to start, from its config files."""
+"""Finds the other repositories that a model or a kernel needs or uses, from its small files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mirror.core.repo import Repo, RepoType, is_repo_id
+from mirror.sync import kernel_dependencies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 _FILES = (
     "config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
@@ -36,28 +37,54 @@ _TABLES = {
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Another repository that a model needs; `why` names its role, such as `its base model`."""
+    """Another repository that a model or a kernel needs; `why` names its role, such as `its base
+    model`. It starts without a need that is not `required`, but slower or with fewer options."""
 
     repo: Repo
     why: str
+    required: bool = True
+
+    def __str__(self) -> str:
+        if self.required:
+            return f"also needs {self.repo} ({self.why}) to start"
+        return f"also uses {self.repo} ({self.why})"
 
 
-def needs(repo: Repo, read: Callable[[str], bytes]) -> list[Need]:
-    """The repositories that the config files of a model name.
+def needs(repo: Repo, files: Collection[str], read: Callable[[str], bytes]) -> list[Need]:
+    """The repositories that the files of a model or a kernel name.
 
-    `read` returns the bytes of a file, empty if the file is absent.
+    `files` are the paths of the repository. `read` returns the bytes of a file, empty if the file
+    is absent.
     """
-    if repo.repo_type is not RepoType.MODEL:
-        return []
     found: dict[str, Need] = {}
-    for name in _FILES:
-        for repo_id, why in _named_repos(_parse_json(read(name))):
-            if "/" not in repo_id or not is_repo_id(repo_id):
-                continue
-            named = Repo(RepoType.MODEL, repo_id)
-            if named.key != repo.key:
-                found.setdefault(named.key, Need(named, why))
+    for need in _find(repo, files, read):
+        if need.repo.key != repo.key:
+            found.setdefault(need.repo.key, need)
     return list(found.values())
+
+
+def _find(repo: Repo, files: Collection[str], read: Callable[[str], bytes]) -> Iterator[Need]:
+    def read_json(path: str) -> Any:
+        return _parse_json(read(path))
+
+    if repo.repo_type is RepoType.KERNEL:
+        yield from _valid(RepoType.KERNEL, kernel_dependencies.of_builds(files, read_json))
+    if repo.repo_type is RepoType.MODEL:
+        for name in _FILES:
+            yield from _valid(RepoType.MODEL, _named_repos(read_json(name)))
+        kernels = (
+            *kernel_dependencies.of_config(read_json("config.json")),
+            *kernel_dependencies.of_code(files, read),
+        )
+        yield from _valid(RepoType.KERNEL, kernels, required=False)
+
+
+def _valid(
+    repo_type: RepoType, named: Iterable[tuple[str, str]], *, required: bool = True
+) -> Iterator[Need]:
+    for repo_id, why in named:
+        if "/" in repo_id and is_repo_id(repo_id):
+            yield Need(Repo(repo_type, repo_id), why, required)
 
 
 def _parse_json(body: bytes) -> Any:

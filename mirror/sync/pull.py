@@ -8,6 +8,7 @@ that was killed can run again at any time: it fetches only the missing blobs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -24,7 +25,7 @@ from mirror.core.errors import (
 )
 from mirror.core.files import remove_tree
 from mirror.core.record import Record
-from mirror.core.repo import Repo, short_ref
+from mirror.core.repo import Repo, short_ref, versions
 from mirror.core.tree import used_storage
 from mirror.core.units import human, several
 from mirror.sources.pull_status import RunningPull
@@ -108,7 +109,8 @@ class Pull:
         self._guard = threading.Lock()
 
     def plan(self, specs: Sequence[RepoSpec]) -> list[PullPlan]:
-        """Resolve each spec against upstream. Failures are reported and omitted.
+        """Resolve each spec against upstream. Failures are reported and omitted; `failed` counts
+        them.
 
         Raises ConfigError if upstream is this mirror itself.
         """
@@ -119,8 +121,14 @@ class Pull:
                     "or in [[upstream]]."
                 )
         with threads(_MAX_REQUESTS, "requests") as pool:
-            plans = results(pool, self._try_plan, specs)
+            revisions = itertools.chain.from_iterable(results(pool, self._try_revisions, specs))
+            plans = results(pool, self._try_plan, list(revisions))
         return [plan for plan in plans if plan is not None]
+
+    @property
+    def failed(self) -> int:
+        """The count of failures until now."""
+        return len(self._failed)
 
     def to_fetch(self, plans: Sequence[PullPlan]) -> dict[str, int]:
         """The blobs to fetch from upstream: etag to size in bytes. Omits blobs that another
@@ -146,6 +154,17 @@ class Pull:
             outcome.done = [plan for plan in done if plan is not None]
         outcome.needs = list(self._needs(outcome.done))
         return outcome
+
+    def _try_revisions(self, spec: RepoSpec) -> list[RepoSpec]:
+        """One spec for each revision that a spec stands for."""
+        if not spec.is_all_versions:
+            return [spec]
+        try:
+            names = versions(self._upstreams.of(spec.repo).branches(spec.repo))
+        except HubmirrorError as exc:
+            self._fail(str(exc))
+            return []
+        return [replace(spec, revision=name) for name in names]
 
     def _try_plan(self, spec: RepoSpec) -> PullPlan | None:
         try:
@@ -183,6 +202,7 @@ class Pull:
             pulled_at=datetime.now(UTC),
             upstream=upstream.endpoint,
             info=head.info,
+            organization=upstream.publisher(head.repo),
         )
         missing = files_missing(self._cache, folder, record)
         for file in missing:  # one may be recorded since before the rule
@@ -390,7 +410,8 @@ class Pull:
         seen: set[str] = set()
         for plan in done:
             folder = self._cache.folder(plan.record.repo)
-            for need in needs(plan.record.repo, partial(read_file, folder, plan.record)):
+            read = partial(read_file, folder, plan.record)
+            for need in needs(plan.record.repo, plan.record.files, read):
                 if need.repo.key not in seen:
                     seen.add(need.repo.key)
                     yield need

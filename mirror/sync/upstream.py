@@ -36,8 +36,8 @@ from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._runtime import is_xet_available
 
 from mirror.core.errors import ConfigError, CorruptBlobError, RequestError, UpstreamError
-from mirror.core.record import MAX_FILE, clean_info
-from mirror.core.repo import COMMIT_HASH, Repo, check_ref
+from mirror.core.record import MAX_FILE, clean_info, clean_organization
+from mirror.core.repo import COMMIT_HASH, Repo, RepoType, check_ref
 from mirror.core.tree import RepoFile, check_disjoint, check_file_path, is_etag
 
 if TYPE_CHECKING:
@@ -221,11 +221,34 @@ class Upstream:
         repo = head.repo
 
         def matching_refs() -> dict[str, str]:
-            refs = self._get_json(f"{self._api(repo)}/refs")
+            refs = self._refs(repo)
             rows = (*refs["tags"], *refs["branches"])
             return {row["name"]: check_ref(row["ref"]) for row in rows if row["name"] == revision}
 
         return self._with_retries(repo, revision, matching_refs).get(revision)
+
+    def branches(self, repo: Repo) -> list[str]:
+        """The names of the branches of a repository."""
+        return self._with_retries(
+            repo, "main", lambda: [str(row["name"]) for row in self._refs(repo)["branches"]]
+        )
+
+    def publisher(self, repo: Repo) -> dict[str, Any]:
+        """What upstream says about the organization of a kernel, because clients load kernels only
+        from publishers that the hub trusts. Empty for other types, and for the kernel of a user."""
+        if repo.repo_type is not RepoType.KERNEL or not repo.author:
+            return {}
+        url = f"{self.endpoint}/api/organizations/{repo.author}/overview"
+
+        def overview() -> dict[str, Any]:
+            try:
+                return clean_organization(self._get_json(url))
+            except HfHubHTTPError as exc:
+                if exc.response.status_code == 404:
+                    return {}
+                raise
+
+        return self._with_retries(repo, "main", overview)
 
     def fetch(
         self, head: Head, file: RepoFile, staging: Path, advanced: Callable[[int], None]
@@ -319,6 +342,9 @@ class Upstream:
 
     def _api(self, repo: Repo) -> str:
         return f"{self.endpoint}/api/{repo.repo_type.plural}/{repo.repo_id}"
+
+    def _refs(self, repo: Repo) -> Any:
+        return self._get_json(f"{self._api(repo)}/refs")
 
     def _get(self, url: str) -> httpx2.Response:
         """A GET with its whole body: at most `_MAX_ANSWER` bytes within `_MAX_ANSWER_S` seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote
 
@@ -10,10 +11,13 @@ from starlette.responses import Response
 
 from mirror.core.errors import (
     EntryNotFoundError,
+    NotFoundError,
     NotOfferedError,
     ReadOnlyError,
     RequestError,
+    UnavailableError,
 )
+from mirror.core.repo import RepoType
 from mirror.core.tree import RepoFile, check_path
 from mirror.derived import hub_json
 from mirror.web.paging import page_link
@@ -118,6 +122,31 @@ def parquet(request: HubRequest) -> Response:
     if body is None:
         raise EntryNotFoundError(snapshot.repo, snapshot.commit_hash, "/".join(request.params))
     return json_response(body)
+
+
+def organization(request: HubRequest) -> Response:
+    """What upstream said about the publisher of kernels (`get_organization_overview`); the kernels
+    package loads nothing from a publisher that the hub does not trust. The newest record has it."""
+    name = request.params[0].lower()
+    newest: Snapshot | None = None
+    for entry in request.context.catalog.entries(RepoType.KERNEL):
+        if (entry.repo.author or "").lower() != name:
+            continue
+        with contextlib.suppress(NotFoundError, UnavailableError):
+            snapshot = request.context.source.snapshot(entry.repo, "HEAD")
+            if snapshot.organization and (newest is None or _is_newer(snapshot, newest)):
+                newest = snapshot
+    if newest is None:
+        raise NotOfferedError(
+            f"This mirror does not know what upstream says about {request.params[0][:96]!r}: only "
+            "the pull of a kernel of this organization records it. To load a kernel without it, "
+            "set trust_remote_code."
+        )
+    return json_response(dict(newest.organization))
+
+
+def _is_newer(one: Snapshot, other: Snapshot) -> bool:
+    return one.last_modified > other.last_modified
 
 
 def whoami(_: HubRequest) -> Response:

@@ -49,6 +49,7 @@ ROUTES = (
     _repo_route("parquet", "parquet/{config*}", api.parquet),
     # What clients expect of any hub
     Route("whoami-v2", ("/api/whoami-v2",), api.whoami),
+    Route("organization", ("/api/organizations/{name}/overview",), api.organization),
     Route("agent-harnesses", ("/api/agent-harnesses",), api.agent_harnesses),
     Route("models-tags-by-type", ("/api/models-tags-by-type",), api.empty_object),
     Route("datasets-tags-by-type", ("/api/datasets-tags-by-type",), api.empty_object),

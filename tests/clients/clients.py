@@ -125,6 +125,7 @@ class Run:
 
 _BY_URL = "it takes URLs, not repositories"
 _BY_HUB = "it uses huggingface_hub for that"
+_BY_KERNELS = "it uses kernels for that"
 _LEFT_TO_HUB = dict.fromkeys(("snapshot", "info", "resume", "xet", "login", "upload"), _BY_HUB)
 _NO_XET = "it does not support Xet"
 # It counts a download, looks for a prepared copy (2.14) and for a viewer: all may fail.
@@ -182,8 +183,19 @@ SENTENCE_TRANSFORMERS = Client(
     "sentence-transformers",
     dict.fromkeys(CAPABILITIES.keys() - {"download"}, _BY_HUB),
 )
+KERNELS = [
+    Client(name, "kernels", "kernels", _LEFT_TO_HUB | {"fs": _BY_HUB})
+    for name in ("kernels-0.14", "kernels-0.15", "kernels-0.16", "kernels")
+]
+TRANSFORMERS_KERNELS = Client(
+    "transformers-kernels",
+    "transformers_kernels",
+    "transformers",
+    dict.fromkeys(CAPABILITIES.keys() - {"download"}, _BY_KERNELS),
+)
 CLIENTS = [
-    *HUBS, HF_TRANSFER, *TRANSFORMERS, *DATASETS, SENTENCE_TRANSFORMERS, NODE, CURL, ARIA2,
+    *HUBS, HF_TRANSFER, *TRANSFORMERS, *DATASETS, SENTENCE_TRANSFORMERS, *KERNELS,
+    TRANSFORMERS_KERNELS, NODE, CURL, ARIA2,
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ OTHER = "Other/Thing-1.0"
 
 def _needs(files: dict[str, Any], repo: Repo = MODEL) -> list[Need]:
     bodies = {name: json.dumps(body).encode() for name, body in files.items()}
-    return needs(repo, lambda name: bodies.get(name, b""))
+    return needs(repo, bodies, lambda name: bodies.get(name, b""))
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,60 @@ def test_only_models_have_needs(kind: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"a":' * 900 + b"1"])
 def test_a_damaged_file_names_nothing(body: bytes) -> None:
-    assert needs(MODEL, lambda _: body) == []
+    assert needs(MODEL, [], lambda _: body) == []
 
 
 def test_a_model_with_its_own_code_needs_no_repository() -> None:
     shape = shapes.kimi_k2_thinking()
-    assert needs(shape.repo, lambda name: shape.small_files.get(name, b"")) == []
+    read = shape.small_files.get
+    assert needs(shape.repo, shape.small_files, lambda name: read(name, b"")) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "repo_ids"),
+    [
+        ({"quantization_config": {"quant_method": "mxfp4"}},
+         ["kernels-community/gpt-oss-triton-kernels"]),
+        ({"quantization_config": {"quant_method": "fp8"}},
+         ["kernels-community/finegrained-fp8", "kernels-community/deep-gemm"]),
+        ({"model_type": "rwkv"}, ["kernels-community/rwkv"]),
+        ({"attn_implementation": "Org/flash@v2:attention"}, ["Org/flash"]),
+        ({"attn_implementation": "flash_attention_2"}, []),
+        ({"attn_implementation": ["Org/flash"]}, []),
+        ({"quantization_config": {"quant_method": ["mxfp4"]}}, []),
+        ({"quantization_config": "mxfp4"}, []),
+    ],
+)  # fmt: skip
+def test_a_model_uses_the_kernels_that_transformers_loads_for_it(
+    config: dict[str, Any], repo_ids: list[str]
+) -> None:
+    found = _needs({"config.json": config})
+    assert [str(need.repo) for need in found] == [f"kernels/{repo_id}" for repo_id in repo_ids]
+    assert not any(need.required for need in found)
+
+
+@pytest.mark.parametrize(
+    ("code", "repo_ids"),
+    [
+        (b"k = get_kernel('Org/relu', version=1)", ["Org/relu"]),
+        (b'get_kernel(\n    repo_id="Org/relu",\n    version=1)', ["Org/relu"]),
+        (b"LayerRepository(repo_id='Org/a', layer_name='X'); get_kernel('Org/b')",
+         ["Org/a", "Org/b"]),
+        (b"get_kernel(name)\nforget_kernel('Org/relu')", []),
+        (b"get_kernel('" + b"a" * 10_000 + b"')", []),
+        (b"get_kernel('\xff/x') get_kernel('not a repo') get_kernel('../x')", []),
+    ],
+)  # fmt: skip
+def test_a_model_uses_the_kernels_that_its_code_names(code: bytes, repo_ids: list[str]) -> None:
+    found = needs(MODEL, ["modeling.py"], lambda name: code if name == "modeling.py" else b"")
+    assert [need.repo.repo_id for need in found] == repo_ids
+
+
+def test_a_kernel_needs_the_kernels_that_its_builds_depend_on() -> None:
+    depends = [{"repo-id": "Org/other", "version": 1}, {"repo-id": 7}, "Org/third", {}]
+    files = {"build/torch-cpu/metadata.json": {"kernel-depends": depends}}
+    why = "a kernel that it depends on"
+    found = _needs(files, Repo.parse("kernels/Org/relu"))
+    assert found == [Need(Repo.parse("kernels/Org/other"), why)]
+    other = {"build/torch-cpu/metadata.json": {"kernel-depends": "Org/other"}}
+    assert _needs(other, Repo.parse("kernels/Org/relu")) == []

@@ -270,7 +270,7 @@ def test_needed_repositories_are_reported(simulator: HubSimulator, filling: Fill
     simulator.repo(MODEL).commit({"config.json": CODE})
     output = filling.run("pull", MODEL).output
     assert (
-        "A pulled model also needs org/code (its code) to start. Pull it with --with-needs."
+        "A pulled repository also needs org/code (its code) to start. Pull it with --with-needs."
         in output
     )
 
@@ -281,7 +281,7 @@ def test_needed_repositories_are_pulled_with_needs(
     simulator.repo(MODEL).commit({"config.json": CODE})
     simulator.repo("org/code").commit({"modeling.py": b"pass"})
     output = filling.run("pull", MODEL, "--with-needs").output
-    assert "A pulled model also needs org/code (its code) to start.\n" in output
+    assert "A pulled repository also needs org/code (its code) to start.\n" in output
     assert filling.shown(repo="org/code") == {"modeling.py": b"pass"}
     assert filling.last_pull()["revisions"] == 2
     simulator.repo("org/code").commit({"modeling.py": b"moved"})

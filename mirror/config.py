@@ -151,7 +151,7 @@ class SourceSpec:
                 f"{text!r} declares no source. Write hf-cache:PATH, bento:PATH or "
                 "folder:PATH=ORG/NAME."
             )
-        return cls(kind, _folder(path), _repo(repo_id) if equals else None)
+        return cls(kind, _folder(path), parse_repo(repo_id) if equals else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ class RepoSpec:
         without a prefix."""
         repo_id, _, revision = text.partition("@")
         has_prefix = repo_id.partition("/")[0] in PLURALS
-        repo = _repo(repo_id if has_prefix else f"{_prefix(repo_type)}{repo_id}")
+        repo = parse_repo(repo_id if has_prefix else f"{_prefix(repo_type)}{repo_id}")
         return cls(repo, revision, tuple(include), tuple(exclude))
 
 
@@ -294,7 +294,7 @@ def _source(entry: Any, path: Path) -> SourceSpec:
             raise ConfigError(f"A [[source]] of {path} lacks its {key}.")
     repo = None
     if "repo_id" in entry:
-        repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
+        repo = parse_repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
     return SourceSpec(entry["kind"], _folder(entry["path"]), repo)
 
 
@@ -305,7 +305,7 @@ def _repo_spec(entry: Any, path: Path) -> RepoSpec:
     _refuse_unknown(entry, known, f"in [[repo]] of {path}")
     if not isinstance(entry.get("repo_id"), str):
         raise ConfigError(f"A [[repo]] of {path} lacks its repo_id.")
-    repo = _repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
+    repo = parse_repo(f"{_prefix(entry.get('repo_type', 'model'))}{entry['repo_id']}")
     patterns = [entry.get(key, []) for key in ("include", "exclude")]
     revision = entry.get("revision", "")
     if not isinstance(revision, str) or not all(map(_is_list_of_str, patterns)):
@@ -378,7 +378,8 @@ def _prefix(repo_type: str) -> str:
         ) from exc
 
 
-def _repo(text: str) -> Repo:
+def parse_repo(text: str) -> Repo:
+    """`[datasets/|spaces/]ORG/NAME`. Raises ConfigError."""
     try:
         return Repo.parse(text)
     except ValueError as exc:

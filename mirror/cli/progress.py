@@ -24,9 +24,11 @@ from rich.progress import (
 
 from mirror.core.units import human, several
 from mirror.store.progress import (
+    CopyDone,
     Event,
     FileAdvanced,
     FileBegan,
+    FileChange,
     FileDone,
     Message,
     Planned,
@@ -64,11 +66,22 @@ def _print_json(event: Event) -> None:
     click.echo(orjson.dumps({"event": type(event).__name__, **fields}))
 
 
-def _revision_line(event: RevisionDone) -> str:
-    return (
-        f"{event.repo} at {event.commit_hash[:12]}: {event.outcome} "
-        f"({several(event.files, 'file')}, {human(event.size)})"
-    )
+def _line(event: RevisionDone | FileChange | CopyDone) -> str:
+    match event:
+        case RevisionDone():
+            return (
+                f"{event.repo} at {event.commit_hash[:12]}: {event.outcome} "
+                f"({several(event.files, 'file')}, {human(event.size)})"
+            )
+        case FileChange():
+            size = human(event.size) if event.action == "copy" else ""
+            return f"{event.action:<6}  {size:>10}  {event.path}"
+    counts = [f"{several(event.files, 'file')}, {human(event.size)}"] if event.files else []
+    counts += [f"{event.deleted} deleted"] if event.deleted else []
+    if not counts:
+        return f"{event.destination} is up to date."
+    verb = "Would copy" if event.is_dry_run else "Copied"
+    return f"{verb} to {event.destination}: {'; '.join(counts)}."
 
 
 class _Lines:
@@ -86,8 +99,8 @@ class _Lines:
                     self._size, self._received = event.size, 0
                     self._started_at = self._printed_at = time.monotonic()
                     click.echo(f"{several(event.files, 'file')}, {human(event.size)}", err=True)
-                case RevisionDone():
-                    click.echo(_revision_line(event), err=True)
+                case RevisionDone() | FileChange() | CopyDone():
+                    click.echo(_line(event), err=True)
                 case Message():
                     prefix = "" if event.level == "info" else f"{event.level}: "
                     click.echo(f"{prefix}{event.text}", err=True)
@@ -144,8 +157,8 @@ class _Bars:
                     self._advance(event)
                 case FileDone():
                     self._end(str(event.repo), event.path)
-                case RevisionDone():
-                    self._console.print(_revision_line(event), markup=False)
+                case RevisionDone() | FileChange() | CopyDone():
+                    self._console.print(_line(event), markup=False, soft_wrap=True)
                 case Message():
                     self._console.print(event.text, style=_STYLES.get(event.level), markup=False)
 

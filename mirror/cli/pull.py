@@ -6,22 +6,24 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
 from mirror.cli.progress import showing
-from mirror.cli.settings import settings
+from mirror.cli.settings import AS_JSON, settings
 from mirror.config import File, RepoSpec
 from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.repo import RepoType
 from mirror.core.units import human, several
 from mirror.derived.state import write_atomically
-from mirror.maintenance.garbage import prunable, remove_repo, remove_revision
+from mirror.maintenance.undeclared import undeclared
+from mirror.openllm.closure import pinned_specs
 from mirror.store.cache import Cache
 from mirror.store.progress import Message, Report
-from mirror.sync.completeness import has_complete_revision, needed
+from mirror.sync.completeness import has_complete_revision
 from mirror.sync.pull import Outcome, Pull, PullPlan
 from mirror.sync.rules import Rules
 from mirror.sync.upstream import Upstream
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from mirror.core.repo import Repo
     from mirror.sync.dependencies import Need
 
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 _LAST_PULL = "last-pull.json"
 
 
@@ -50,7 +51,7 @@ _LAST_PULL = "last-pull.json"
 @click.option("--include", multiple=True, help="Pull only files that match this pattern.")
 @click.option("--exclude", multiple=True, help="Omit files that match this pattern.")
 @click.option("--dry-run", is_flag=True, help="Show files and sizes, and pull nothing.")
-@click.option("--prune", is_flag=True, help="Remove revisions that are not declared.")
+@click.option("--prune", is_flag=True, help="Remove what is not declared.")
 @click.option("--with-needs", is_flag=True, help="Also pull the repositories that a model needs.")
 @AS_JSON
 @click.pass_obj
@@ -69,13 +70,14 @@ def pull(
     configuration are pulled.
     """
     declared = file.repos if file else ()
-    how = options["include"], options["exclude"], options["repo_type"]
-    specs = [RepoSpec.parse(text, *how) for text in repos] or list(declared)
+    specs = [_named(text, options, declared) for text in repos] or list(declared)
     _check(repos, specs, options)
-    cache = Cache.of(data / "hub")
+    cache, pinned = Cache.of(data / "hub"), [*declared, *pinned_specs(data)]
     if options["dry_run"]:
         with _working(file, cache, upstream, as_json=options["as_json"]) as run:
             status = _show_plans(run, specs, as_json=options["as_json"])
+        if not repos:
+            _show_undeclared(cache, pinned, as_json=options["as_json"], remove=options["prune"])
         sys.exit(status)
     with _recorded(cache) as last:
         with _working(file, cache, upstream, as_json=options["as_json"]) as run:
@@ -83,8 +85,19 @@ def pull(
         _pull_needs(file, cache, upstream, outcome, **options)
         if not repos:
             with showing(as_json=options["as_json"]) as report:
-                _prune(cache, declared, outcome, report, remove=options["prune"])
+                has_failed = bool(outcome.failed)
+                _prune(cache, pinned, report, remove=options["prune"], has_failed=has_failed)
     sys.exit(1 if outcome.failed else 0)
+
+
+def _named(text: str, options: dict[str, Any], declared: Sequence[RepoSpec]) -> RepoSpec:
+    """A revision that is named on the command line. Without filters there, it has the filters of
+    the configuration."""
+    include, exclude = options["include"], options["exclude"]
+    spec = RepoSpec.parse(text, include, exclude, options["repo_type"])
+    key = (spec.repo.key, spec.revision)
+    same = (one for one in declared if (one.repo.key, one.revision) == key)
+    return spec if include or exclude else next(same, spec)
 
 
 @contextlib.contextmanager
@@ -200,27 +213,31 @@ def _show_plan(plan: PullPlan, *, as_json: bool) -> None:
 
 
 def _prune(
-    cache: Cache, declared: Sequence[RepoSpec], outcome: Outcome, report: Report, *, remove: bool
+    cache: Cache, declared: Sequence[RepoSpec], report: Report, *, remove: bool, has_failed: bool
 ) -> None:
-    """Report revisions that are not declared, and remove them if `remove` is true and no pull
-    failed: a failed pull may mean a misspelled name in the configuration."""
-    wanted = needed(cache, [spec.repo for spec in declared])
-    for folder, revision in list(prunable(cache, declared)):
-        if not revision and folder.repo.key in wanted:
-            continue
-        name = f"{folder.repo}@{revision}" if revision else str(folder.repo)
+    """Report what is not declared, and remove it if `remove` is true and no pull failed: a failed
+    pull may mean a misspelled name in the configuration."""
+    for found in list(undeclared(cache, declared, partial(waiting_for, report=report))):
+        name = f"{found.text} ({human(found.size)})"
         if not remove:
-            report(Message("warning", f"{name} is not declared. Remove it with --prune."))
-        elif outcome.failed:
-            text = f"{name} is not declared, but is kept, because a pull failed."
+            report(Message("warning", f"Not declared: {name}. Remove it with --prune."))
+        elif has_failed:
+            text = f"Not declared, but kept, because a pull failed: {name}."
             report(Message("warning", text))
         else:
-            waiting = waiting_for(folder.repo, report)
-            if revision:
-                remove_revision(cache, folder, revision, waiting)
-            else:
-                remove_repo(cache, folder, waiting)
-            report(Message("info", f"{name} was removed."))
+            report(Message("info", f"Removed {found.text}: {human(found.remove())} freed."))
+
+
+def _show_undeclared(
+    cache: Cache, declared: Sequence[RepoSpec], *, as_json: bool, remove: bool
+) -> None:
+    """What `_prune` would report or remove."""
+    for found in undeclared(cache, declared, partial(waiting_for, report=lambda _: None)):
+        if as_json:
+            click.echo(orjson.dumps({"undeclared": found.text, "size": found.size}))
+        else:
+            verb = "Would remove" if remove else "Not declared:"
+            click.echo(f"{verb} {found.text} ({human(found.size)}).")
 
 
 def waiting_for(repo: Repo, report: Report) -> Callable[[], None]:

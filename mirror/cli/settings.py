@@ -13,6 +13,7 @@ from mirror.config import DEFAULT_FILE, SETTINGS, File, Setting, refuse_unknown_
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 PLACE = ("data", "state")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
 
 class _Path(click.Path):

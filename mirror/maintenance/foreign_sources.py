@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from huggingface_hub import scan_cache_dir
@@ -11,7 +12,7 @@ from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size, special_file
 from mirror.core.repo import Repo, find_commit
 from mirror.core.source import Layout
-from mirror.maintenance.garbage import Garbage, is_old, remove_entry
+from mirror.maintenance.garbage import Garbage, Removal, is_old, remove_entry
 from mirror.sources.bento_entry import entries
 from mirror.sources.repo_dir import RepoDir
 from mirror.sources.scan import files_below
@@ -20,25 +21,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from huggingface_hub import DeleteCacheStrategy
+
     from mirror.core.source import Source
 
 
-def remove_from(source: Source, repo: Repo, revision: str) -> int | None:
-    """Remove a repository, or one revision of it if `revision` is not empty.
+def removal_from(source: Source, repo: Repo, revision: str) -> Removal | None:
+    """The removal of a repository, or of one revision of it if `revision` is not empty.
 
-    Returns the freed bytes; None if the source does not have it. A plain folder is never removed,
-    since it belongs to another user.
+    None if the source does not have it. A plain folder is never removed, since it belongs to
+    another user.
     """
-    remove = _REMOVERS.get(source.layout)
-    return remove(source.root, repo, revision) if remove and source.root else None
+    find = _FINDERS.get(source.layout)
+    found = find(source.root, repo, revision) if find and source.root else None
+    return replace(found, text=f"{found.text} from {source.label}") if found else None
 
 
-def _remove_from_store(home: Path, repo: Repo, revision: str) -> int | None:
+def _in_store(home: Path, repo: Repo, revision: str) -> Removal | None:
     stored = [entry for entry in entries(home) if entry.holds(repo, revision)]
-    return sum(remove_entry(home, entry) for entry in stored) if stored else None
+    if not stored:
+        return None
+    size = sum(folder_size(entry.folder) for entry in stored)
+    return Removal(
+        _name(repo, revision), size, lambda: sum(remove_entry(home, entry) for entry in stored)
+    )
 
 
-def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
+def _in_cache(root: Path, repo: Repo, revision: str) -> Removal | None:
     """Remove from an HF cache like `hf cache rm`, which handles the shared blobs of
     huggingface_hub 2. Raises ConfigError for a FIFO or device, which `scan_cache_dir` would read
     without end."""
@@ -60,9 +69,17 @@ def _remove_from_cache(root: Path, repo: Repo, revision: str) -> int | None:
         # After a rename, two repositories of the cache may have the same commits.
         single = replace(cache_info, repos=frozenset({cached}))
         strategy = single.delete_revisions(*([commit] if commit else commits))
-        strategy.execute()
-        return strategy.expected_freed_size
+        return Removal(_name(repo, revision), strategy.expected_freed_size, partial(_run, strategy))
     return None
+
+
+def _run(strategy: DeleteCacheStrategy) -> int:
+    strategy.execute()
+    return strategy.expected_freed_size
+
+
+def _name(repo: Repo, revision: str) -> str:
+    return f"{repo}@{revision}" if revision else str(repo)
 
 
 def abandoned_in(source: Source) -> Iterator[Garbage]:
@@ -92,8 +109,8 @@ def _stray_blobs(root: Path, repo: Repo) -> Iterator[Garbage]:
             yield Garbage(text, path.lstat().st_size, path)
 
 
-_REMOVERS: dict[Layout, Callable[[Path, Repo, str], int | None]] = {
-    Layout.HF_CACHE: _remove_from_cache,
-    Layout.MANAGED_CACHE: _remove_from_cache,
-    Layout.BENTO_STORE: _remove_from_store,
+_FINDERS: dict[Layout, Callable[[Path, Repo, str], Removal | None]] = {
+    Layout.HF_CACHE: _in_cache,
+    Layout.MANAGED_CACHE: _in_cache,
+    Layout.BENTO_STORE: _in_store,
 }

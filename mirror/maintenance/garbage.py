@@ -7,13 +7,14 @@ import os
 import time
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import RevisionNotFoundError
 from mirror.core.files import folder_size, remove_tree
 from mirror.core.record import ManifestError
-from mirror.core.repo import ALL_VERSIONS, find_commit, short_ref, versions
+from mirror.core.repo import find_commit
 from mirror.derived.digests import is_needed
 from mirror.derived.state import write_atomically
 from mirror.sources.bento_entry import entries
@@ -56,6 +57,36 @@ class Garbage:
     path: Path
     commit_hash: str = ""
     folder: RepoDir | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Something that an operator wants to remove: `text` describes it, `size` is in bytes, and
+    `remove` removes it and returns the freed bytes."""
+
+    text: str
+    size: int
+    remove: Callable[[], int]
+
+
+def removal(cache: Cache, folder: RepoDir, revision: str, waiting: Callable[[], None]) -> Removal:
+    """The removal of a repository of the cache or, if `revision` is not empty, of one revision.
+
+    `waiting` is called before the removal blocks, if a pull holds the lock. Raises
+    RevisionNotFoundError.
+    """
+    commits = folder.recorded_commits()
+    commit = find_commit(revision, folder.refs(), commits) if revision else None
+    if revision and commit is None:
+        raise RevisionNotFoundError(folder.repo, revision)
+    text = f"{folder.repo}@{revision}" if revision else str(folder.repo)
+    if commit is None or commits == [commit]:
+        size = folder_size(folder.path)
+    else:
+        size = sum(_own_blobs(folder, commit).values())
+    if commit is None:
+        return Removal(text, size, partial(remove_repo, cache, folder, waiting))
+    return Removal(text, size, partial(remove_revision, cache, folder, commit, waiting))
 
 
 def remove_repo(cache: Cache, folder: RepoDir, waiting: Callable[[], None]) -> int:
@@ -148,13 +179,14 @@ def _own_blobs(folder: RepoDir, commit: str) -> dict[str, int]:
     }
 
 
-def find_garbage(cache: Cache) -> list[Garbage]:
-    """Revisions without refs, blobs of no revision, and abandoned work. Empty while a bundle is
-    applied, since its blobs arrive before their records."""
+def find_garbage(cache: Cache, pinned: Iterable[RepoSpec] = ()) -> list[Garbage]:
+    """Revisions without refs that are not pinned, blobs of no revision, and abandoned work. Empty
+    while a bundle is applied, since its blobs arrive before their records."""
+    specs = list(pinned)
     with cache.try_lock(BUNDLE_LOCK) as is_free:
         if not is_free:
             return []
-        found = [item for folder in cache.folders() for item in _garbage_of(folder)]
+        found = [item for folder in cache.folders() for item in _garbage_of(folder, specs)]
         return found + list(_abandoned(cache))
 
 
@@ -170,26 +202,6 @@ def unused_facts(state: State) -> list[Garbage]:
 
 def _never(_: object) -> bool:
     return False
-
-
-def prunable(cache: Cache, declared: Iterable[RepoSpec]) -> Iterator[tuple[RepoDir, str]]:
-    """Repositories and revisions that are not declared. An empty revision means the whole
-    repository."""
-    wanted: dict[str, list[str]] = {}
-    for spec in declared:
-        wanted.setdefault(spec.repo.key, []).append(spec.revision)
-    for folder in cache.folders():
-        revisions = wanted.get(folder.repo.key)
-        if revisions is None:
-            if folder.recorded_commits():  # without a record, the first pull is not finished
-                yield folder, ""
-            continue
-        refs, commits = folder.refs(), folder.recorded_commits()
-        if ALL_VERSIONS in revisions:
-            revisions = [*revisions, *versions(map(short_ref, refs))]
-        kept = {find_commit(revision, refs, commits) for revision in revisions}
-        kept |= {record.commit_hash for record in old_revisions(folder)}
-        yield from ((folder, commit) for commit in commits if commit not in kept)
 
 
 def collect(cache: Cache, found: list[Garbage]) -> int:
@@ -210,7 +222,7 @@ def _collect(item: Garbage) -> int:
         if item.commit_hash not in {record.commit_hash for record in old_revisions(item.folder)}:
             return 0
         return _remove_files(item.folder, item.commit_hash)
-    if item.path.exists() and item.path.name not in _kept_blobs(item.folder):
+    if item.path.exists() and item.path.name not in kept_blobs(item.folder):
         return delete_garbage(item)
     return 0
 
@@ -227,8 +239,16 @@ def old_revisions(folder: RepoDir) -> list[Record]:
     return old
 
 
-def _garbage_of(folder: RepoDir) -> Iterator[Garbage]:
+def _garbage_of(folder: RepoDir, pinned: Iterable[RepoSpec]) -> Iterator[Garbage]:
+    refs, commits = folder.refs(), folder.recorded_commits()
+    kept = {
+        find_commit(spec.revision, refs, commits)
+        for spec in pinned
+        if spec.repo.key == folder.repo.key
+    }
     for record in old_revisions(folder):
+        if record.commit_hash in kept:
+            continue
         own = _own_blobs(folder, record.commit_hash)
         text = f"{folder.repo} at {record.commit_hash[:12]}: no ref points to it"
         yield Garbage(
@@ -242,7 +262,7 @@ def _stray_blobs(folder: RepoDir) -> Iterator[Garbage]:
     before its record."""
     if len(_records(folder)) < len(folder.recorded_commits()):
         return  # a damaged record may want any blob
-    kept = _kept_blobs(folder)
+    kept = kept_blobs(folder)
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder.blobs):
             path = folder.blobs / entry.name
@@ -256,7 +276,8 @@ def is_old(path: Path) -> bool:
     return time.time() - path.lstat().st_ctime > _ABANDONED_AFTER_S
 
 
-def _kept_blobs(folder: RepoDir) -> set[str]:
+def kept_blobs(folder: RepoDir) -> set[str]:
+    """The blobs that a record of the repository wants."""
     return {file.etag for record in _records(folder) for file in record.files.values()}
 
 

@@ -8,12 +8,14 @@ openllm/<same name>.txt                              its wheels as uv constraint
 
 from __future__ import annotations
 
+import glob
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mirror.config import RepoSpec
 from mirror.core.errors import ConfigError
 from mirror.core.files import inside, read_regular
 from mirror.core.repo import Repo
@@ -146,6 +148,15 @@ def read_closures(data: Path) -> Iterator[Closure]:
         except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError,
                 ConfigError):  # fmt: skip
             continue
+
+
+def pinned_specs(data: Path) -> list[RepoSpec]:
+    """The revisions and files that the closures of a data folder need."""
+    return [
+        RepoSpec(model.repo, model.revision, include=tuple(map(glob.escape, model.files)))
+        for closure in read_closures(data)
+        for model in closure.models
+    ]
 
 
 def _model(parsed: Mapping[str, Any]) -> PinnedModel:

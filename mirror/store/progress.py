@@ -1,4 +1,4 @@
-"""Progress events of pull, verify, adopt and bundle, which `mirror.cli.progress` shows."""
+"""Progress events of pull, verify, adopt, push and bundle, which `mirror.cli.progress` shows."""
 
 from __future__ import annotations
 
@@ -55,6 +55,26 @@ class RevisionDone(Event):
     outcome: str
     files: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange(Event):
+    """A file that a dry run of a copy would change; `action` is `copy` or `delete`."""
+
+    action: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyDone(Event):
+    """A copy to `destination` is finished, or its dry run."""
+
+    destination: str
+    files: int
+    size: int
+    deleted: int
+    is_dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

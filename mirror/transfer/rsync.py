@@ -1,112 +1,126 @@
-"""Copies the data folder with rsync. Readers never see a part of a revision."""
+"""Runs rsync: its progress, its figures, and its messages as one error."""
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
-from pathlib import Path
+import threading
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import CarryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import IO
 
-# The files that lead a reader to the payload. Each group may arrive only after the groups before.
-_REFS = ("/hub/*/refs", "/git/*/*/*/refs", "/git/*/*/*/packed-refs", "/git/*/*/*/HEAD",
-         "/bentoml/models/*/latest")  # fmt: skip
-_POINTERS = (("/hub/*/snapshots", "/hub/*/trees"), ("/hub/*/hubmirror", "/openllm"), _REFS)
-_PAYLOAD = ("/hub/*/blobs", "/hub/*/snapshots", "/hub/*/trees", "/hub/*/.no_exist")
-_LOCAL = ("/.hubmirror", "/hub/.hubmirror", "/hub/.locks", ".rsync-partial")
-_FLAGS = (
-    "--archive", "--hard-links", "--copy-dirlinks", "--partial-dir=.rsync-partial",
-    "--omit-dir-times", "--human-readable",
-)  # fmt: skip
 _VANISHED = 24
-_VISIBLE_PASSES = ("refs", "removals of revisions", "removals of files")
-"""The passes that change what readers see: they run after the records."""
+_MAX_LINES = 3
+"""Lines of rsync's messages that an error quotes."""
 
+_PROGRESS = re.compile(r" *(\d+) +\d+% ")
+_STATS = {
+    "Number of regular files transferred": "files",
+    "Total transferred file size": "size",
+    "Number of deleted files": "deleted",
+}
+_OTHER_STATS = re.compile(
+    r"(Number of |Total |Literal data|Matched data|File list |sent \d|total size is |$)"
+)
+_SPEAKER = re.compile(r"^rsync(?: error)?: (?:\[\w+\] )?")
 _CAUSES = {
-    10: "the connection failed",
-    11: "a file cannot be written at the destination, or its disk is full",
-    12: "the destination ended the connection (is rsync installed there? is its disk full?)",
+    12: "the destination ended the connection (is rsync installed there?)",
     20: "rsync was interrupted",
-    23: "some files could not be copied",
     30: "the destination did not answer in time",
     255: "ssh failed",
 }
 
 
-def push(
-    data: Path,
-    destination: str,
-    *,
-    delete: bool = False,
-    options: tuple[str, ...] = (),
-    notify: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Copy `data` to `HOST:/path` or a folder. An interrupted push continues at the next call.
+@dataclass(slots=True)
+class Stats:
+    """What rsync copied and deleted; sizes are in bytes."""
 
-    `delete` removes files at the destination that `data` does not have, in two last passes: first
-    the refs, records and links, then the rest. `options` are passed to rsync. `notify` receives
-    the name of each pass, and warnings. Raises CarryError.
+    files: int = 0
+    size: int = 0
+    deleted: int = 0
+    has_vanished: bool = False
+    """Whether files vanished while rsync copied them."""
+
+
+class RsyncError(CarryError):
+    """rsync failed; `messages` are its last lines, without the name of the program."""
+
+    def __init__(self, code: int, messages: Sequence[str]) -> None:
+        self.messages = messages
+        super().__init__("; ".join(messages) or _CAUSES.get(code, f"its exit status is {code}"))
+
+
+def rsync(
+    words: Sequence[str],
+    *,
+    advanced: Callable[[int], None] = lambda _: None,
+    printed: Callable[[str], None] = lambda _: None,
+) -> Stats:
+    """Run rsync. `advanced` receives counts of bytes, and `printed` each other line of its output.
+
+    Raises RsyncError.
     """
     if shutil.which("rsync") is None:
         raise CarryError("rsync is not installed on this host. Run apt-get install rsync.")
-    _check(data, destination, delete=delete)
-    for name, filters in _passes(delete=delete):
-        notify(name)
-        command = ["rsync", *_FLAGS, *filters, *options, f"{data.absolute()}/", destination]
-        code = subprocess.run(command, check=False).returncode  # noqa: S603
-        if code == _VANISHED:
-            notify(
-                "Some files vanished while rsync copied them: another process changes the data "
-                "folder."
-            )
-        elif code:
-            cause = _CAUSES.get(code, f"its exit status is {code}")
-            unchanged = (
-                "" if name in _VISIBLE_PASSES else "The destination serves the same as before. "
-            )
-            raise CarryError(
-                f"rsync failed in the pass {name!r}: {cause}. Its messages are above. {unchanged}"
-                "Run the same command again to continue."
-            )
-
-
-def _check(data: Path, destination: str, *, delete: bool) -> None:
-    """Raises CarryError for arguments that are wrong or dangerous."""
-    if not data.is_dir():
-        raise CarryError(f"The data folder {data} does not exist. Name another with --data.")
-    if destination.startswith("-"):
-        raise CarryError(
-            f"{destination} is not a destination. Write HOST:/path, and the options of rsync last, "
-            "after --."
-        )
-    if ":" not in destination and Path(destination).resolve().is_relative_to(data.resolve()):
-        raise CarryError(
-            f"{destination} is inside the data folder. Name a destination outside of it."
-        )
-    if delete and not any((data / "hub").glob("*--*")):
-        raise CarryError(
-            f"{data} has no repository, so --delete would delete all files at the destination. "
-            "Check that the disk of the data folder is mounted."
-        )
-
-
-def _passes(*, delete: bool) -> Iterator[tuple[str, list[str]]]:
-    """The name and the rsync filters of each pass, in order."""
-    local = [f"--exclude={pattern}" for pattern in _LOCAL]
-    for number, name in enumerate(("files", "snapshots", "records")):
-        later = [pattern for group in _POINTERS[number:] for pattern in group]
-        yield name, local + [f"--exclude={pattern}" for pattern in later]
-    # --checksum: a ref that moved within a second has the same size and mtime.
-    refs = [f"--include={pattern}{end}" for pattern in _REFS for end in ("", "/***")]
-    yield (
-        _VISIBLE_PASSES[0],
-        ["--checksum", "--prune-empty-dirs", *local, "--include=*/", *refs, "--exclude=*"],
+    stats, received = Stats(), 0
+    process = subprocess.Popen(  # noqa: S603
+        ["rsync", *words, "--no-human-readable", "--info=progress2", "--stats"],  # noqa: S607
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "LC_ALL": "C"},
     )
-    if delete:
-        payload = [f"--exclude={pattern}" for pattern in _PAYLOAD]
-        yield _VISIBLE_PASSES[1], [*local, "--delete", *payload]
-        yield _VISIBLE_PASSES[2], [*local, "--delete"]
+    with process, _Tail(process.stderr) as tail:
+        for line in _lines(process.stdout):
+            name, _, value = line.partition(": ")
+            if found := _PROGRESS.match(line):
+                advanced(int(found[1]) - received)
+                received = int(found[1])
+            elif name in _STATS:
+                setattr(stats, _STATS[name], int(value.split()[0]))
+            elif not _OTHER_STATS.match(line):
+                printed(line)
+    if process.returncode == _VANISHED:
+        stats.has_vanished = True
+    elif process.returncode:
+        raise RsyncError(process.returncode, tail.messages())
+    return stats
+
+
+def _lines(stream: IO[bytes] | None) -> Iterator[str]:
+    """The lines of the output. rsync ends a line of progress with a carriage return."""
+    rest = b""
+    while stream and (chunk := os.read(stream.fileno(), 65536)):
+        *lines, rest = re.split(rb"[\r\n]", rest + chunk)
+        yield from (line.decode(errors="replace") for line in lines)
+    yield rest.decode(errors="replace")
+
+
+class _Tail:
+    """Reads a stream in a thread, and keeps its last lines."""
+
+    def __init__(self, stream: IO[bytes] | None) -> None:
+        self._lines: deque[bytes] = deque(maxlen=20)
+        self._thread = threading.Thread(
+            target=lambda: self._lines.extend(stream or ()), daemon=True
+        )
+
+    def __enter__(self) -> _Tail:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+
+    def messages(self) -> list[str]:
+        """The last lines, without the summary that rsync adds to other messages."""
+        lines = [line.decode(errors="replace").strip() for line in self._lines]
+        said = [line for line in lines if line and not line.startswith("rsync error:")]
+        return [_SPEAKER.sub("", line) for line in said[-_MAX_LINES:]]

@@ -20,7 +20,9 @@
     └── UnavailableError                 the resource exists, or may exist, but is not served now
         ├── BusyError                    too many requests of one kind at the same time
         ├── RevisionIncompleteError      files of the revision are still missing
-        ├── DigestPendingError           the digest of a file is still being computed
+        ├── PendingError                 the answer is still being computed
+        │   ├── DigestPendingError       the digest of a file
+        │   └── ListingPendingError      the listing of all repositories
         ├── BlobUnreadableError          the file is missing, has a wrong size, or the disk fails
         └── BlobChangedError             the file became shorter while it was read
 
@@ -196,16 +198,30 @@ class RevisionIncompleteError(UnavailableError):
         super().__init__(message)
 
 
-class DigestPendingError(UnavailableError):
-    """The digest of a file is still being computed. `remaining` is in bytes."""
+class PendingError(UnavailableError):
+    """The answer is still being computed, in another thread."""
 
     retry_after = 5
+
+
+class DigestPendingError(PendingError):
+    """The digest of a file is still being computed. `remaining` is in bytes."""
 
     def __init__(self, name: str, remaining: int) -> None:
         self.remaining = remaining
         super().__init__(
             f"The digests of {name} are being computed: {human(remaining)} are left. "
             "Try again in a moment."
+        )
+
+
+class ListingPendingError(PendingError):
+    """Another thread looks at all repositories, and the last listing is too old."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The repositories are being listed. This takes longest after the first start. Try "
+            "again in a moment."
         )
 
 

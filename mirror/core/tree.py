@@ -19,6 +19,7 @@ MAX_PATH = 1024
 MAX_DEPTH = 64
 """The maximum number of parts of a path inside a repository, including the file name."""
 
+_INVALID_PARTS = frozenset({"", ".", ".."})
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -139,8 +140,8 @@ def lfs_file(path: str, size: int, sha256: str, xet_hash: str | None = None) -> 
 
 def check_path(path: str) -> str:
     """The path, if it is inside its repository; else RequestError."""
-    parts = path.split("/")
-    if not path or "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in parts):
+    is_inside = _INVALID_PARTS.isdisjoint(path.split("/"))
+    if not is_inside or "\0" in path or "\\" in path:
         raise RequestError(f"{path[:200]!r} is not a path inside a repository.")
     return path
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.core.errors import NotFoundError, UnavailableError
+from mirror.core.errors import ListingPendingError, NotFoundError, UnavailableError
 from mirror.core.repo import RepoType
 from mirror.derived import hub_json
 from mirror.derived.facts import Facts
@@ -96,16 +96,27 @@ class Catalog:
         self._closed = threading.Event()
 
     def entries(self, repo_type: RepoType) -> list[Entry]:
-        """Every repository of a type once, sorted by id."""
+        """Every repository of a type once, sorted by id.
+
+        If the last look is too old, the first caller looks. Raises ListingPendingError for the
+        others, so that they use no thread meanwhile.
+        """
         look = self._look
         if look.age >= look.hold_s:
             if look.age < 2 * look.hold_s:
                 self.refresh()
             else:
-                with self._lock:
-                    if self._look.age >= self._look.hold_s:
-                        self._renew()
+                self._look_first()
         return self._look.by_type.get(repo_type, [])
+
+    def _look_first(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise ListingPendingError
+        try:
+            if self._look.age >= self._look.hold_s:
+                self._renew()
+        finally:
+            self._lock.release()
 
     def last_look(self) -> Look:
         """The result of the last look. Does not block: an old look is renewed in the background."""

@@ -92,7 +92,7 @@ class ForeignRevisions:
     ) -> dict[str, StoredFile]:
         named = {path: _named(path, file, tree.get(path)) for path, file in found.items()}
         unnamed = [path for path, file in named.items() if file is None]
-        rule = LfsRule.of(snapshot) if unnamed else LfsRule(None)
+        rule = LfsRule.of(snapshot, found if unnamed else ())
         files: dict[str, StoredFile] = {
             path: LocalFile(file, found[path].location) for path, file in named.items() if file
         }

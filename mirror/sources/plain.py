@@ -61,11 +61,12 @@ class PlainFiles:
         `before` itself is returned.
         """
         root = os.path.realpath(folder, strict=True)
-        rule = LfsRule.of(root)
+        paths = list(files_below(root, _SKIPPED.union(skip)))
+        rule = LfsRule.of(root, paths)
         absent: dict[str, str] = {}
         found: dict[str, DigestJob | LocalFile] = {}
         newest, kept = 0, before.files if before and before.rule == rule else {}
-        for path in files_below(root, _SKIPPED.union(skip)):
+        for path in paths:
             try:
                 check_file_path(path)
                 location, size, mtime_ns = _follow(root, path)

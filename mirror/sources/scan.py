@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fnmatch
+import heapq
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 from mirror.core.files import is_outage, open_regular, read_regular
 from mirror.core.tree import MAX_DEPTH, RepoFile, lfs_file
+from mirror.sources.git_attributes import AttributesFile, GitAttributes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from mirror.derived.digests import DigestJob, Kind
 
 _MAX_ATTRIBUTES = 1024 * 1024
-_MAX_RULES = 1000
+_MAX_ATTRIBUTES_FILES = 1000
+_ATTRIBUTES = ".gitattributes"
 _LAST_SECOND = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _LFS_SIZE = 10 * 1000 * 1000
 _GIT_LOOKS_AT = 8000
@@ -72,32 +74,37 @@ def _is_unicode(name: str) -> bool:
 class LfsRule:
     """The rule for which files are LFS files: that of `.gitattributes`, else that of the hub.
 
-    Without `.gitattributes`, a file is an LFS file if git considers it binary, or if it is larger
-    than the hub's limit for regular files (10 MB).
+    A file that is larger than the hub's limit for regular files (10 MB) is always an LFS file. If
+    the folder has no `.gitattributes` and none below it names the file, a file is an LFS file if
+    git considers it binary.
     """
 
-    patterns: tuple[str, ...] | None
+    attributes: GitAttributes
 
     @classmethod
-    def of(cls, folder: str) -> LfsRule:
-        """The rule of a folder. Raises OSError if its disk fails."""
-        try:
-            body = read_regular(os.path.join(folder, ".gitattributes"), _MAX_ATTRIBUTES)
-        except OSError as exc:
-            if is_outage(exc):
-                raise
-            return cls(None)
-        lines = body.decode(errors="replace").splitlines()[:_MAX_RULES]
-        words = [line.split() for line in lines if not line.startswith("#")]
-        return cls(tuple(line[0] for line in words if "filter=lfs" in line[1:]))
+    def of(cls, folder: str, paths: Iterable[str]) -> LfsRule:
+        """The rule of a folder with these files. Raises OSError if its disk fails."""
+        found = {}
+        names = (path for path in paths if path.rpartition("/")[2] == _ATTRIBUTES)
+        for path in heapq.nsmallest(_MAX_ATTRIBUTES_FILES, names, key=_depth):
+            try:
+                body = read_regular(os.path.join(folder, path), _MAX_ATTRIBUTES)
+            except OSError as exc:
+                if is_outage(exc):
+                    raise
+                continue
+            found[path.rpartition("/")[0]] = AttributesFile.parse(body)
+        return cls(GitAttributes(found))
 
     def kind(self, path: str, location: str, size: int) -> Kind:
         """The kind of the digest that is the etag of the file. Raises OSError."""
         if size > _LFS_SIZE:
             return "sha256"
-        if self.patterns is None:
-            return "sha256" if _is_binary(location) else "git-sha1"
-        is_lfs = any(_matches(path, pattern) for pattern in self.patterns)
+        value = self.attributes.filter_of(path)
+        if value is None and "" not in self.attributes.files:
+            is_lfs = _is_binary(location)
+        else:
+            is_lfs = value == "lfs"
         return "sha256" if is_lfs else "git-sha1"
 
 
@@ -114,10 +121,8 @@ def digested(path: str, wanted: DigestJob, digest: str) -> RepoFile:
     return RepoFile(path, wanted.size, digest)
 
 
-def _matches(path: str, pattern: str) -> bool:
-    if "/" in pattern:
-        return fnmatch.fnmatchcase(path, pattern.removeprefix("/").replace("**/", "*"))
-    return fnmatch.fnmatchcase(os.path.basename(path), pattern)
+def _depth(path: str) -> tuple[int, str]:
+    return path.count("/"), path
 
 
 def _is_binary(location: str) -> bool:

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from mirror.core.errors import DigestPendingError, HubmirrorError, NotOfferedError, ReadOnlyError
+from mirror.core.errors import HubmirrorError, NotOfferedError, PendingError, ReadOnlyError
 from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.xet_hashes import XetHashes
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mirror.web.routing import Match
 
 _MAX_THREADS = 16  # more threads compete for the interpreter lock
-_POLL_INTERVAL_S = 0.25
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
 _READS = ("GET", "HEAD")
 
 
@@ -87,17 +87,18 @@ class HubApp:
             return error_response(exc)
 
     async def _run(self, request: HubRequest) -> Response:
-        """Call the handler in a thread. If it needs digests, it is called again until they are
-        computed; between two calls it uses no thread."""
-        route = request.match.route
-        deadline = anyio.current_time() + route.digest_timeout_s
+        """Call the handler in a thread. If it needs what another thread computes, it is called
+        again until that is there; between two calls it uses no thread."""
+        route, pause = request.match.route, _FIRST_PAUSE_S
+        deadline = anyio.current_time() + route.pending_timeout_s
         while True:
             try:
                 return await anyio.to_thread.run_sync(route.handler, request, limiter=self._threads)
-            except DigestPendingError:
+            except PendingError:
                 if anyio.current_time() > deadline:
                     raise
-            await anyio.sleep(_POLL_INTERVAL_S)
+            await anyio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     async def _read(self, request: Request, match: Match) -> HubRequest:
         body = b""

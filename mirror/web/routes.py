@@ -36,7 +36,7 @@ ROUTES = (
     ),
     Route("raw", ("/{repo}/raw/{revision+}", "/{prefix}/{repo}/raw/{revision+}"), resolve.raw),
     # Repositories
-    Route("listing", ("/api/{type}",), listing.listing),
+    Route("listing", ("/api/{type}",), listing.listing, pending_timeout_s=120.0),
     Route("info", ("/api/{type}/{repo}",), api.info),
     _repo_route("revision", "revision/{revision+}", api.info),
     _repo_route("tree", "tree/{revision+}", api.tree),
@@ -62,7 +62,7 @@ ROUTES = (
         xet.reconstruction,
         access=Access.CAS_TOKEN,
         is_cacheable=False,  # each client waits for the hash as long as it has patience
-        digest_timeout_s=240.0,  # hf_xet waits for five minutes, and has no other way to the file
+        pending_timeout_s=240.0,  # hf_xet waits for five minutes, and has no other way to the file
     ),
     Route(
         "blocks",

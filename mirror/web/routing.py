@@ -63,7 +63,7 @@ class Route:
     `handler` runs in a thread, unless `is_inline`. A POST is accepted where `max_body` (in bytes)
     is not 0; its body is read whole before the handler is called. `vary` names the request headers
     that the answer depends on, beside those of the cache's key; an answer with any is not kept.
-    `digest_timeout_s` is for how long a request waits for digests that are being computed.
+    `pending_timeout_s` is for how long a request waits for an answer that another thread computes.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Route:
     is_cacheable: bool = True
     is_inline: bool = False
     max_body: int = 0
-    digest_timeout_s: float = 5.0
+    pending_timeout_s: float = 5.0
 
     @property
     def is_shared(self) -> bool:

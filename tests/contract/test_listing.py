@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,13 @@ from mirror.core.repo import Repo
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
+from mirror.web.app import create_app
 from tests import folders
 from tests.conftest import Serve, serving
 from tests.contract.conftest import Served
 from tests.folders import COMMIT, OLDER, Content
+from tests.servers import run_server
+from tests.waiting import until
 
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 PLURALS = ["models", "datasets", "spaces"]
@@ -235,3 +241,33 @@ def test_one_id_in_several_sources_is_listed_once(tmp_path: Path, state: State) 
         ]  # fmt: skip
         with serving(state, *sources) as client:
             assert _ids(client) == ["Org/Model"]
+
+
+def test_a_long_first_look_uses_one_thread(tmp_path: Path, digests: Digests, state: State) -> None:
+    """Many different listings wait for it, and other requests are answered meanwhile."""
+    goes_on, looks = threading.Event(), []
+
+    class Waiting(HfCache):
+        def repos(self) -> list[Repo]:
+            looks.append(time.monotonic())
+            assert goes_on.wait(60)
+            return super().repos()
+
+    folders.make_managed(tmp_path / "hub")
+    app = create_app(Waiting(tmp_path / "hub", digests, managed=True), state, ttl_s=60)
+    with (
+        run_server(app) as url,
+        httpx2.Client(base_url=url, timeout=60, limits=httpx2.Limits(max_connections=80)) as client,
+        ThreadPoolExecutor(64) as threads,
+    ):
+        # Requests with the same path wait for each other, so each path has other slashes.
+        queries = [f"/api{'/' * n}models?limit={n}" for n in range(1, 41)]
+        answers = [threads.submit(client.get, query) for query in queries]
+        until(lambda: bool(looks), 10)
+        for number in range(20):
+            time.sleep(0.05)
+            assert client.get(f"/api/models/Org/Model?n={number}", timeout=10).status_code == 200
+        assert not any(answer.done() for answer in answers)
+        goes_on.set()
+        assert [len(answer.result().json()) for answer in answers] == [1] * len(queries)
+    assert len(looks) == 1

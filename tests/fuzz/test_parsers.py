@@ -512,7 +512,7 @@ _PATTERNS = (
 def _match_attributes(scratch: Path, body: bytes) -> None:
     write(scratch / "attributes" / ".gitattributes", body)
     write(scratch / "attributes" / "x", b"\0x")
-    rule = soon(lambda: LfsRule.of(str(scratch / "attributes")))
+    rule = soon(lambda: LfsRule.of(str(scratch / "attributes"), [".gitattributes"]))
     for path in ("model.safetensors", "a/b/c.bin", "a" * 200, "\u00fc [x]"):
         kind = soon(lambda path=path: rule.kind(path, str(scratch / "attributes/x"), 5))  # type: ignore[misc]
         assert kind in ("sha256", "git-sha1")

@@ -6,7 +6,9 @@ file, else from its default.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +105,12 @@ SETTINGS = {
         ),
     )
 }
+
+_SERVICE_VARIABLE = re.compile(
+    r"HUBMIRROR(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|"
+    r"PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 
 TABLES = ("serve", "xet", "pull")
 LISTS = ("source", "repo", "upstream")
@@ -272,10 +280,37 @@ def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
 
 
 def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    """Raises ConfigError for a `HUBMIRROR_*` variable that is not a setting."""
-    known = [setting.variable for setting in SETTINGS.values()]
-    ours = [name for name in environ if name.startswith("HUBMIRROR_")]
-    _refuse_unknown(ours, [*known, "HUBMIRROR_CONFIG", "HUBMIRROR_SOURCE"], "in the environment")
+    """Raises ConfigError for a `HUBMIRROR_*` variable that looks like a misspelt setting.
+
+    Other programs have such variables too: Kubernetes sets several for a Service of this name, and
+    the compose file reads `HUBMIRROR_IMAGE`. They are ignored.
+    """
+    known = {setting.variable for setting in SETTINGS.values()}
+    known |= {"HUBMIRROR_CONFIG", "HUBMIRROR_SOURCE"}
+    for name, value in environ.items():
+        if name in known or not name.startswith("HUBMIRROR_"):
+            continue
+        if not _SERVICE_VARIABLE.fullmatch(name) and not is_service_address(value):
+            _refuse_misspelt(name, known)
+
+
+def is_service_address(value: str) -> bool:
+    """Whether Kubernetes, and not the operator, set the variable, for example
+    `HUBMIRROR_PORT=tcp://10.0.0.7:80`."""
+    return _SERVICE_ADDRESS.fullmatch(value) is not None
+
+
+def _refuse_misspelt(name: str, known: Iterable[str]) -> None:
+    short = name.removeprefix("HUBMIRROR_")
+    settings = {one.removeprefix("HUBMIRROR_"): one for one in known}
+    nearest = difflib.get_close_matches(short, settings, 1) or [
+        one for one in settings if short.startswith(f"{one}_")
+    ]
+    if nearest:
+        raise ConfigError(
+            f"{name} in the environment is not a setting. Did you mean {settings[nearest[0]]}? "
+            "Otherwise unset it, or choose another name."
+        )
 
 
 def _refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str) -> None:

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 import click
 
-from mirror.config import DEFAULT_FILE, SETTINGS, File, Setting, refuse_unknown_variables
+from mirror.config import (
+    DEFAULT_FILE,
+    SETTINGS,
+    File,
+    Setting,
+    is_service_address,
+    refuse_unknown_variables,
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 PLACE = ("data", "state")
@@ -21,6 +28,14 @@ class _Path(click.Path):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         return Path(os.fsdecode(super().convert(value, param, ctx))).expanduser()
+
+
+class _Option(click.Option):
+    """An option that ignores a variable that Kubernetes sets for a Service."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        return None if value and is_service_address(value) else value
 
 
 def _option(setting: Setting) -> Callable[[_Command], _Command]:
@@ -35,6 +50,7 @@ def _option(setting: Setting) -> Callable[[_Command], _Command]:
     return click.option(
         setting.flag,
         setting.name,
+        cls=_Option,
         type=kind,
         default=setting.default,
         multiple=setting.several,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx2
 import pytest
+from click.testing import CliRunner
 
+from mirror.cli import main
 from mirror.config import SETTINGS, File, SourceSpec, read_token, refuse_unknown_variables
 from mirror.core.errors import ConfigError, RevisionNotFoundError
 from mirror.core.repo import Repo
 from mirror.server.opened_sources import open_sources
 from mirror.server.worker_config import WorkerConfig
 from tests.folders import MODEL, OLDER, Content, make_classic, make_managed, make_plain
+from tests.servers import run_command
 
 
 def _file(folder: Path, text: str) -> File:
@@ -85,10 +89,53 @@ def test_a_source_in_one_line(text: str) -> None:
     assert str(SourceSpec.parse(text)) == text
 
 
-def test_an_unknown_variable_is_named() -> None:
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("PROT", "PORT"), ("TOKEN", "TOKEN_FILE"), ("TOKENFILE", "TOKEN_FILE"),
+        ("SOURCES", "SOURCE"), ("DATA_FOLDER", "DATA"), ("PUBLICURL", "PUBLIC_URL"),
+        ("DATA_SERVICE", "DATA"), ("TLS_PROT", "TLS_PORT"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(name: str, nearest: str) -> None:
     refuse_unknown_variables({"HUBMIRROR_PORT": "1", "HUBMIRROR_SOURCE": "x", "PATH": "y"})
-    with pytest.raises(ConfigError, match="HUBMIRROR_PROT"):
-        refuse_unknown_variables({"HUBMIRROR_PROT": "1"})
+    with pytest.raises(ConfigError, match=rf"^HUBMIRROR_{name} .* mean HUBMIRROR_{nearest}\?"):
+        refuse_unknown_variables({f"HUBMIRROR_{name}": "1"})
+
+
+def _service(name: str) -> dict[str, str]:
+    """The variables that Kubernetes gives to each container beside a Service."""
+    return {
+        f"{name}_SERVICE_HOST": "10.96.7.7",
+        f"{name}_SERVICE_PORT": "8400",
+        f"{name}_SERVICE_PORT_HTTP": "8400",
+        f"{name}_PORT": "tcp://10.96.7.7:8400",
+        f"{name}_PORT_8400_TCP": "tcp://10.96.7.7:8400",
+        f"{name}_PORT_8400_TCP_PROTO": "tcp",
+        f"{name}_PORT_8400_TCP_PORT": "8400",
+        f"{name}_PORT_8400_TCP_ADDR": "10.96.7.7",
+    }
+
+
+def test_variables_of_kubernetes_and_compose_are_ignored(tmp_path: Path) -> None:
+    names = ("HUBMIRROR", "HUBMIRROR_TLS", "HUBMIRROR_DATA", "HUBMIRROR_TOKEN_FILE")
+    foreign = {key: value for name in names for key, value in _service(name).items()}
+    foreign["HUBMIRROR_IMAGE"] = "registry.lan/hubmirror:1"
+    make_managed(tmp_path / "data" / "hub")
+    under = ["env", *(f"{key}={value}" for key, value in foreign.items())]
+    with run_command(tmp_path, "--workers", "1", under=under) as command:
+        assert httpx2.get(f"{command.url}/api/models/Org/Model").status_code == 200
+
+
+def test_a_port_of_a_service_is_not_our_port(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        main,
+        ["serve", "--host", "203.0.113.9"],
+        env=_service("HUBMIRROR") | {"HUBMIRROR_DATA": str(tmp_path)},
+    )
+    assert "port 8400" in done.output
+    wrong = CliRunner().invoke(main, ["serve"], env={"HUBMIRROR_PORT": "eighty"})
+    assert "'eighty' is not a valid integer range" in wrong.output
 
 
 def test_the_data_folder_is_asked_before_what_is_declared(tmp_path: Path) -> None:

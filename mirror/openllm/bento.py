@@ -158,6 +158,8 @@ def _available(repository: ModelRepository, branches: Sequence[str], name: str) 
         versions = {version for bento in bentos for version in (bento.version, *bento.aliases)}
         return f"The versions of {name} are: {', '.join(sorted(versions))}"
     names = {found for branch in branches for found, _ in _bento_files(repository, branch)}
+    if not names:
+        return f"The repository {repository.name} has no bentos"
     return f"The available bentos are: {', '.join(sorted(names)[:30])}"
 
 

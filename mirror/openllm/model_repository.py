@@ -144,7 +144,7 @@ class ModelRepository:
                 )
         refspecs = [f"+refs/heads/{name}:refs/heads/upstream-{name}" for name in branches]
         try:
-            self._git("fetch", "--quiet", "--no-tags", url, *refspecs)
+            self._try_git("fetch", "--quiet", "--no-tags", url, *refspecs)
         except subprocess.CalledProcessError as exc:
             raise UpstreamError(f"git cannot fetch {url}: {_last_line(exc)}.") from exc
         results = {branch: self._rewrite(branch) for branch in branches}
@@ -168,10 +168,10 @@ class ModelRepository:
 
     def read(self, branch: str, path: str) -> bytes | None:
         """The content of a file of a branch; None if it does not exist."""
-        try:
-            return self._git("cat-file", "blob", f"refs/heads/{branch}:{path}")
-        except subprocess.CalledProcessError:
+        revision = f"refs/heads/{branch}"
+        if not self._git("ls-tree", "-z", revision, "--", path):
             return None
+        return self._git("cat-file", "blob", f"{revision}:{path}")
 
     def _prepare(self) -> None:
         """Create the repository, or remove unsafe files from it.
@@ -213,7 +213,7 @@ class ModelRepository:
 
     def _remote_branches(self, url: str) -> set[str]:
         try:
-            rows = self._git("ls-remote", "--heads", url).decode()
+            rows = self._try_git("ls-remote", "--heads", url).decode()
         except subprocess.CalledProcessError as exc:
             raise UpstreamError(f"git cannot read {url}: {_last_line(exc)}.") from exc
         refs = [line.split("\t")[1] for line in rows.splitlines() if "\t" in line]
@@ -278,6 +278,19 @@ class ModelRepository:
             at = start + file.size + 1
 
     def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Run git on what is in the folder. Raises ConfigError if the repository is damaged, or not
+        safe to read."""
+        try:
+            return self._try_git(*arguments, stdin=stdin)
+        except subprocess.CalledProcessError as exc:
+            raise ConfigError(
+                f"The repository {self.name} in git/ of the data folder is damaged, or its copy "
+                f"still runs: {_last_line(exc)}. Wait for the copy, or remove the repository and "
+                "fetch it again with `hubmirror openllm pull`."
+            ) from exc
+
+    def _try_git(self, *arguments: str, stdin: bytes = b"") -> bytes:
+        """Run git. Raises CalledProcessError, and ConfigError if the repository is not safe."""
         if shutil.which("git") is None:
             raise ConfigError(_NO_GIT)
         try:

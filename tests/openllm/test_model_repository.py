@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirror.cli import main
 from mirror.core.errors import ConfigError, UpstreamError
+from mirror.openllm.bento import tags
 from mirror.openllm.model_repository import DEFAULT, Address, ModelRepository, without_endpoint
 from tests.wheels import ENDPOINT, bento_files, bento_yaml, commit, git, needs_git
 
@@ -312,7 +315,9 @@ def test_a_copy_follows_the_environment(upstream: Path, tmp_path: Path) -> None:
     assert copy.read("main", BENTO) == REAL.replace(ENDPOINT, "null").encode()
     assert copy.read("main", "README.md") == b"a\n"
     assert copy.read("upstream-main", BENTO) == REAL.encode()
-    assert copy.read("main", "nope") is copy.read("nope", BENTO) is None
+    assert copy.read("main", "nope") is None
+    with pytest.raises(ConfigError, match="is damaged, or its copy still runs"):
+        copy.read("nope", BENTO)
     nightly = copy.files("nightly", "/bento.yaml")
     assert len(nightly) == 2
     assert not any(ENDPOINT.encode() in body for body in nightly.values())
@@ -679,6 +684,56 @@ def test_the_folder_of_repositories_may_be_a_link(upstream: Path, tmp_path: Path
     (tmp_path / "git").symlink_to(tmp_path / "elsewhere")
     assert pull(tmp_path, upstream) == {"main": 1, "nightly": 2}
     assert set(repository(tmp_path, upstream).branches()) == {"main", "nightly"}
+
+
+def _emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _halved(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+HALF_ARRIVED: dict[str, Callable[[Path], None]] = {
+    "an empty folder": _emptied,
+    "no objects": lambda folder: _emptied(folder / "objects"),
+    "no folder objects": lambda folder: shutil.rmtree(folder / "objects"),
+    "no refs": lambda folder: _emptied(folder / "refs"),
+    "half of each ref": lambda folder: _halved(folder / "refs"),
+    "half of HEAD": lambda folder: os.truncate(folder / "HEAD", 8),
+    "half of each object": lambda folder: _halved(folder / "objects"),
+}
+
+
+@needs_git
+@pytest.mark.parametrize("damage", HALF_ARRIVED)
+def test_a_repository_that_has_half_arrived(upstream: Path, tmp_path: Path, damage: str) -> None:
+    """It is named in one line, and the models of other repositories are found."""
+    pull(tmp_path, upstream)
+    good = repository(tmp_path, upstream).folder
+    half = tmp_path / "git" / "github.com" / "a" / "half.git"
+    shutil.copytree(good, half)
+    HALF_ARRIVED[damage](half)
+    name = next(iter(tags(ModelRepository(good), "main")))
+    at = ("--data", str(tmp_path))
+    url = "http://mirror.site:8400"
+    said = CliRunner().invoke(main, ["openllm", "env", url, *at])
+    assert (said.exit_code, "HF_ENDPOINT" in said.output) == (0, True)
+    for words in (["openllm", "check", name], ["openllm", "env", url, name]):
+        said = CliRunner().invoke(main, [*words, *at])
+        assert isinstance(said.exception, SystemExit), said.exception
+        assert f"the bento {name} was not pulled" in said.output.replace("\n", " ")
+
+    shutil.rmtree(good)
+    for words in (["openllm", "check", name], ["openllm", "env", url, name]):
+        said = CliRunner().invoke(main, [*words, *at])
+        assert isinstance(said.exception, SystemExit), said.exception
+        assert "github.com/a/half" in said.output
+        assert str(tmp_path) not in said.output
 
 
 @needs_git

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mirror import __version__
-from mirror.core.errors import HubmirrorError
+from mirror.core.errors import HubmirrorError, operator_text
 
 # A command is imported only when it runs: `serve` needs no upstream code, `pull` no server code.
 _COMMANDS = {
@@ -39,7 +39,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except HubmirrorError as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(operator_text(exc)) from exc
         except OSError as exc:
             if exc.errno in (None, errno.EPIPE):  # a closed pipe, which click knows
                 raise

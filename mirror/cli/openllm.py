@@ -14,7 +14,7 @@ from mirror.cli.progress import showing
 from mirror.cli.pull import open_pull
 from mirror.cli.settings import PLACE, settings
 from mirror.config import File, SourceSpec, read_token
-from mirror.core.errors import ConfigError, HubmirrorError
+from mirror.core.errors import ConfigError, HubmirrorError, operator_text
 from mirror.core.repo import Repo
 from mirror.core.units import human, several
 from mirror.openllm import wheels as wheelhouse
@@ -238,7 +238,7 @@ def _current_closures(data: Path, model: str) -> tuple[Bento, list[Closure]]:
         try:
             bento = find_bento(repository, repository.branches(), model)
         except ConfigError as exc:
-            problem = str(exc).rstrip(".")
+            problem = operator_text(exc).rstrip(".")
             continue
         closures = Closure.read_all(data, repository.name, [bento.tag])
         current = [one for one in closures if one.is_of(bento)]
@@ -276,7 +276,7 @@ def _first_problem(opened: OpenedSources, data: Path, closure: Closure) -> str:
         try:
             snapshot = opened.sources.snapshot(model.repo, model.revision)
         except HubmirrorError as exc:
-            return str(exc)
+            return operator_text(exc)
         for path, size in model.files.items():
             stored = snapshot.files.get(path)
             if stored is None or stored.file.size != size:

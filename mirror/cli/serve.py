@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,7 +19,7 @@ from mirror import __version__
 from mirror.cli.ls import warn_unrecorded
 from mirror.cli.settings import settings
 from mirror.config import SETTINGS
-from mirror.core.errors import HubmirrorError
+from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.source import unrecorded_text
 from mirror.core.units import several
 from mirror.server.run import listen, run
@@ -48,6 +49,7 @@ def serve(
     """Serve the data folder, and any other source, as a Hugging Face hub."""
     check()
     configure_log(rest["log_format"])
+    _check_names(rest["names"])
     certificate, secure = _open_tls(host, rest) if rest["tls"] else (None, [])
     config = WorkerConfig(
         data=data,
@@ -88,6 +90,16 @@ def demo(data: Path, **_: Any) -> None:
     click.echo(f"Made the demo model {record.repo}.")
 
 
+def _check_names(names: Sequence[str]) -> None:
+    """Raises ConfigError for names of https if no setting says whether https is wanted."""
+    source = click.get_current_context().get_parameter_source("tls")
+    if names and source is ParameterSource.DEFAULT:
+        raise ConfigError(
+            f"--names {names[0]} is a name for https, which is off. Add --tls to serve https, or "
+            "--no-tls to serve http only."
+        )
+
+
 def _open_tls(host: str, rest: dict[str, Any]) -> tuple[Path, list[socket.socket]]:
     # It is imported when it is called for: cryptography takes time and memory.
     issue = importlib.import_module("mirror.server.certificates").issue
@@ -107,7 +119,7 @@ def _greet(
     for source in place.sources.sources:
         repos = list(source.repos())
         console.print(f"  {escape(source.label)}  ({several(len(repos), 'repository')})")
-    warn_unrecorded(console, place)
+    warn_unrecorded(place, lambda text: console.print(escape(text), style="yellow"))
     name = socket.gethostname() if host in _ANY_HOST else f"[{host}]" if ":" in host else host
     url = config.public_url or f"http://{name}:{port}"
     console.print("On a client:\n")

@@ -33,6 +33,7 @@ the thing, the cause and the next step, and never contains a path of the server.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from mirror.core.units import human
@@ -162,9 +163,14 @@ class XetHashNotFoundError(NotFoundError):
 
 
 class UnavailableError(HubmirrorError):
-    """The resource exists, or may exist, but cannot be served now. `retry_after` is in seconds."""
+    """The resource exists, or may exist, but cannot be served now. `retry_after` is in seconds.
+
+    `path` is the file or folder on this host that is the cause, for the operator; it is never part
+    of a response.
+    """
 
     retry_after = 30
+    path = ""
 
 
 class BusyError(UnavailableError):
@@ -241,3 +247,18 @@ class BlobChangedError(UnavailableError):
 
     def __init__(self) -> None:
         super().__init__("The file became shorter while it was read. Try again in a moment.")
+
+
+_ASK = re.compile(r"\b[Aa]sk (?:the mirror's|its) operator to (\w)")
+
+
+def operator_text(exc: HubmirrorError) -> str:
+    """The message for the operator: with the path of its cause, which no client may see, and with
+    the next step as the operator's own."""
+    text = _ASK.sub(_own_step, str(exc))
+    path = exc.path if isinstance(exc, UnavailableError) else ""
+    return f"{text} The path is {path}" if path else text
+
+
+def _own_step(found: re.Match[str]) -> str:
+    return found[1].upper() if found[0].startswith("A") else found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -10,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mirror.core.blob import Blob, LocalBlob
-from mirror.core.errors import BlobUnreadableError, EntryNotFoundError
+from mirror.core.errors import BlobUnreadableError, EntryNotFoundError, UnavailableError
 from mirror.core.files import open_regular
 from mirror.core.tree import RepoFile, git_id
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from mirror.core.repo import Repo
@@ -217,6 +218,17 @@ def unrecorded_text(repos: Sequence[Repo], folder: str = "FOLDER") -> str:
         "of a pull, and are not visible: their copy may still be running. To serve them without "
         f"records, declare the folder as an HF cache: --source hf-cache:{folder}"
     )
+
+
+@contextlib.contextmanager
+def disk_errors(name: str) -> Iterator[None]:
+    """Raise UnavailableError for a disk error, never a "not found"."""
+    try:
+        yield
+    except OSError as exc:
+        error = UnavailableError(f"{name} cannot be read: {exc.strerror}.")
+        error.path = os.fsdecode(exc.filename) if isinstance(exc.filename, str | bytes) else ""
+        raise error from exc
 
 
 def _cause(exc: OSError) -> str:

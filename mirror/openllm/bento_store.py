@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mirror.sources.bento_entry import Entry
 
 _MAX_CONFIG = 8 * 1024 * 1024
+_MAX_TAGS = 30  # in a message
 _MAX_NAME_LENGTH = 63  # the limit of `bentoml._internal.tag`
 BACKENDS = ("pt", "vllm", "ctranslate", "triton", "ggml")
 
@@ -148,7 +149,9 @@ def _is_up_to_date(
 
 def export(home: Path, tag: str, out: Path) -> Path:
     """Write an entry to a `.bentomodel` file, and return its path. Raises ConfigError."""
-    return bentoml_adapter.export(home / "models", tag, out)
+    tags = ", ".join(entry.tag for entry in entries(home)[:_MAX_TAGS])
+    next_step = f"The store has: {tags}" if tags else f"The store {home} has no entries"
+    return bentoml_adapter.export(home / "models", tag, out, next_step)
 
 
 def import_(home: Path, file: Path) -> str:

@@ -87,12 +87,12 @@ def create(
         pass
 
 
-def export(folder: Path, tag: str, out: Path) -> Path:
+def export(folder: Path, tag: str, out: Path, next_step: str) -> Path:
     """Write the entry `tag` of the store `folder` to a `.bentomodel` file, and return its path.
 
-    Raises ConfigError.
+    Raises ConfigError, which ends with `next_step`.
     """
-    with _errors(f"{tag} cannot be exported", "List the tags with `hubmirror ls`"):
+    with _errors(f"{tag} cannot be exported", next_step):
         store = _store(folder)
         return Path(bentoml.models.export_model(tag, str(out.absolute()), _model_store=store))
 

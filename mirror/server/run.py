@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tempfile
@@ -22,17 +23,31 @@ if TYPE_CHECKING:
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
-    """A listening socket. Raises ConfigError if the address is in use or not on this host."""
+    """A listening socket. Raises ConfigError if the address is in use or not on this host.
+    `option` is the flag of the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
-        raise ConfigError(
-            f"Cannot listen on {host} port {port}: {exc.strerror}. "
-            f"Choose another port with {option}, or stop what listens there."
-        ) from exc
+        cause, next_step = _why_not(exc, option)
+        raise ConfigError(f"Cannot listen on {host} port {port}: {cause}. {next_step}.") from exc
     listener.set_inheritable(True)
     return listener
+
+
+def _why_not(exc: OSError, option: str) -> tuple[str, str]:
+    """The cause and the next step."""
+    number = exc.errno or 0
+    if number < 0:  # an error of getaddrinfo
+        return "this host does not know the name", "Choose an address of this host with --host"
+    if number == errno.EADDRNOTAVAIL:
+        return (
+            "it is not an address of this host",
+            "Choose one of its addresses with --host; 0.0.0.0 means all of them",
+        )
+    if number == errno.EACCES:
+        return "this user may not use the port", f"Choose a port from 1024 on with {option}"
+    return os.strerror(number), f"Choose another port with {option}, or stop what listens there"
 
 
 def run(config: WorkerConfig, opened: OpenedSources, listeners: Sequence[socket.socket]) -> None:

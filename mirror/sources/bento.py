@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +11,15 @@ from mirror.core.errors import (
     RepositoryNotFoundError,
     RevisionIncompleteError,
     RevisionNotFoundError,
-    UnavailableError,
 )
 from mirror.core.repo import COMMIT_HASH, find_commit
-from mirror.core.source import Layout, LocalFile, Snapshot
+from mirror.core.source import Layout, LocalFile, Snapshot, disk_errors
 from mirror.sources.bento_index import BentoIndex
 from mirror.sources.plain import PlainFiles
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
     from mirror.core.repo import Repo
     from mirror.core.tree import RepoFile
@@ -88,14 +86,12 @@ class BentoStore:
 
     def entries(self) -> Sequence[Entry]:
         """All valid entries, by tag, without their lists of files."""
-        with _disk_errors("The Bento store"):
+        with disk_errors("The Bento store"):
             return self._index.get().entries
 
     def _of(self, repo: Repo) -> tuple[Entry, ...]:
-        try:
+        with disk_errors("The Bento store"):
             found = self._index.of(repo)
-        except OSError as exc:
-            raise UnavailableError(f"The Bento store cannot be read: {exc.strerror}.") from exc
         if not found:
             raise RepositoryNotFoundError(repo)
         return found
@@ -116,7 +112,7 @@ class BentoStore:
         return self._recent.get(entry.folder, lambda: self._read_now(entry))
 
     def _read_now(self, entry: Entry) -> Snapshot:
-        with _disk_errors(str(entry.repo)):
+        with disk_errors(str(entry.repo)):
             files = self._index.files(entry)
             found = (
                 PlainFiles.read(entry.folder, str(entry.repo), self._digests, ("model.yaml",))
@@ -157,12 +153,3 @@ def _mtime_ns(folder: Path) -> int:
         return os.stat(folder).st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
         return 0
-
-
-@contextlib.contextmanager
-def _disk_errors(name: str) -> Iterator[None]:
-    """Raise UnavailableError for a disk error, never a "not found"."""
-    try:
-        yield
-    except OSError as exc:
-        raise UnavailableError(f"{name} cannot be read: {exc.strerror}.") from exc

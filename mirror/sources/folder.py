@@ -19,7 +19,7 @@ from mirror.core.errors import (
     UnavailableError,
 )
 from mirror.core.repo import Repo, find_commit
-from mirror.core.source import Layout, Snapshot
+from mirror.core.source import Layout, Snapshot, disk_errors
 from mirror.sources.plain import PlainFiles
 from mirror.sources.snapshot_cache import TTL_S, hold_s
 
@@ -71,10 +71,8 @@ class Folder:
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
         self._check(repo)
-        try:
+        with disk_errors(str(repo)):
             snapshot = self._current()
-        except OSError as exc:
-            raise UnavailableError(f"{repo} cannot be read: {exc.strerror}.") from exc
         commit = snapshot.commit_hash
         if find_commit(revision, {"refs/heads/main": commit}, [commit]) is None:
             raise RevisionNotFoundError(

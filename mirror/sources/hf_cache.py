@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.core.errors import RepositoryNotFoundError, UnavailableError
+from mirror.core.errors import RepositoryNotFoundError
 from mirror.core.repo import Repo
-from mirror.core.source import Layout
+from mirror.core.source import Layout, disk_errors
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
 from mirror.sources.pull_status import read_pull
@@ -19,7 +19,7 @@ from mirror.sources.repo_dir import RepoDir, identity, stamp_of
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Mapping
 
     from mirror.core.source import Snapshot
     from mirror.derived.digests import Digests
@@ -48,29 +48,30 @@ class HfCache:
         self._lock = threading.Lock()
 
     def repos(self) -> list[Repo]:
-        with _disk_errors(f"A source ({self._kind})"):
-            return [repo for repo, _ in self._list().values()]
+        with disk_errors(f"A source ({self._kind})"):
+            listed = self._list().values()
+            if listed and not any(_is_readable(f"{self.root}/{name}") for _, name in listed):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
+            return [repo for repo, _ in listed]
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
-        with _disk_errors(str(repo)):
+        with disk_errors(str(repo)):
             return self._revisions(repo).refs()
 
     def commits(self, repo: Repo) -> list[str]:
-        with _disk_errors(str(repo)):
+        with disk_errors(str(repo)):
             return self._revisions(repo).commits()
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
-        with _disk_errors(str(repo)):
+        with disk_errors(str(repo)):
             return self._recent.get(
                 (repo, revision), lambda: self._revisions(repo).snapshot(revision)
             )
 
     def stamp(self, repo: Repo) -> Hashable:
-        try:
+        with disk_errors(str(repo)):
             found = stamp_of(f"{self.root}/{repo.folder_name}", is_managed=self.managed)
             return found or stamp_of(str(self._folder(repo).path), is_managed=self.managed)
-        except OSError as exc:
-            raise UnavailableError(f"{repo} cannot be read: {exc.strerror}.") from exc
 
     def identities(self) -> list[str]:
         name = identity(self.root)
@@ -79,13 +80,14 @@ class HfCache:
     def unrecorded(self) -> list[Repo]:
         if not self.managed:
             return []
-        with _disk_errors(f"A source ({self._kind})"):
+        with disk_errors(f"A source ({self._kind})"):
             listed = self._list().values()
-            unrecorded = [repo for repo, name in listed if not self._is_recorded(name)]
-            return [repo for repo in unrecorded if not read_pull(self.root, repo)]
+            return [repo for repo, name in listed if self._is_unrecorded(repo, name)]
 
-    def _is_recorded(self, name: str) -> bool:
-        return os.path.isdir(f"{self.root}/{name}/hubmirror")
+    def _is_unrecorded(self, repo: Repo, name: str) -> bool:
+        path = f"{self.root}/{name}"
+        is_recorded = os.path.isdir(f"{path}/hubmirror")
+        return not is_recorded and _is_readable(path) and not read_pull(self.root, repo)
 
     def _revisions(self, repo: Repo) -> ManagedRevisions | ForeignRevisions:
         folder = self._folder(repo)
@@ -125,10 +127,6 @@ class HfCache:
             raise
 
 
-@contextlib.contextmanager
-def _disk_errors(name: str) -> Iterator[None]:
-    """Raise UnavailableError for a disk error, never a "not found"."""
-    try:
-        yield
-    except OSError as exc:
-        raise UnavailableError(f"{name} cannot be read: {exc.strerror}.") from exc
+def _is_readable(folder: str) -> bool:
+    """Whether this user may list a folder and open what is in it."""
+    return os.access(folder, os.R_OK | os.X_OK)

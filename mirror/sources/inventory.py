@@ -1,8 +1,8 @@
-"""The list of the revisions in each source, for the operator."""
+"""The list of the revisions in a source, for the operator."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import (
@@ -10,13 +10,14 @@ from mirror.core.errors import (
     NotFoundError,
     RevisionIncompleteError,
     UnavailableError,
+    operator_text,
 )
 from mirror.core.source import Layout
 from mirror.core.tree import used_storage
 from mirror.sources.pull_status import read_pulls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import datetime
 
     from mirror.core.repo import Repo
@@ -31,7 +32,7 @@ class Row:
     (files are missing) or `corrupt` (files were quarantined). A revision without a record is
     `foreign` or `partial`. If another source serves the repository, the status is `shadowed`.
     A revision that is not published yet has the status of its `pull`: `running`, `failed` or
-    `stopped`. `note` gives the reason."""
+    `stopped`. `note` gives the reason. `blobs` are the sizes of the files by etag."""
 
     repo: Repo
     commit_hash: str
@@ -43,14 +44,19 @@ class Row:
     note: str = ""
     pulled_at: datetime | None = None
     pull: PullStatus | None = None
+    blobs: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
-def inventory(sources: FirstFound) -> Iterator[Row]:
-    """Every revision of every source, in the order of the sources."""
-    for source in sources.sources:
-        pulls = {pull.repo: pull for pull in _pulls(source)}
-        for repo in source.repos():
-            yield from _rows(sources, source, repo, pulls.get(repo))
+def inventory(sources: FirstFound, source: Source, repos: Collection[str] = ()) -> list[Row]:
+    """Every revision of one of the sources; only those of the repositories with the keys `repos`,
+    if there are any. Raises UnavailableError if the source cannot be listed."""
+    pulls = {pull.repo: pull for pull in _pulls(source)}
+    return [
+        row
+        for repo in source.repos()
+        if not repos or repo.key in repos
+        for row in _rows(sources, source, repo, pulls.get(repo))
+    ]
 
 
 def _pulls(source: Source) -> list[PullStatus]:
@@ -65,7 +71,7 @@ def _rows(
     try:
         refs, commits = source.refs(repo), list(source.commits(repo))
     except HubmirrorError as exc:
-        yield Row(repo, "", (), source.label, "waiting", note=str(exc))
+        yield Row(repo, "", (), source.label, "waiting", note=operator_text(exc))
         return
     if not commits and not pull:
         yield Row(repo, "", (), source.label, "waiting", note="no pull has recorded it")
@@ -97,7 +103,7 @@ def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow:
         status = "corrupt" if exc.corrupt else "waiting"
         return Row(repo, commit, refs, source.label, status, note=exc.brief)
     except (NotFoundError, UnavailableError) as exc:
-        return Row(repo, commit, refs, source.label, "waiting", note=str(exc))
+        return Row(repo, commit, refs, source.label, "waiting", note=operator_text(exc))
     files = [stored.file for stored in snapshot.files.values()]
     return Row(
         snapshot.repo,
@@ -109,6 +115,7 @@ def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow:
         used_storage(files),
         f"{shadow} answers for it" if shadow else _note(snapshot),
         snapshot.pulled_at,
+        blobs={file.etag: file.size for file in files},
     )
 
 

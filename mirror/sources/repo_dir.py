@@ -127,8 +127,12 @@ class RepoDir:
         return found
 
     def recorded(self) -> bool:
-        """Whether the repository has records of pulls: then only recorded revisions are visible."""
-        return self.records.is_dir()
+        """Whether the repository has records of pulls: then only recorded revisions are visible.
+        Raises OSError if this cannot be known."""
+        try:
+            return stat.S_ISDIR(os.stat(self.records).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def recorded_commits(self) -> list[str]:
         return _commits(self.records, ".json")

@@ -403,6 +403,7 @@ def test_an_import_of_a_file_that_is_here(data: Path, exported: Path, tmp_path: 
 def test_a_tag_that_cannot_be_exported(data: Path, exported: Path, tag: str) -> None:
     said = bento(data, "export", tag, str(exported.parent / "new.bentomodel"), status=1)
     assert f"{tag} cannot be exported: " in said
+    assert f"The store has: {TAG}." in said
     assert not (exported.parent / "new.bentomodel").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
@@ -44,12 +45,12 @@ class HfCache:
         self._digests = digests
         self._recent = SnapshotCache(ttl_s)
         self._ttl_s = ttl_s
-        self._folders: tuple[float, dict[str, tuple[Repo, str]]] = (0.0, {})
+        self._folders: tuple[float, dict[str, list[tuple[Repo, str]]]] = (0.0, {})
         self._lock = threading.Lock()
 
     def repos(self) -> list[Repo]:
         with disk_errors(f"A source ({self._kind})"):
-            listed = self._list().values()
+            listed = self._folders_listed()
             if listed and not any(_is_readable(f"{self.root}/{name}") for _, name in listed):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
             return [repo for repo, _ in listed]
@@ -81,7 +82,7 @@ class HfCache:
         if not self.managed:
             return []
         with disk_errors(f"A source ({self._kind})"):
-            listed = self._list().values()
+            listed = self._folders_listed()
             return [repo for repo, name in listed if self._is_unrecorded(repo, name)]
 
     def _is_unrecorded(self, repo: Repo, name: str) -> bool:
@@ -102,19 +103,22 @@ class HfCache:
         found = self._list().get(repo.key)
         if found is None:
             raise RepositoryNotFoundError(repo)
-        true_repo, name = found
+        true_repo, name = found[0]
         return RepoDir(self.root, true_repo, self.root / name)
 
-    def _list(self) -> dict[str, tuple[Repo, str]]:
-        """Repos and their folders by key, in order. The folder is listed at most once in `ttl_s`
-        seconds."""
+    def _folders_listed(self) -> list[tuple[Repo, str]]:
+        return list(itertools.chain.from_iterable(self._list().values()))
+
+    def _list(self) -> dict[str, list[tuple[Repo, str]]]:
+        """Repos and their folders by key, in order: two folders can differ only in case. The cache
+        is listed at most once in `ttl_s` seconds."""
         with self._lock:
             until, folders = self._folders
             if time.monotonic() >= until:
                 folders = {}
                 for name in sorted(self._names()):
                     if repo := Repo.from_folder_name(name):
-                        folders.setdefault(repo.key, (repo, name))
+                        folders.setdefault(repo.key, []).append((repo, name))
                 self._folders = (time.monotonic() + self._ttl_s, folders)
             return folders
 

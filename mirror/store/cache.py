@@ -76,7 +76,8 @@ class Cache:
         return RepoDir(self.root, repo, exact)
 
     def _names_by_key(self) -> dict[str, str]:
-        """The names of all repositories' folders by the keys of these, as they are now."""
+        """The names of all repositories' folders by the keys of these, as they are now. Of two
+        names that differ only in case, the first answers, as in `HfCache`."""
         with self._lock:
             listed = set(os.listdir(self.root))
             gone, come = self._listed - listed, listed - self._listed
@@ -85,7 +86,7 @@ class Cache:
                 come = listed
             for name in come:
                 if repo := Repo.from_folder_name(name):
-                    self._names[repo.key] = name
+                    self._names[repo.key] = min(name, self._names.get(repo.key, name))
             self._listed.clear()
             self._listed.update(listed)
             return self._names

@@ -35,7 +35,8 @@ def error_response(exc: Exception) -> Response:
     """The response for an exception; 500 if the exception is not in the table."""
     known = next((kind for kind in type(exc).__mro__ if kind in _TABLE), None)
     status, code = _TABLE[known] if known else (500, None)
-    message = str(exc) if known else _INTERNAL
+    # Clients put the message into a sentence of their own.
+    message = (str(exc) if known else _INTERNAL).removesuffix(".")
     headers = {"x-error-message": header_text(message)}
     if code:
         headers["x-error-code"] = code

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from mirror.core.tree import check_path, lfs_pointer
-from mirror.web.file_response import blob_response
+from mirror.web.file_response import blob_response, body_response
 from mirror.web.xet import hints
 
 if TYPE_CHECKING:
@@ -43,8 +43,14 @@ def raw(request: HubRequest) -> Response:
     file = snapshot.find(check_path(path)).file
     if file.lfs_sha256 is None:
         return resolve(request)
-    headers = {"x-repo-commit": snapshot.commit_hash, "etag": f'"{file.blob_id}"'}
-    return Response(lfs_pointer(file.lfs_sha256, file.size), 200, headers, _TEXT)
+    headers = {
+        "x-repo-commit": snapshot.commit_hash,
+        "etag": f'"{file.blob_id}"',
+        "content-type": _TEXT,
+    }
+    if _is_known(request.headers.get("if-none-match", ""), headers["etag"]):
+        return Response(status_code=304, headers=headers)
+    return body_response(lfs_pointer(file.lfs_sha256, file.size), headers, request.file_request)
 
 
 def _is_known(if_none_match: str, etag: str) -> bool:

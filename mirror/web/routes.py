@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirror.web import api, git, health, listing, ollama, package_index, resolve, xet
+from mirror.web import api, declined, git, health, listing, ollama, package_index, resolve, xet
 from mirror.web.routing import Access, Action, Route, Router
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ ROUTES = (
     ),
     Route("readyz", ("/readyz",), health.readyz, access=Access.OPEN, is_cacheable=False),
     Route("metrics", ("/metrics",), health.metrics, is_cacheable=False),
+    # Reads that this mirror cannot answer
+    *declined.ROUTES,
     # Reads by POST that are not offered; all other POSTs are refused as uploads
     Route(
         "not-offered",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mirror.core.repo import Repo
+from mirror.core.tree import lfs_pointer
 from tests import folders
 from tests.clients.clients import (
     ARIA2,
@@ -102,6 +103,12 @@ def test_a_part_of_a_file_is_read(run: Run) -> None:
     assert told["whole"] == sha256(WHOLE.files[WEIGHTS])
 
 
+@each("fs", NODE)
+def test_the_pointer_of_a_file_is_read(run: Run) -> None:
+    file = WHOLE.entries[WEIGHTS]
+    assert run("raw", "Org/Model", WEIGHTS)["text"] == lfs_pointer(file.etag, file.size).decode()
+
+
 @each("fs", *HUBS)
 def test_a_file_in_a_folder_is_streamed(run: Run) -> None:
     path = "dir with space/\u00fcn\u00ef \u00e7\u00f8d\u00e9.txt"
@@ -152,6 +159,12 @@ def test_what_is_absent_is_a_404_with_its_reason(
 @each("errors", NODE)
 def test_an_absent_file_is_null_in_javascript(run: Run) -> None:
     assert run("error", "Org/Model", "main", "nope.json")["kinds"] == ["null"]
+
+
+@each("errors", NODE)
+def test_a_message_reads_well_in_the_sentence_of_javascript(run: Run) -> None:
+    assert "check the spelling. URL: " in run("access", "Org/Absent")["message"]
+    assert run("access", "Org/Model")["message"] == ""
 
 
 @each("errors", ARIA2)

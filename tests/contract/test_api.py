@@ -606,8 +606,8 @@ def test_telemetry_is_taken_and_dropped(shelf: httpx2.Client) -> None:
     "path",
     [
         "/-/", "/-/anything", "/nope", "/Org/Model", "/Org/Model/tree/main", "/datasets/Org/Data",
-        "/api", "/api/nope", "/api/quicksearch", "/api/trending", "/api/collections",
-        "/api/daily_papers", "/api/users/Org/overview", "/api/organizations/Org/members",
+        "/api", "/api/nope", "/api/quicksearch", "/api/trending", "/api/collections/a-1",
+        "/api/papers/2401.1", "/api/users/Org/overview", "/api/organizations/Org/members",
         "/api/settings/webhooks", "/api/spaces/Org/Space/runtime", "/api/jobs/Org",
         "/api/models/gpt2/compare/a..b", "/api/datasets/Org/Data/croissant",
         "/api/models/gpt2/xet-write-token/main",

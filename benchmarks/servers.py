@@ -15,6 +15,9 @@ from pathlib import Path
 
 from load import print_table
 
+_IDLE_S = 0.03
+"""Seconds of CPU in a fifth of a second that an idle server uses at most."""
+
 
 @dataclass
 class Server:
@@ -107,6 +110,15 @@ def until_200(port: int, path: str) -> None:
             time.sleep(0.2)
         else:
             return
+
+
+def until_idle(server: Server) -> None:
+    """Wait until the server uses no CPU for a second: then all digests and Xet hashes are there."""
+    deadline, idle, before = time.monotonic() + 120, 0, server.cpu()
+    while idle < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        now = server.cpu()
+        idle, before = (idle + 1 if now - before < _IDLE_S else 0), now
 
 
 def free_port() -> int:

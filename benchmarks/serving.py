@@ -1,8 +1,8 @@
 """The mirror beside nginx on the same files: bulk, small answers, slow readers, a cold file.
 
-Both serve one 4 GiB file and one repository of 50 files. Runs alternate between the servers, and
-medians and ratios to nginx are printed as Markdown. With one worker the server is pinned to one
-core and the client to the other; with two workers they share both.
+Both serve one file of 4 GiB, one of 512 MiB, and one repository of 50 files. Runs alternate between
+the servers, and medians and ratios to nginx are printed as Markdown. With one worker the server is
+pinned to one core and the client to another; with two workers they share two.
 
 The bulk client throws bytes away inside the kernel (MSG_TRUNC), so that it costs as little as a
 client can; its share of a core is in the table: near 100 % it is the client that was measured.
@@ -29,11 +29,12 @@ from pathlib import Path
 
 import uvloop
 from load import Case, Load, request
-from servers import Server, Table, free_port, started, until_200
+from servers import Server, Table, free_port, started, until_200, until_idle
 
 GIB = 1 << 30
 MIB = 1 << 20
 FILE = "/org/big/resolve/main/model.bin"
+HALF_GIB = "/org/big/resolve/main/half.bin"
 SMALL = "/org/small"
 _SLOW_RATE = 256 * 1024
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -50,8 +51,11 @@ def main() -> None:
             f"{options.rounds} rounds, {_version()}\n"
         )
         for workers in (1, 2):
-            print(f"### Bulk, {workers} worker{'s' * (workers > 1)}\n")
-            bulk(folder, options, workers)
+            for name, runs in bulk_runs(options.size).items():
+                print(f"### Bulk, {name}, {workers} worker{'s' * (workers > 1)}\n")
+                bulk(folder, options, workers, runs)
+        if options.only_bulk:
+            return
         print("### Small answers, one worker\n")
         small(folder, options)
         print("### Behind nginx, one worker\n")
@@ -66,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=float, default=4, help="of the file, in GiB")
+    parser.add_argument("--only-bulk", action="store_true", help="measure large files alone")
     parser.add_argument("--dir", type=Path, help="on a disk, not in memory: else nothing is cold")
     options = parser.parse_args()
     options.size = int(options.size * GIB)
@@ -81,11 +86,12 @@ def make_files(folder: Path, size: int) -> None:
     """`big` and `small` as plain folders; nginx finds the same files by links of its own."""
     (folder / "big").mkdir()
     block = os.urandom(16 * MIB)
-    with (folder / "big" / "model.bin").open("wb") as file:
-        while file.tell() < size:
-            file.write(block)
-        file.truncate(size)
-        os.fsync(file.fileno())
+    for name, length in (("model.bin", size), ("half.bin", GIB // 2)):
+        with (folder / "big" / name).open("wb") as file:
+            while file.tell() < length:
+                file.write(block)
+            file.truncate(length)
+            os.fsync(file.fileno())
     (folder / "small").mkdir()
     (folder / "small" / "README.md").write_text("---\nlicense: mit\ntags: [a, b]\n---\n# x\n")
     for number in range(49):
@@ -126,8 +132,9 @@ def mirror(folder: Path, workers: int, pin: str, *more: str) -> Iterator[Server]
     for repo in ("big", "small"):
         words += ["--source", f"folder:{folder}/{repo}=org/{repo}"]
     with started([*pin.split(), sys.executable, "-m", "mirror", *words], "mirror", port) as one:
-        for path in (FILE, f"{SMALL}/resolve/main/README.md"):
+        for path in (FILE, HALF_GIB, f"{SMALL}/resolve/main/README.md"):
             until_200(port, path)
+        until_idle(one)
         yield one
 
 
@@ -145,28 +152,43 @@ def constant(_: Path, __: int, pin: str) -> Iterator[Server]:
         yield one
 
 
-def bulk(folder: Path, options: argparse.Namespace, workers: int) -> None:
-    table, size = Table(), options.size
+def bulk_runs(size: int) -> dict[str, dict[str, list[list[bytes]]]]:
+    """For each file, what is asked for: requests at the same time, one such group after another."""
+    whole = {
+        f"a file of {size / GIB:g} GiB": {
+            "1 client": [[_get()]],
+            "8 clients": [[_part(size // 4)] * 8],
+            "64 clients": [[_part(size // 16)] * 64],
+            "64 × 16 MiB ranges": [_ranges(FILE, size)] * 4,
+        }
+    }
+    half = {
+        "1 client": [[_get(HALF_GIB)]] * 8,
+        "8 clients": [[_get(HALF_GIB)] * 8],
+        "64 clients": [[_part(GIB // 8, HALF_GIB)] * 64],
+        "64 × 16 MiB ranges": [_ranges(HALF_GIB, GIB // 2)] * 4,
+    }
+    return whole | {"a file of 512 MiB": half}
+
+
+def bulk(
+    folder: Path, options: argparse.Namespace, workers: int, runs: dict[str, list[list[bytes]]]
+) -> None:
+    table = Table()
     server_pin, client_core = ("taskset -c 0", {1}) if workers == 1 else ("", {0, 1})
     os.sched_setaffinity(0, client_core)
-    runs = {
-        "1 client": [_get()],
-        "8 clients": [_part(options, 4)] * 8,
-        "64 clients": [_part(options, 16)] * 64,
-        "64 × 16 MiB ranges": _ranges(size),
-    }
     with nginx(folder, workers, server_pin) as one, mirror(folder, workers, server_pin) as other:
         for _ in range(options.rounds):
-            for what, requests in runs.items():
+            for what, groups in runs.items():
                 for server in (one, other):
-                    _bulk_once(table, server, what, requests)
+                    _bulk_once(table, server, what, groups)
     table.print(["nginx", "mirror"], "nginx")
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def _bulk_once(table: Table, server: Server, what: str, requests: list[bytes]) -> None:
+def _bulk_once(table: Table, server: Server, what: str, groups: list[list[bytes]]) -> None:
     cpu, own, started = server.cpu(), time.process_time(), time.perf_counter()
-    received = delete_garbage(server.port, requests)
+    received = sum(delete_garbage(server.port, requests) for requests in groups)
     seconds = time.perf_counter() - started
     cpu, own = server.cpu() - cpu, time.process_time() - own
     gib = received / GIB
@@ -176,17 +198,17 @@ def _bulk_once(table: Table, server: Server, what: str, requests: list[bytes]) -
     table.add(f"{what}: client's core, %", server.name, 100 * own / seconds)
 
 
-def _get(asked: str = "") -> bytes:
-    return request("GET", FILE, f"range: {asked}" if asked else "connection: keep-alive")
+def _get(path: str = FILE, asked: str = "") -> bytes:
+    return request("GET", path, f"range: {asked}" if asked else "connection: keep-alive")
 
 
-def _part(options: argparse.Namespace, share: int) -> bytes:
-    return _get(f"bytes=0-{options.size // share - 1}")
+def _part(count: int, path: str = FILE) -> bytes:
+    return _get(path, f"bytes=0-{count - 1}")
 
 
-def _ranges(size: int) -> list[bytes]:
+def _ranges(path: str, size: int) -> list[bytes]:
     starts = [16 * MIB * (number % (size // (16 * MIB))) for number in range(64)]
-    return [_get(f"bytes={start}-{start + 16 * MIB - 1}") for start in starts]
+    return [_get(path, f"bytes={start}-{start + 16 * MIB - 1}") for start in starts]
 
 
 def delete_garbage(port: int, requests: Sequence[bytes]) -> int:
@@ -285,9 +307,10 @@ def accel(folder: Path, options: argparse.Namespace) -> None:
     ):
         other.name = "nginx + mirror"
         for _ in range(options.rounds):
-            for what, requests in (("1 client", [_get()]), ("8 clients", [_part(options, 4)] * 8)):
+            runs = {"1 client": [[_get()]], "8 clients": [[_part(options.size // 4)] * 8]}
+            for what, groups in runs.items():
                 for server in (one, other):
-                    _bulk_once(table, server, what, requests)
+                    _bulk_once(table, server, what, groups)
     table.print(["nginx", "nginx + mirror"], "nginx")
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
@@ -300,7 +323,7 @@ def hf_download(folder: Path, options: argparse.Namespace) -> None:
             with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="hubmirror-client-") as home:
                 cpu, started = server.cpu(), time.perf_counter()
                 subprocess.run(
-                    [Path(sys.executable).with_name("hf"), "download", "org/big"],
+                    [Path(sys.executable).with_name("hf"), "download", "org/big", "model.bin"],
                     env={"HF_HOME": home, "HF_ENDPOINT": f"http://127.0.0.1:{server.port}"},
                     check=True,
                     capture_output=True,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror.core.errors import ConfigError
-from mirror.core.repo import ALL_VERSIONS, PLURALS, Repo, RepoType
+from mirror.core.repo import ALL_VERSIONS, COMMIT_HASH, PLURALS, Repo, RepoType
 from mirror.core.units import parse_size
 
 if TYPE_CHECKING:
@@ -165,12 +165,14 @@ class SourceSpec:
 @dataclass(frozen=True, slots=True)
 class RepoSpec:
     """A revision to pull, with huggingface_hub's patterns for its files. An empty revision becomes
-    `main`, or for a kernel all its versions."""
+    `main`, or for a kernel all its versions. With `commit_hash`, this commit is pulled, whatever
+    `revision` means upstream; the mirror has it as `revision`."""
 
     repo: Repo
     revision: str = ""
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    commit_hash: str = ""
 
     def __post_init__(self) -> None:
         if not self.revision:
@@ -214,14 +216,16 @@ class UpstreamSpec:
 @dataclass(frozen=True, slots=True)
 class File:
     """The content of a configuration file: settings by name, sources, revisions to pull, upstreams
-    in the order in which they are tried, and the rules of `[proxy]` by name. `name` is the name of
-    the file."""
+    in the order in which they are tried, and the rules of `[proxy]` by name. `requests` are paths
+    of the mirror beside the hub that a recorded command asked for. `name` is the name of the file.
+    """
 
     settings: Mapping[str, Any]
     sources: tuple[SourceSpec, ...]
     repos: tuple[RepoSpec, ...] = ()
     upstreams: tuple[UpstreamSpec, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
+    requests: tuple[str, ...] = ()
     name: str = DEFAULT_FILE.name
 
     @classmethod
@@ -235,7 +239,7 @@ class File:
             ) from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
-        _refuse_unknown(data, (*TABLES, "proxy", *LISTS), f"in {path}")
+        _refuse_unknown(data, (*TABLES, "proxy", *LISTS, "requests"), f"in {path}")
         sources, repos, upstreams = (data.get(name, []) for name in LISTS)
         if not all(isinstance(entries, list) for entries in (sources, repos, upstreams)):
             raise ConfigError(
@@ -251,6 +255,7 @@ class File:
             tuple(_repo_spec(entry, path) for entry in repos),
             tuple(_upstream(entry, path) for entry in upstreams),
             _rules(data.get("proxy", {}), path),
+            _strings("requests", data.get("requests", []), f"in {path}"),
             path.name,
         )
 
@@ -336,7 +341,7 @@ def _source(entry: Any, path: Path) -> SourceSpec:
 def _repo_spec(entry: Any, path: Path) -> RepoSpec:
     if not isinstance(entry, dict):
         raise ConfigError(f"A repo of {path} is not a table. Write [[repo]].")
-    known = ("repo_id", "repo_type", "revision", "include", "exclude")
+    known = ("repo_id", "repo_type", "revision", "commit_hash", "include", "exclude")
     _refuse_unknown(entry, known, f"in [[repo]] of {path}")
     if not isinstance(entry.get("repo_id"), str):
         raise ConfigError(f"A [[repo]] of {path} lacks its repo_id.")
@@ -348,7 +353,11 @@ def _repo_spec(entry: Any, path: Path) -> RepoSpec:
             f"[[repo]] {repo} of {path}: revision is a string, include and exclude are lists of "
             "strings."
         )
-    return RepoSpec(repo, revision, *map(tuple, patterns))
+    commit_hash = entry.get("commit_hash", "")
+    if commit_hash != "" and not COMMIT_HASH.fullmatch(str(commit_hash)):
+        raise ConfigError(f"[[repo]] {repo} of {path}: commit_hash is a commit hash of 40 digits.")
+    include, exclude = map(tuple, patterns)
+    return RepoSpec(repo, revision, include, exclude, commit_hash)
 
 
 def _upstream(entry: Any, path: Path) -> UpstreamSpec:
@@ -373,9 +382,7 @@ def _rules(values: Any, path: Path) -> dict[str, Any]:
     _refuse_unknown(values, (*RULES, "max_file_size", "whole_only"), where)
     if type(values.get("whole_only", False)) is not bool:
         raise ConfigError(f"whole_only {where} must be true or false.")
-    rules = values | {
-        name: _patterns(name, values[name], where) for name in RULES if name in values
-    }
+    rules = values | {name: _strings(name, values[name], where) for name in RULES if name in values}
     for repo_type in (*rules.get("allow_types", ()), *rules.get("deny_types", ())):
         _prefix(repo_type)
     if "max_file_size" in rules:
@@ -386,7 +393,7 @@ def _rules(values: Any, path: Path) -> dict[str, Any]:
     return rules
 
 
-def _patterns(name: str, value: Any, where: str) -> tuple[str, ...]:
+def _strings(name: str, value: Any, where: str) -> tuple[str, ...]:
     if not _is_list_of_str(value):
         raise ConfigError(f"{name} {where} must be a list of strings.")
     return tuple(value)

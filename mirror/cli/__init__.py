@@ -17,6 +17,8 @@ from mirror.core.errors import HubmirrorError, operator_text
 _COMMANDS = {
     "serve": "serve:serve",
     "ls": "ls:ls",
+    "record": "record:record",
+    "rehearse": "record:rehearse",
     "demo": "serve:demo",
     "pull": "pull:pull",
     "verify": "maintenance:verify",

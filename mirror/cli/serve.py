@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hubmirror")
 
+CONTENT = ("data", "state", "token_file", "xet", "xet_min_size")
 _MAX_LOOKS = 20
 _ANY_HOST = ("0.0.0.0", "::")
 
@@ -51,17 +52,12 @@ def serve(
     configure_log(rest["log_format"])
     _check_names(rest["names"])
     certificate, secure = _open_tls(host, rest) if rest["tls"] else (None, [])
-    config = WorkerConfig(
-        data=data,
-        state=state,
-        sources=sources,
+    config = replace(
+        content_config(data, state, sources, rest),
         public_url=rest["public_url"] or "",
         trusted_proxies=tuple(rest["trusted_proxies"]),
         accel=rest["accel"] or "",
-        token_file=rest["token_file"],
         log_format=rest["log_format"],
-        advertise_xet=rest["xet"],
-        xet_min_size=rest["xet_min_size"],
         certificate=certificate,
         names=tuple(rest["names"]) if certificate else (),
         workers=rest["workers"],
@@ -76,6 +72,20 @@ def serve(
     config = replace(config, state=opened.state.folder)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped, and raises it again
         run(config, opened, listeners)
+
+
+def content_config(
+    data: Path, state: Path | None, sources: tuple[str, ...], rest: dict[str, Any]
+) -> WorkerConfig:
+    """How a server serves, by the settings of `CONTENT`: what it serves, and not where."""
+    return WorkerConfig(
+        data=data,
+        state=state,
+        sources=sources,
+        token_file=rest["token_file"],
+        advertise_xet=rest["xet"],
+        xet_min_size=rest["xet_min_size"],
+    )
 
 
 @click.command()

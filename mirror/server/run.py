@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from mirror.core.errors import ConfigError
 from mirror.server.supervisor import Supervisor
-from mirror.server.worker import GRACE_S, build_server
+from mirror.server.worker import GRACE_S, build_server, serve
 from mirror.web.observe import METRICS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from multiprocessing.connection import Connection
 
     from mirror.server.opened_sources import OpenedSources
     from mirror.server.worker_config import WorkerConfig
@@ -50,14 +51,20 @@ def _why_not(exc: OSError, option: str) -> tuple[str, str]:
     return os.strerror(number), f"Choose another port with {option}, or stop what listens there"
 
 
-def run(config: WorkerConfig, opened: OpenedSources, listeners: Sequence[socket.socket]) -> None:
+def run(
+    config: WorkerConfig,
+    opened: OpenedSources,
+    listeners: Sequence[socket.socket],
+    ready: Connection | None = None,
+) -> None:
     """Serve until a signal ends it, by one process or by several under a supervisor. `listeners`
-    are that of http, and that of https if there is one.
+    are that of http, and that of https if there is one. `ready` gets a message from a single
+    process once requests are accepted.
 
     Raises ConfigError if the workers do not start.
     """
     if config.workers == 1:
-        build_server(config, listeners, opened).run([listeners[0]])
+        serve(build_server(config, listeners, opened), listeners, ready)
         return
     with tempfile.TemporaryDirectory(prefix="hubmirror-metrics-") as metrics:
         os.environ[METRICS_FOLDER] = metrics

@@ -16,7 +16,8 @@ from mirror.server.parent_watch import ParentWatch
 from mirror.server.uvicorn_adapter import add_https, make_server
 from mirror.server.worker_config import WorkerConfig
 from mirror.web.app import create_app
-from mirror.web.observe import AccessLog, JsonFormatter
+from mirror.web.observe import AccessLog, JsonFormatter, Logs
+from mirror.web.recorder import Recorder
 
 if TYPE_CHECKING:
     import socket
@@ -44,7 +45,15 @@ def main(
     http, and that of https if there is one; `ready` gets a message once requests are accepted."""
     config = WorkerConfig.parse(description)
     server = build_server(config, listeners)
-    threading.Thread(target=_tell_when_started, args=(server, ready), daemon=True).start()
+    serve(server, listeners, ready)
+
+
+def serve(
+    server: uvicorn.Server, listeners: Sequence[socket.socket], ready: Connection | None = None
+) -> None:
+    """Serve until a signal ends it; `ready` gets a message once requests are accepted."""
+    if ready is not None:
+        threading.Thread(target=_tell_when_started, args=(server, ready), daemon=True).start()
     server.run([listeners[0]])
 
 
@@ -85,7 +94,10 @@ def _build_app(config: WorkerConfig, opened: OpenedSources | None) -> Starlette:
         proxy=config.proxy_settings(),
         xet_hashes=XetHashes(opened.digests, config.xet_min_size, config.advertise_xet),
         openllm_files=OpenLLMFiles(config.data, opened.digests),
-        access_log=AccessLog(sys.stderr, config.log_format),
+        logs=Logs(
+            AccessLog(sys.stderr, config.log_format),
+            Recorder(config.recording) if config.recording else None,
+        ),
         on_stop=stop,
     )
 

@@ -25,6 +25,7 @@ class WorkerConfig:
     takes for a field that the supervisor does not know.
 
     `certificate` is a file with a certificate and its key, for `names`, if https is served.
+    `recording` is the file that gets what clients ask for.
     `temporary` are folders that all workers share, and that are removed when the server ends.
     """
 
@@ -41,6 +42,7 @@ class WorkerConfig:
     certificate: Path | None = None
     names: tuple[str, ...] = ()
     workers: int = 1
+    recording: Path | None = None
     temporary: tuple[Path, ...] = ()
 
     def describe(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class WorkerConfig:
             for field in fields(cls)
             if description.get(field.name) is not None
         }
-        for name in ("data", "state", "token_file", "certificate"):
+        for name in ("data", "state", "token_file", "certificate", "recording"):
             if name in values:
                 values[name] = Path(values[name])
         for name in ("sources", "trusted_proxies", "names"):

@@ -156,10 +156,11 @@ class Pull:
         return outcome
 
     def _try_revisions(self, spec: RepoSpec) -> list[RepoSpec]:
-        """One spec for each revision that a spec stands for."""
-        if not spec.is_all_versions:
-            return [spec]
+        """One spec for each revision that a spec stands for, if no rule refuses the repository."""
         try:
+            self._rules.check_repo(spec.repo)
+            if not spec.is_all_versions:
+                return [spec]
             names = versions(self._upstreams.of(spec.repo).branches(spec.repo))
         except HubmirrorError as exc:
             self._fail(str(exc))
@@ -174,9 +175,8 @@ class Pull:
             return None
 
     def _plan(self, spec: RepoSpec) -> PullPlan:
-        self._rules.check_repo(spec.repo)
         upstream = self._upstreams.of(spec.repo)
-        head = upstream.head(spec.repo, spec.revision)
+        head = upstream.head(spec.repo, spec.commit_hash or spec.revision)
         if head.renamed_to:
             self._rules.check_repo(Repo.parse(head.renamed_to))
             self._note(

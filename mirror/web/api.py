@@ -65,6 +65,7 @@ def paths_info(request: HubRequest) -> Response:
     listed = request.context.trees.get(snapshot, lambda: request.files(snapshot))
     entries = [listed.entry(path) for path in paths]
     commit = hub_json.last_commit(snapshot) if expand else None
+    request.asked.paths |= {entry.path for entry in entries if isinstance(entry, RepoFile)}
     return json_response(
         [hub_json.tree_row(entry, commit) for entry in entries if entry is not None]
     )

@@ -22,7 +22,7 @@ from mirror.web.access import Gate
 from mirror.web.body import BodyReader
 from mirror.web.cors import Cors
 from mirror.web.errors import error_response
-from mirror.web.observe import AccessLog, Metrics, Observe
+from mirror.web.observe import Logs, Metrics, Observe
 from mirror.web.proxy import ProxySettings
 from mirror.web.request import AppContext, HubRequest
 from mirror.web.response_cache import CacheMiddleware, ResponseCache
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from mirror.core.source import Source
     from mirror.derived.state import State
+    from mirror.web.recorder import Recorder
     from mirror.web.routing import Match
 
 _MAX_THREADS = 16  # more threads compete for the interpreter lock
@@ -46,9 +47,12 @@ _READS = ("GET", "HEAD")
 class HubApp:
     """Responds to every route of the table. Handlers run in threads, because disk reads block."""
 
-    def __init__(self, context: AppContext, recent: ResponseCache) -> None:
+    def __init__(
+        self, context: AppContext, recent: ResponseCache, recorder: Recorder | None = None
+    ) -> None:
         self._context = context
         self._recent = recent
+        self._recorder = recorder
         self._threads = anyio.CapacityLimiter(_MAX_THREADS)
         self._bodies = BodyReader()
 
@@ -78,13 +82,19 @@ class HubApp:
 
     async def _respond(self, request: Request, match: Match) -> Response:
         """The response of the handler, or the response for its error."""
+        hub_request = None
         try:
             hub_request = await self._read(request, match)
-            if match.route.is_inline:
-                return match.route.handler(hub_request)
-            return await self._run(hub_request)
+            response = (
+                match.route.handler(hub_request)
+                if match.route.is_inline
+                else await self._run(hub_request)
+            )
         except HubmirrorError as exc:
-            return error_response(exc)
+            response = error_response(exc)
+        if self._recorder is not None and hub_request is not None:
+            self._recorder.add(hub_request, response)
+        return response
 
     async def _run(self, request: HubRequest) -> Response:
         """Call the handler in a thread. If it needs what another thread computes, it is called
@@ -135,7 +145,7 @@ def create_app(
     xet_hashes: XetHashes | None = None,
     openllm_files: OpenLLMFiles | None = None,
     ttl_s: float = 1.0,
-    access_log: AccessLog | None = None,
+    logs: Logs | None = None,
     on_stop: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The whole server as an ASGI application; `on_stop` is called in a thread when it stops.
@@ -143,7 +153,7 @@ def create_app(
     `ttl_s` is the time in seconds for which responses and the listing of all repositories are
     cached. Without `xet_hashes`, no response offers Xet.
     """
-    proxy, digests = proxy or ProxySettings(), Digests(state)
+    proxy, digests, logs = proxy or ProxySettings(), Digests(state), logs or Logs()
     catalog = Catalog(source, state, ttl_s=ttl_s)
     context = AppContext(
         source=source,
@@ -164,11 +174,11 @@ def create_app(
 
     recent = ResponseCache(ttl_s)
     middleware = [
-        Middleware(Observe, metrics=context.metrics, log=access_log, proxy=proxy),
+        Middleware(Observe, metrics=context.metrics, log=logs.access, proxy=proxy),
         Middleware(Cors),
         Middleware(Gate, signer=proxy.signer, router=ROUTER),
         Middleware(CacheMiddleware, recent=recent),
     ]
     app = Starlette(middleware=middleware, lifespan=lifespan)
-    app.router.default = HubApp(context, recent)
+    app.router.default = HubApp(context, recent, logs.recorder)
     return app

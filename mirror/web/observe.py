@@ -9,6 +9,7 @@ import math
 import os
 import random
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from mirror.derived.catalog import Catalog
     from mirror.web.proxy import ProxySettings
+    from mirror.web.recorder import Recorder
 
 log = logging.getLogger("hubmirror")
 
@@ -139,6 +141,15 @@ class Observe:
             self._metrics.count(seen)
             if self._log is not None:
                 self._log.add(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """What is written about requests: a line for each, and for `hubmirror record` what clients ask
+    for."""
+
+    access: AccessLog | None = None
+    recorder: Recorder | None = None
 
 
 class RequestLog:

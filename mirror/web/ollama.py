@@ -44,6 +44,7 @@ def manifest(request: HubRequest) -> Response:
     """The manifest of one quantisation, in the form that the client knows."""
     snapshot = request.snapshot()
     stored = _choose(snapshot, request.params[0])
+    request.asked.paths.add(stored.file.path)
     if "llama-cpp" in request.headers.get("user-agent", ""):
         return json_response(_llama_manifest(snapshot, stored))
     if _SPLIT.search(stored.file.path):
@@ -78,6 +79,7 @@ def blob(request: HubRequest) -> Response:
         if stored.file.lfs_sha256 == digest or (
             _is_small_layer(stored) and _sha256(request, stored) == digest
         ):
+            request.asked.paths.add(stored.file.path)
             return blob_response(stored, headers, request.file_request)
     for stored in _weights(snapshot):
         config = _config(request, snapshot, stored)

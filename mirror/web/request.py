@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import RequestError, RevisionNotFoundError
@@ -47,6 +47,16 @@ class AppContext:
     trees: TreeCache
 
 
+@dataclass(slots=True)
+class Asked:
+    """What a request asks for, as far as its handler has found it: the snapshot of a revision, and
+    the paths of files."""
+
+    revision: str = ""
+    snapshot: Snapshot | None = None
+    paths: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True, slots=True)
 class HubRequest:
     """A request and its route. The methods can block: they run in a thread."""
@@ -57,6 +67,7 @@ class HubRequest:
     query: QueryParams
     headers: Headers
     body: bytes = b""
+    asked: Asked = field(default_factory=Asked)
 
     @property
     def params(self) -> tuple[str, ...]:
@@ -110,7 +121,9 @@ class HubRequest:
         return [item for value in values for item in value.split(",") if item]
 
     def snapshot(self, revision: str = "HEAD") -> Snapshot:
-        return self.context.source.snapshot(self.repo, revision)
+        self.asked.snapshot = self.context.source.snapshot(self.repo, revision)
+        self.asked.revision = revision
+        return self.asked.snapshot
 
     def revision_and_path(self) -> tuple[Snapshot, str]:
         """The snapshot of the revision in the path, and the file path after the revision."""

@@ -27,6 +27,7 @@ _TEXT_SUFFIXES = frozenset({
 def resolve(request: HubRequest) -> Response:
     """The file, or a range of it (`hf_hub_download`; every client)."""
     snapshot, path = request.revision_and_path()
+    request.asked.paths.add(path)
     stored = snapshot.find(check_path(path))
     request.context.xet_hashes.want(stored)
     file = request.context.xet_hashes.entry(stored)
@@ -40,6 +41,7 @@ def raw(request: HubRequest) -> Response:
     """Like `resolve`, but with the pointer of an LFS file instead of its content
     (@huggingface/hub)."""
     snapshot, path = request.revision_and_path()
+    request.asked.paths.add(path)
     file = snapshot.find(check_path(path)).file
     if file.lfs_sha256 is None:
         return resolve(request)

@@ -66,6 +66,7 @@ def reconstruction(request: HubRequest) -> Response:
     snapshot = request.snapshot(request.params[0])
     asked = request.headers.get("range", "")
     stored = request.context.xet_hashes.find(snapshot, xet_hash, _last_byte(asked))
+    request.asked.paths.add(stored.file.path)
     size = stored.file.size
     try:
         if not size:
@@ -90,6 +91,7 @@ def block(request: HubRequest) -> Response:
     requests the reconstruction again."""
     commit_hash, etag, number, *path = request.params
     stored = request.snapshot(commit_hash).find(check_path("/".join(path)))
+    request.asked.paths.add(stored.file.path)
     if stored.file.etag != etag:
         raise ForbiddenError("The file has changed. Request the reconstruction again.")
     if not _BLOCK.fullmatch(number):

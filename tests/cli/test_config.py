@@ -59,6 +59,8 @@ def test_a_file_holds_settings_and_sources(tmp_path: Path) -> None:
         ("[[source]]\nkind = 'folder'\npath = 'x'\nrepo_id = 'a--b'", "'a--b'"),
         ("[[source]]\nkind = 'folder'\npath = 'x'\nrepo_id = 'a/b'\nrepo_type = 'c'", "'c'"),
         ("[serve", "not TOML"),
+        ("[[repo]]\nrepo_id = 'a/b'\ncommit_hash = 'main'", "commit_hash"),
+        ("requests = '/-/simple/x/'", "requests"),
         ("proxy = 1", r"\[proxy\]"),
         ("[proxy]\ndeny = ['*']", "'deny'"),
         ("[proxy]\ndeny_files = '*.bin'", "deny_files"),

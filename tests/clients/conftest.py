@@ -24,7 +24,7 @@ from mirror.derived.xet_hashes import XetHashes
 from mirror.sources.hf_cache import HfCache
 from mirror.store.demo import write_demo
 from mirror.web.access import Signer
-from mirror.web.observe import AccessLog
+from mirror.web.observe import AccessLog, Logs
 from mirror.web.proxy import ProxySettings
 from tests import folders
 from tests.clients.clients import Cell, Run
@@ -89,7 +89,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
         told = XetHashes(digests, MIN_SIZE)
         proxy = ProxySettings(signer=Signer(TOKEN))
         with (
-            serving(state, *sources, access_log=access_log, xet_hashes=told) as client,
+            serving(state, *sources, logs=Logs(access_log), xet_hashes=told) as client,
             serving(state, *sources, proxy=proxy, xet_hashes=told) as locked,
         ):
             wait_for_xet(client, "Org/Model", "big.bin")
@@ -112,7 +112,7 @@ def offering(
         serving(
             state,
             HfCache(hub, digests, managed=managed),
-            access_log=AccessLog(mirror.log, "text"),
+            logs=Logs(AccessLog(mirror.log, "text")),
             proxy=ProxySettings(signer=signer or Signer()),
             xet_hashes=XetHashes(digests, advertise=advertise),
         ) as client,

@@ -99,12 +99,13 @@ def test_a_refusal_is_status_403_with_the_rule_and_no_path_of_the_server(tmp_pat
     assert "org/*" in response.headers["x-error-message"]
 
 
+@pytest.mark.parametrize("repo", [MODEL, "kernels/org/kernel"])
 def test_a_refused_repository_is_not_asked_for(
-    simulator: HubSimulator, filling: Filling, tmp_path: Path
+    simulator: HubSimulator, filling: Filling, tmp_path: Path, repo: str
 ) -> None:
     configure(tmp_path, '[proxy]\ndeny_repos = ["org/*"]')
-    assert 'deny_repos = ["org/*"]' in filling.run("pull", MODEL, status=1).output
-    assert simulator.count(MODEL) == 0
+    assert 'deny_repos = ["org/*"]' in filling.run("pull", repo, status=1).output
+    assert simulator.count("/org/") == 0
 
 
 def test_a_new_name_of_a_repository_is_checked_too(

@@ -12,7 +12,7 @@ import pytest
 from mirror.derived.state import State
 from mirror.sources.hf_cache import HfCache
 from mirror.web.app import create_app
-from mirror.web.observe import AccessLog
+from mirror.web.observe import AccessLog, Logs
 from mirror.web.proxy import ProxySettings
 from tests.conftest import Serve
 from tests.folders import Content, make_managed
@@ -74,7 +74,7 @@ def test_the_log_has_the_client_behind_a_trusted_proxy(
     log = io.StringIO()
     networks = [ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8")]
     proxy = ProxySettings(trusted_proxies=networks)
-    app = create_app(managed, state, proxy=proxy, access_log=AccessLog(log, "text"))
+    app = create_app(managed, state, proxy=proxy, logs=Logs(AccessLog(log, "text")))
     chains = {
         "192.0.2.7": "192.0.2.7",
         "198.51.100.9, 192.0.2.7": "192.0.2.7",

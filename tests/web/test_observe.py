@@ -29,7 +29,7 @@ from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 from mirror.web.access import Signer
 from mirror.web.app import create_app
-from mirror.web.observe import AccessLog, Metrics
+from mirror.web.observe import AccessLog, Logs, Metrics
 from mirror.web.proxy import ProxySettings
 from tests import folders
 from tests.conftest import Serve, serving
@@ -185,7 +185,7 @@ def access() -> io.StringIO:
 def faulty(tmp_path: Path, digests: Digests, serve: Serve, access: io.StringIO) -> httpx2.Client:
     """Its connections are closed after each answer, as the server does after a bug."""
     source = _Faulty(tmp_path, folders.MODEL, digests)
-    client = serve(source, access_log=AccessLog(access, "text"))
+    client = serve(source, logs=Logs(AccessLog(access, "text")))
     client.headers["connection"] = "close"
     return client
 

@@ -16,7 +16,7 @@ import orjson
 from mirror.core.errors import BlobUnreadableError
 from mirror.core.repo import RepoType
 from mirror.core.safe_yaml import BadYamlError, load
-from mirror.derived.weight_headers import READERS, HeaderError
+from mirror.derived.weight_headers import READERS, HeaderError, safetensors_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +64,9 @@ _CARD_TAGS = (
     ("datasets", "dataset:"),
     ("base_model", "base_model:"),
     ("task_categories", "task_categories:"),
+    ("task_ids", "task_ids:"),
+    ("multilinguality", "multilinguality:"),
+    ("source_datasets", "source_datasets:"),
     ("size_categories", "size_categories:"),
 )
 _FORMATS = {".safetensors": "safetensors", ".gguf": "gguf", ".onnx": "onnx", ".bin": "pytorch"}
@@ -139,7 +142,8 @@ class Facts:
             if "auto_map" in self.config:
                 tags["custom_code"] = None
         tags |= dict.fromkeys(_strings(self.card.get("tags")))
-        tags |= dict.fromkeys(_strings(self.card.get("language")))
+        start = "language:" if self.snapshot.repo.repo_type is RepoType.DATASET else ""
+        tags |= dict.fromkeys(f"{start}{one}" for one in _strings(self.card.get("language")))
         for key, start in _CARD_TAGS:
             tags |= dict.fromkeys(f"{start}{value}" for value in _strings(self.card.get(key)))
         return list(tags)
@@ -162,6 +166,12 @@ class Facts:
 
     def gguf_of(self, path: str) -> dict[str, Any] | None:
         return self._header("gguf", path)
+
+    def safetensors_header(self, path: str) -> dict[str, Any]:
+        """The header of a file of the snapshot. Raises HeaderError, and BlobUnreadableError."""
+        stored = self.snapshot.find(path)
+        with contextlib.closing(stored.open()) as blob, _BlobReader(blob) as file:
+            return safetensors_header(cast("BinaryIO", file))
 
     def read(self, path: str, most: int) -> bytes:
         """The first `most` bytes of a file; empty where it is absent or unreadable."""

@@ -32,13 +32,24 @@ class HeaderError(ValueError):
     """The header is damaged or of an unknown version."""
 
 
-def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
-    """Number of parameters by dtype (`BF16`, `F32`, …), as the hub's `safetensors.parameters`."""
+def safetensors_header(file: BinaryIO) -> dict[str, Any]:
+    """The header of a safetensors file, as it is in the file."""
     (length,) = struct.unpack("<Q", _read(file, 8))
     if length > _MAX_HEADER:
         raise HeaderError(f"a header of {length} bytes")
     try:
         header = orjson.loads(_read(file, length))
+    except orjson.JSONDecodeError as exc:
+        raise HeaderError(f"not a safetensors header: {exc!r}") from exc
+    if not isinstance(header, dict):
+        raise HeaderError("not a safetensors header")
+    return header
+
+
+def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
+    """Number of parameters by dtype (`BF16`, `F32`, …), as the hub's `safetensors.parameters`."""
+    header = safetensors_header(file)
+    try:
         counts: dict[str, int] = {}
         for name, tensor in header.items():
             if name != "__metadata__":
@@ -46,7 +57,7 @@ def safetensors_parameters(file: BinaryIO) -> dict[str, int]:
                 counts[dtype] = counts.get(dtype, 0) + _product(tensor["shape"])
                 if len(counts) > _MAX_DTYPES:
                     raise HeaderError("an impossible number of dtypes")
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise HeaderError(f"not a safetensors header: {exc!r}") from exc
     return counts
 

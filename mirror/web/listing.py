@@ -11,35 +11,28 @@ from mirror.core.errors import NotFoundError, UnavailableError
 from mirror.core.source import unrecorded_text
 from mirror.derived import hub_json
 from mirror.derived.catalog import full_row
+from mirror.web.listing_query import ListingQuery
 from mirror.web.paging import page_link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from mirror.derived.row_file import Entry
     from mirror.web.request import HubRequest
 
 _PAGE = 1000
 _FULL = ["cardData", "siblings"]
-_SORTS = {
-    "downloads": "downloads",
-    "likes": "likes",
-    "lastModified": "lastModified",
-    "last_modified": "lastModified",
-    "createdAt": "createdAt",
-    "created_at": "createdAt",
-    "trendingScore": "trendingScore",
-    "trending_score": "trendingScore",
-}
+_WEIGHTS = ("safetensors", "gguf")
 
 
 def listing(request: HubRequest) -> Response:
     """The repositories of one type (`list_models`). An empty mirror that only waits says so."""
+    query = ListingQuery.parse(request)
     entries = request.context.catalog.entries(request.match.repo_type)
     visible = [one for one in entries if one.row]
     if not visible and (why := _why_empty(request, entries)):
         raise UnavailableError(why)
-    chosen = _choose(request, visible)
+    chosen = _choose(request, query, visible)
     start = request.number("cursor", 0, len(chosen))
     end = start + request.number("limit", _PAGE, _PAGE)
     rows = [_row(request, one) for one in chosen[start:end]]
@@ -56,39 +49,26 @@ def _why_empty(request: HubRequest, entries: list[Entry]) -> str | None:
     return f"{waiting} {unrecorded_text(unrecorded)}" if unrecorded else waiting
 
 
-def _choose(request: HubRequest, entries: list[Entry]) -> list[Entry]:
-    search = request.query.get("search", "").lower()
-    author = request.query.get("author", "").lower()
-    chosen = entries
-    if search or author:
-        chosen = [one for one in entries if _is_named(one, search, author)]
-    tags = [*request.several("filter"), *request.several("tags"), *request.several("library")]
-    task = request.query.get("pipeline_tag")
-    sort = _SORTS.get(request.query.get("sort", ""))
-    if not (tags or task or sort):
-        return chosen
-    rows = [(orjson.loads(one.row), one) for one in chosen]
-    rows = [(row, one) for row, one in rows if _matches(row, tags, task)]
-    if sort:
-        rows.sort(key=_sort_key(sort), reverse=request.query.get("direction", "-1") == "-1")
-    return [one for _, one in rows]
+def _choose(request: HubRequest, query: ListingQuery, entries: list[Entry]) -> list[Entry]:
+    chosen = [one for one in entries if query.is_named(one.repo.repo_id)]
+    if query.reads_rows:
+        rows = [(orjson.loads(one.row), one) for one in chosen]
+        rows = [(row, one) for row, one in rows if query.matches(row)]
+        if query.sort:
+            rows.sort(key=lambda pair: query.sort_key(pair[0]), reverse=query.is_descending)
+        chosen = [one for _, one in rows]
+    if query.parameters:
+        chosen = [one for one in chosen if query.has_size(_info(request, one, _WEIGHTS))]
+    return chosen
 
 
-def _is_named(entry: Entry, search: str, author: str) -> bool:
-    repo_id = entry.repo.repo_id.lower()
-    return search in repo_id and (not author or repo_id.rpartition("/")[0] == author)
-
-
-def _matches(row: dict[str, Any], tags: list[str], task: str | None) -> bool:
-    has = {str(tag).lower() for tag in row.get("tags") or []}
-    if task and row.get("pipeline_tag") != task:
-        return False
-    return all(tag.lower() in has for tag in tags)
-
-
-def _sort_key(name: str) -> Callable[[tuple[dict[str, Any], Entry]], Any]:
-    empty: Any = "" if name in ("lastModified", "createdAt") else 0
-    return lambda pair: pair[0].get(name) or empty
+def _info(request: HubRequest, entry: Entry, names: Sequence[str]) -> dict[str, Any]:
+    """The properties of a repository; empty if it cannot be served any more."""
+    try:
+        snapshot = request.context.source.snapshot(entry.repo, "HEAD")
+    except (NotFoundError, UnavailableError):
+        return {}
+    return hub_json.info(request.facts(snapshot), request.files(snapshot), names)
 
 
 def _row(request: HubRequest, entry: Entry) -> bytes:
@@ -101,9 +81,7 @@ def _row(request: HubRequest, entry: Entry) -> bytes:
         return entry.row
     if not expand and more == _FULL and (full := full_row(entry)):
         return orjson.dumps(full)
-    try:
-        snapshot = request.context.source.snapshot(entry.repo, "HEAD")
-    except (NotFoundError, UnavailableError):
+    extra = _info(request, entry, [*expand, *more])
+    if not extra:
         return b""
-    extra = hub_json.info(request.facts(snapshot), request.files(snapshot), [*expand, *more])
     return orjson.dumps(extra if expand else orjson.loads(entry.row) | extra)

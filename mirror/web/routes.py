@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirror.web import api, declined, git, health, listing, ollama, package_index, resolve, xet
+from mirror.web import (
+    api,
+    declined,
+    git,
+    health,
+    listing,
+    ollama,
+    package_index,
+    resolve,
+    weights,
+    xet,
+)
 from mirror.web.routing import Access, Action, Route, Router
 
 if TYPE_CHECKING:
@@ -46,6 +57,12 @@ ROUTES = (
     _repo_route("treesize", "treesize/{revision+}", api.tree_size),
     _repo_route("discussions", "discussions/{number*}", api.discussions),
     _repo_route("auth-check", "auth-check", api.auth_check),
+    _repo_route("lfs-files", "lfs-files", weights.lfs_files),
+    Route(
+        "safetensors-metadata",
+        ("/api/models/{repo}/safetensors-metadata/{path+}",),
+        weights.safetensors_metadata,
+    ),
     _repo_route("parquet", "parquet/{config*}", api.parquet),
     # What clients expect of any hub
     Route("whoami-v2", ("/api/whoami-v2",), api.whoami),

@@ -110,7 +110,6 @@ def test_a_row_is_short(client: httpx2.Client) -> None:
         ("?filter=fill-mask", ["Acme/beta-speech"]),
         ("?pipeline_tag=fill-mask", ["Acme/beta-speech"]),
         ("?pipeline_tag=nope", []),
-        ("?gated=false&apps=vllm&nonsense=1", list(MODELS)),
     ],
 )
 def test_a_listing_is_narrowed(client: httpx2.Client, query: str, found: list[str]) -> None:
@@ -128,7 +127,6 @@ def test_a_listing_is_narrowed(client: httpx2.Client, query: str, found: list[st
         ("?sort=last_modified&direction=-1", [7, 5, 9, 1]),
         ("?sort=createdAt", [5, 9, 7, 1]),
         ("?sort=trendingScore", [5, 9, 7, 1]),
-        ("?sort=nonsense", [5, 9, 7, 1]),
     ],
 )
 def test_a_listing_is_sorted(client: httpx2.Client, query: str, order: list[int]) -> None:
@@ -150,7 +148,7 @@ def test_a_link_is_absolute_and_keeps_the_query(client: httpx2.Client) -> None:
     assert _ids(client, link.partition("/api/models")[2]) == ["Other/Alphabet"]
 
 
-@pytest.mark.parametrize("query", ["?limit=500", "?limit=0", "?limit=x", "?cursor=x", "?limit=-1"])
+@pytest.mark.parametrize("query", ["?limit=500", "?limit=0"])
 def test_one_page_holds_all(client: httpx2.Client, query: str) -> None:
     assert _ids(client, query) == list(MODELS)
 

@@ -17,6 +17,8 @@ from mirror.cli import main
 from mirror.cli.openllm_env import variables
 from mirror.derived.catalog import Catalog
 from mirror.derived.state import State
+from mirror.pages.status import StatusBoard
+from mirror.server.certificates import init, issue
 from mirror.sources.first_found import FirstFound
 from mirror.web.observe import Metrics
 from mirror.web.routes import ROUTES
@@ -67,7 +69,10 @@ def test_every_verb_is_named(verb: str) -> None:
 
 def test_every_metric_is_named(tmp_path: Path) -> None:
     state = State(tmp_path)
-    text = Metrics(Catalog(FirstFound([]), state)).render().decode()
+    sources, authority = FirstFound([]), init(tmp_path / "ca").parent
+    catalog = Catalog(sources, state)
+    board = StatusBoard(sources, catalog, tmp_path, issue(authority, ["mirror.site"]))
+    text = Metrics(catalog, board).render().decode()
     for name in re.findall(r"# TYPE (\w+)", text):
         assert f"`{name}`" in (ROOT / "docs" / "operating.md").read_text()
 

@@ -21,8 +21,9 @@ from mirror.openllm import wheels as wheelhouse
 from mirror.openllm.bento import Bento, find_bento, tags
 from mirror.openllm.closure import Closure, PinnedModel, check_conflicts
 from mirror.openllm.model_repository import BRANCHES, DEFAULT, Address, ModelRepository
+from mirror.openllm.readiness import first_problem
 from mirror.openllm.wheels import Platform, WantedWheel
-from mirror.server.opened_sources import OpenedSources, open_sources
+from mirror.server.opened_sources import open_sources
 from mirror.store.cache import Cache
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned, Report
 
@@ -260,7 +261,7 @@ def check(model: str, data: Path, state: Path | None, sources: tuple[str, ...]) 
     opened = open_sources(data, state, [SourceSpec.parse(text) for text in sources])
     bento, closures = _current_closures(data, model)
     for closure in closures:
-        if problem := _first_problem(opened, data, closure):
+        if problem := first_problem(opened.sources, data, closure, operator_text):
             raise ConfigError(
                 f"{bento.tag} for {closure.platform} cannot start: {problem} "
                 f"{_ADVICE.format(model)}"
@@ -269,20 +270,3 @@ def check(model: str, data: Path, state: Path | None, sources: tuple[str, ...]) 
     if bento.branch == "nightly":
         click.echo(f"The bento is on the branch nightly: openllm serve {model} --repo nightly")
     opened.digests.close()
-
-
-def _first_problem(opened: OpenedSources, data: Path, closure: Closure) -> str:
-    for model in closure.models:
-        try:
-            snapshot = opened.sources.snapshot(model.repo, model.revision)
-        except HubmirrorError as exc:
-            return operator_text(exc)
-        for path, size in model.files.items():
-            stored = snapshot.files.get(path)
-            if stored is None or stored.file.size != size:
-                return f"{path} of {model.repo} at {snapshot.commit_hash[:12]} is missing."
-    for wheel in wheelhouse.missing(data / "wheels", closure.wheels):
-        return f"the wheel {wheel.filename} is missing or has changed since it was pulled."
-    if not closure.constraints(data).is_file():
-        return f"openllm/{closure.name}.txt is missing."
-    return ""

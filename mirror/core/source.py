@@ -138,6 +138,19 @@ class Snapshot:
     info: Mapping[str, Any] = field(default_factory=dict)
     organization: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def problems(self) -> list[StoredFile]:
+        """The files that cannot be read."""
+        return [stored for stored in self.files.values() if stored.problem]
+
+    @property
+    def status(self) -> str:
+        """`complete` if a pull recorded the revision, else `partial` if files are missing or cannot
+        be read, else `foreign`."""
+        if self.pulled_at is not None:
+            return "complete"
+        return "partial" if self.absent or not self.whole or self.problems else "foreign"
+
     def find(self, path: str) -> StoredFile:
         """The file at a path. Raises EntryNotFoundError; its `known` is true if the commit
         certainly has no such file."""

@@ -21,6 +21,7 @@ import orjson
 
 from mirror.core.errors import ListingPendingError, NotFoundError, UnavailableError
 from mirror.core.repo import RepoType
+from mirror.core.tree import used_storage
 from mirror.derived import hub_json
 from mirror.derived.facts import Facts
 from mirror.derived.row_file import Entry, Kept, RowFile
@@ -231,7 +232,18 @@ class Catalog:
         )
         # The bytes object of orjson keeps its whole write buffer: 8 KB for each row.
         body = bytes(memoryview(row))
-        return Entry(snapshot.repo, body, len(commits) - waiting, waiting, _more(facts, snapshot))
+        return Entry(
+            snapshot.repo,
+            body,
+            len(commits) - waiting,
+            waiting,
+            _more(facts, snapshot),
+            used_storage(stored.file for stored in snapshot.files.values()),
+            facts.parameters,
+            facts.quantisation,
+            snapshot.status,
+            snapshot.pulled_at.isoformat() if snapshot.pulled_at else "",
+        )
 
     def _is_visible(self, repo: Repo, commit_hash: str) -> bool:
         try:

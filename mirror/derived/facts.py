@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MAX_JSON = 8 * 1024 * 1024
 _MAX_CARD = 512 * 1024
 _MAX_SHARDS = 2000
+_MAX_METHOD = 40
 _MIN_KEPT = 16 * 1024
 """The size of a file, in bytes, from which parsing takes longer than reading the stored result."""
 
@@ -147,6 +148,25 @@ class Facts:
         for key, start in _CARD_TAGS:
             tags |= dict.fromkeys(f"{start}{value}" for value in _strings(self.card.get(key)))
         return list(tags)
+
+    @cached_property
+    def quantisation(self) -> str:
+        """How the weights are quantised: `gptq`, `fp8`, `gguf`, …; empty if they are not."""
+        stated = self.config.get("quantization_config")
+        method = stated.get("quant_method") if isinstance(stated, dict) else None
+        if isinstance(method, str):
+            return method[:_MAX_METHOD].lower()
+        return "gguf" if any(path.endswith(".gguf") for path in self.snapshot.files) else ""
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of parameters that upstream gave with the repository; 0 if it gave none."""
+        for name in ("safetensors", "gguf"):
+            stated = self.snapshot.info.get(name)
+            total = stated.get("total") if isinstance(stated, dict) else None
+            if type(total) is int and 0 < total < 2**63:
+                return total
+        return 0
 
     @cached_property
     def safetensors(self) -> dict[str, Any] | None:
@@ -276,6 +296,12 @@ def _parse_tokenizer_config(body: bytes) -> dict[str, Any]:
     tokenizer = _json(body)
     names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
     return _sendable({name: tokenizer[name] for name in names if tokenizer.get(name) is not None})
+
+
+def card_body(text: str) -> str:
+    """The Markdown of a card, without its front matter."""
+    match = _FRONT_MATTER.match(text.encode(errors="replace"))
+    return text.encode(errors="replace")[match.end() :].decode() if match else text
 
 
 def _parse_card(body: bytes) -> dict[str, Any]:

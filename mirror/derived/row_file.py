@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_BYTES = 1024 * 1024 * 1024
 _MAX_ROW = 4 * 1024 * 1024
 _MAX_COUNT = 10_000_000
@@ -42,7 +42,9 @@ class Entry:
     """One repository: its row of a listing as JSON, and the number of its readable revisions.
 
     A repository without a row is waiting: it has no complete revision. `more` holds the fields that
-    `full=true` adds to the row, compressed with zlib; empty if they are too long to store.
+    `full=true` adds to the row, compressed with zlib; empty if they are too long to store. `size`
+    is in bytes. `parameters` is the number that upstream gave, else 0. `state` is the
+    `Snapshot.status` of `HEAD`, and `pulled_at` the time when a pull recorded it.
     """
 
     repo: Repo
@@ -50,6 +52,11 @@ class Entry:
     visible: int
     waiting: int
     more: str = ""
+    size: int = 0
+    parameters: int = 0
+    quantisation: str = ""
+    state: str = "waiting"
+    pulled_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,25 +136,33 @@ def _line(kept: Kept) -> bytes:
     repo = entry.repo
     return orjson.dumps([
         repo.repo_type.value, repo.repo_id, kept.stamp, entry.visible, entry.waiting,
-        entry.row.decode(), entry.more,
+        entry.row.decode(), entry.more, entry.size, entry.parameters, entry.quantisation,
+        entry.state, entry.pulled_at,
     ])  # fmt: skip
 
 
 def _parse(line: bytes) -> Kept | None:
     """Parse a line from `_line`; None if it is invalid."""
     try:
-        repo_type, repo_id, stamp, visible, waiting, row, more = orjson.loads(line)
+        repo_type, repo_id, stamp, visible, waiting, row, more, *rest = orjson.loads(line)
+        size, parameters, quantisation, state, pulled_at = rest
         repo = Repo(RepoType(repo_type), repo_id)
     except (ValueError, TypeError):
         return None
-    texts, counts = (stamp, row, more), (visible, waiting)
+    texts = (stamp, row, more, quantisation, state, pulled_at)
+    counts = (visible, waiting)
     if not all(type(text) is str and len(text) <= _MAX_ROW for text in texts):
         return None
     if not all(type(count) is int and 0 <= count <= _MAX_COUNT for count in counts):
         return None
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (size, parameters)):
+        return None
     if row and not _is_row(row, repo):
         return None
-    return Kept(stamp, Entry(repo, row.encode(), visible, waiting, more))
+    entry = Entry(
+        repo, row.encode(), visible, waiting, more, size, parameters, quantisation, state, pulled_at
+    )
+    return Kept(stamp, entry)
 
 
 def _is_row(row: str, repo: Repo) -> bool:

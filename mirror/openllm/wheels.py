@@ -253,6 +253,19 @@ def missing(folder: Path, wheels: Sequence[WantedWheel]) -> list[WantedWheel]:
     return [wheel for wheel in wheels if file_sha256(folder, wheel) != wheel.sha256]
 
 
+def absent(folder: Path, wheels: Sequence[WantedWheel]) -> list[WantedWheel]:
+    """The wheels that a folder does not have with the right size. It reads no file."""
+    return [wheel for wheel in wheels if not _has_size(folder, wheel)]
+
+
+def _has_size(folder: Path, wheel: WantedWheel) -> bool:
+    try:
+        path = inside(folder / wheel.filename, folder)
+        return path is not None and path.is_file() and path.stat().st_size == wheel.size
+    except (OSError, RuntimeError):
+        return False
+
+
 def file_sha256(folder: Path, wheel: WantedWheel) -> str:
     """The sha256 of the file of a folder that has a wheel's filename.
 

@@ -82,7 +82,7 @@ class WorkerConfig:
         except ValueError as exc:
             raise ConfigError(f"trusted_proxies: {exc}.") from exc
         signer = Signer(read_token(self.token_file))
-        return ProxySettings(self.public_url, networks, self.accel, signer)
+        return ProxySettings(self.public_url, networks, self.accel, signer, self.certificate)
 
 
 def _plain(value: Any) -> Any:

@@ -17,11 +17,11 @@ from mirror.core.tree import used_storage
 from mirror.sources.pull_status import read_pulls
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from datetime import datetime
 
     from mirror.core.repo import Repo
-    from mirror.core.source import Snapshot, Source, StoredFile
+    from mirror.core.source import Snapshot, Source
     from mirror.sources.first_found import FirstFound
     from mirror.sources.pull_status import PullStatus
 
@@ -47,38 +47,49 @@ class Row:
     blobs: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
-def inventory(sources: FirstFound, source: Source, repos: Collection[str] = ()) -> list[Row]:
+def inventory(
+    sources: FirstFound,
+    source: Source,
+    repos: Collection[str] = (),
+    explain: Callable[[HubmirrorError], str] = operator_text,
+) -> list[Row]:
     """Every revision of one of the sources; only those of the repositories with the keys `repos`,
-    if there are any. Raises UnavailableError if the source cannot be listed."""
-    pulls = {pull.repo: pull for pull in _pulls(source)}
+    if there are any. `explain` is the text of an error. Raises UnavailableError if the source
+    cannot be listed."""
+    pulls = {pull.repo: pull for pull in running_pulls(source)}
     return [
         row
         for repo in source.repos()
         if not repos or repo.key in repos
-        for row in _rows(sources, source, repo, pulls.get(repo))
+        for row in _rows(sources, source, repo, pulls.get(repo), explain)
     ]
 
 
-def _pulls(source: Source) -> list[PullStatus]:
+def running_pulls(source: Source) -> list[PullStatus]:
+    """The pulls into a source that run, or did not end well."""
     is_managed = source.layout is Layout.MANAGED_CACHE
     return read_pulls(source.root) if is_managed and source.root else []
 
 
 def _rows(
-    sources: FirstFound, source: Source, repo: Repo, pull: PullStatus | None
+    sources: FirstFound,
+    source: Source,
+    repo: Repo,
+    pull: PullStatus | None,
+    explain: Callable[[HubmirrorError], str],
 ) -> Iterator[Row]:
     shadow = _shadow(sources, source, repo)
     try:
         refs, commits = source.refs(repo), list(source.commits(repo))
     except HubmirrorError as exc:
-        yield Row(repo, "", (), source.label, "waiting", note=operator_text(exc))
+        yield Row(repo, "", (), source.label, "waiting", note=explain(exc))
         return
     if not commits and not pull:
         yield Row(repo, "", (), source.label, "waiting", note="no pull has recorded it")
     rows = []
     for commit in commits:
         names = tuple(name for name, target in refs.items() if target == commit)
-        rows.append(_row(source, repo, commit, names, shadow))
+        rows.append(_row(source, repo, commit, names, shadow, explain))
     yield from rows
     if pull and (pull.is_running or not _is_complete(rows, pull.commit_hash)):
         yield _pull_row(source, pull)
@@ -96,21 +107,28 @@ def _pull_row(source: Source, pull: PullStatus) -> Row:
     )  # fmt: skip
 
 
-def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow: str) -> Row:
+def _row(
+    source: Source,
+    repo: Repo,
+    commit: str,
+    refs: tuple[str, ...],
+    shadow: str,
+    explain: Callable[[HubmirrorError], str],
+) -> Row:
     try:
         snapshot = source.snapshot(repo, commit)
     except RevisionIncompleteError as exc:
         status = "corrupt" if exc.corrupt else "waiting"
         return Row(repo, commit, refs, source.label, status, note=exc.brief)
     except (NotFoundError, UnavailableError) as exc:
-        return Row(repo, commit, refs, source.label, "waiting", note=operator_text(exc))
+        return Row(repo, commit, refs, source.label, "waiting", note=explain(exc))
     files = [stored.file for stored in snapshot.files.values()]
     return Row(
         snapshot.repo,
         commit,
         refs,
         source.label,
-        "shadowed" if shadow else _status(snapshot),
+        "shadowed" if shadow else snapshot.status,
         len(files),
         used_storage(files),
         f"{shadow} answers for it" if shadow else _note(snapshot),
@@ -119,19 +137,8 @@ def _row(source: Source, repo: Repo, commit: str, refs: tuple[str, ...], shadow:
     )
 
 
-def _problems(snapshot: Snapshot) -> list[StoredFile]:
-    return [stored for stored in snapshot.files.values() if stored.problem]
-
-
-def _status(snapshot: Snapshot) -> str:
-    if snapshot.pulled_at is not None:
-        return "complete"
-    is_part = snapshot.absent or not snapshot.whole or _problems(snapshot)
-    return "partial" if is_part else "foreign"
-
-
 def _note(snapshot: Snapshot) -> str:
-    problems = _problems(snapshot)
+    problems = snapshot.problems
     if not problems:
         return snapshot.note
     more = f", and {len(problems) - 1} others" if len(problems) > 1 else ""

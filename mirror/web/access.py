@@ -17,14 +17,20 @@ from urllib.parse import parse_qs
 from starlette.datastructures import Headers
 
 from mirror.core.errors import ForbiddenError, RequestError, UnauthorizedError
-from mirror.web.errors import error_response
+from mirror.web.page_response import answer_error
+from mirror.web.reader import SESSION_COOKIE, read_cookies
 from mirror.web.routing import Access
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from mirror.web.routing import Router
+    from mirror.web.proxy import ProxySettings
+    from mirror.web.routing import Match, Router
 
+SESSION_S = 12 * 3600
+"""How long a browser stays signed in, in seconds."""
+
+_SESSION = "/-/session"
 _CAS = re.compile(rb"(/-/cas/[^/]+/(?:[^/]+/){1,2}[0-9a-f]{40})/.+")
 
 
@@ -73,6 +79,17 @@ class Signer:
                 "The Xet access token is wrong or has expired. Ask for another."
             )
 
+    def session(self) -> str:
+        """The value of the cookie of a browser that has signed in."""
+        expires = int(time.time()) + SESSION_S
+        return f"{expires}.{self._sign(_SESSION, expires)}"
+
+    def check_session(self, given: str) -> None:
+        """Raises UnauthorizedError."""
+        expires, _, signature = given.partition(".")
+        if not self._holds(_SESSION, expires, signature):
+            raise UnauthorizedError("The session has ended. Sign in again.")
+
     def check_query(self, query: bytes, path: str) -> None:
         """Raises ForbiddenError: the client then asks for the reconstruction again."""
         fields = parse_qs(query.decode("ascii", "replace"))
@@ -92,9 +109,10 @@ class Signer:
 class Gate:
     """ASGI middleware: rejects requests without the token or signature that their route needs."""
 
-    def __init__(self, app: ASGIApp, signer: Signer, router: Router) -> None:
+    def __init__(self, app: ASGIApp, proxy: ProxySettings, router: Router) -> None:
         self._app = app
-        self._signer = signer
+        self._proxy = proxy
+        self._signer = proxy.signer
         self._router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,19 +120,25 @@ class Gate:
             try:
                 self._check(scope)
             except (ForbiddenError, UnauthorizedError) as exc:
-                await error_response(exc)(scope, receive, send)
+                await answer_error(exc, scope, self._proxy)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        path = scope["raw_path"]
-        access, token = self._access(path), _given(Headers(raw=scope["headers"]))
+        path, headers = scope["raw_path"], Headers(raw=scope["headers"])
+        access, token = self._access(path), _given(headers)
         if access is Access.OPEN:
             return
         if access is Access.SIGNATURE:
             self._signer.check_query(scope["query_string"], path.decode("ascii", "replace"))
         elif access is Access.CAS_TOKEN and (prefix := _CAS.fullmatch(path)):
             self._signer.check_access_token(token, prefix[1].decode("ascii", "replace"))
+        elif (
+            not token
+            and scope["method"] in ("GET", "HEAD")
+            and SESSION_COOKIE in headers.get("cookie", "")
+        ):
+            self._signer.check_session(read_cookies(headers).get(SESSION_COOKIE, ""))
         else:
             self._signer.check_token(token)
 
@@ -126,8 +150,20 @@ class Gate:
         if match is None:
             return Access.TOKEN
         route = match.route
-        is_exact = raw_path.decode("ascii", "replace") in route.templates
-        return route.access if route.access is not Access.OPEN or is_exact else Access.TOKEN
+        if route.access is Access.OPEN and not _is_exact(match, raw_path):
+            return Access.TOKEN
+        return route.access
+
+
+def _is_exact(match: Match, raw_path: bytes) -> bool:
+    """Whether the path is written exactly as a template of its route, without an encoding or an
+    empty segment."""
+    given = iter(match.params)
+    return any(
+        raw_path.decode("ascii", "replace")
+        == re.sub(r"\{\w+\}", lambda _: next(given, ""), template)
+        for template in match.route.templates
+    )
 
 
 def _given(headers: Headers) -> str:

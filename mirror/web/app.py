@@ -18,11 +18,13 @@ from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.xet_hashes import XetHashes
 from mirror.openllm.served_files import OpenLLMFiles
+from mirror.pages.status import StatusBoard
 from mirror.web.access import Gate
 from mirror.web.body import BodyReader
 from mirror.web.cors import Cors
-from mirror.web.errors import error_response
 from mirror.web.observe import Logs, Metrics, Observe
+from mirror.web.page_response import answer_error
+from mirror.web.pages import Pages
 from mirror.web.proxy import ProxySettings
 from mirror.web.request import AppContext, HubRequest
 from mirror.web.response_cache import CacheMiddleware, ResponseCache
@@ -63,7 +65,7 @@ class HubApp:
         except ClientDisconnect:
             return
         except HubmirrorError as exc:
-            response = error_response(exc)
+            response = answer_error(exc, scope, self._context.proxy)
         await response(scope, receive, send)
 
     async def _find(self, request: Request) -> Response:
@@ -91,7 +93,7 @@ class HubApp:
                 else await self._run(hub_request)
             )
         except HubmirrorError as exc:
-            response = error_response(exc)
+            response = answer_error(exc, request.scope, self._context.proxy)
         if self._recorder is not None and hub_request is not None:
             self._recorder.add(hub_request, response)
         return response
@@ -154,16 +156,19 @@ def create_app(
     cached. Without `xet_hashes`, no response offers Xet.
     """
     proxy, digests, logs = proxy or ProxySettings(), Digests(state), logs or Logs()
+    openllm_files = openllm_files or OpenLLMFiles(state.folder / "nothing", digests)
     catalog = Catalog(source, state, ttl_s=ttl_s)
+    board = StatusBoard(source, catalog, openllm_files.data, proxy.certificate)
     context = AppContext(
         source=source,
         catalog=catalog,
         state=state,
         xet_hashes=xet_hashes or XetHashes(digests, advertise=False),
-        openllm_files=openllm_files or OpenLLMFiles(state.folder / "nothing", digests),
+        openllm_files=openllm_files,
         proxy=proxy,
-        metrics=Metrics(catalog),
+        metrics=Metrics(catalog, board),
         trees=TreeCache(5 * ttl_s),
+        pages=Pages(state, catalog, board),
     )
 
     @contextlib.asynccontextmanager
@@ -176,7 +181,7 @@ def create_app(
     middleware = [
         Middleware(Observe, metrics=context.metrics, log=logs.access, proxy=proxy),
         Middleware(Cors),
-        Middleware(Gate, signer=proxy.signer, router=ROUTER),
+        Middleware(Gate, proxy=proxy, router=ROUTER),
         Middleware(CacheMiddleware, recent=recent),
     ]
     app = Starlette(middleware=middleware, lifespan=lifespan)

@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from mirror.web.errors import error_response
+from mirror.web.page_response import answer_error
+from mirror.web.site_metrics import SiteCollector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from mirror.derived.catalog import Catalog
+    from mirror.pages.status import StatusBoard
     from mirror.web.proxy import ProxySettings
     from mirror.web.recorder import Recorder
 
@@ -39,7 +41,7 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 class Metrics:
     """Prometheus metrics: of this process, or of all that share the metrics folder."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, board: StatusBoard) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "hubmirror_requests", "Requests answered.", ["method", "route", "status"],
@@ -57,6 +59,7 @@ class Metrics:
             buckets=_BUCKETS, registry=self._registry,
         )  # fmt: skip
         self._catalog = catalog
+        self._board = board
         self._found: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter]] = {}
 
     def count(self, seen: RequestLog) -> None:
@@ -82,6 +85,7 @@ class Metrics:
         """The text that Prometheus scrapes. It looks at no repository."""
         registry = CollectorRegistry()
         registry.register(_Revisions(self._catalog))
+        registry.register(SiteCollector(self._board))
         if shared := os.environ.get(METRICS_FOLDER):
             MultiProcessCollector(registry, shared)  # type: ignore[no-untyped-call]
             return generate_latest(registry)
@@ -136,7 +140,7 @@ class Observe:
             log.exception("Request %s failed.", seen.request_id)
             if seen.status != _GONE:
                 raise  # the answer had begun: the connection is closed
-            await error_response(exc)(scope, receive, seen.send)
+            await answer_error(exc, scope, self._proxy)(scope, receive, seen.send)
         finally:
             self._metrics.count(seen)
             if self._log is not None:

@@ -12,6 +12,7 @@ from mirror.web.access import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from starlette.datastructures import Headers
     from starlette.types import Scope
@@ -27,7 +28,8 @@ class ProxySettings:
 
     The base is `public_url` if it is set; else the Host header, or X-Forwarded-Host and -Proto if
     the connection comes from one of the `trusted_proxies` (addresses and networks). `accel` is
-    `nginx` if a trusted proxy obeys X-Accel-Redirect.
+    `nginx` if a trusted proxy obeys X-Accel-Redirect. `certificate` is the file of https, if there
+    is one.
     """
 
     public_url: str = ""
@@ -36,6 +38,7 @@ class ProxySettings:
     )
     accel: str = ""
     signer: Signer = field(default_factory=Signer)
+    certificate: Path | None = None
 
     def base_url(self, scope: Scope, headers: Headers) -> str:
         """The address that the client used, without a slash at its end. Raises RequestError."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mirror.derived.xet_hashes import XetHashes
     from mirror.openllm.served_files import OpenLLMFiles
     from mirror.web.observe import Metrics
+    from mirror.web.pages import Pages
     from mirror.web.proxy import ProxySettings
     from mirror.web.routing import Match
     from mirror.web.tree_cache import TreeCache
@@ -45,6 +46,7 @@ class AppContext:
     proxy: ProxySettings
     metrics: Metrics
     trees: TreeCache
+    pages: Pages
 
 
 @dataclass(slots=True)

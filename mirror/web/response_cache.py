@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from mirror.core.errors import BlobUnreadableError
 from mirror.web.file_response import BlobResponse, FileRequest
+from mirror.web.reader import is_page, reader_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 _MAX_WEIGHT = 64 * 1024
 _MAX_LONG_WEIGHT = 8 * 1024 * 1024
-_LONG = frozenset({"tree", "listing", "info", "revision"})
+_LONG = frozenset({
+    "tree", "listing", "info", "revision", "welcome", "browse", "repository", "files", "file",
+})  # fmt: skip
 """Routes with long responses that are slow to make and that many hosts request at once."""
 _MAX_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 1024
@@ -153,6 +156,8 @@ def _varied(scope: Scope, names: frozenset[bytes]) -> Iterator[object]:
             yield header
         elif header[0] in _FORWARDED:
             yield from (header, (scope.get("client") or ("",))[0])
+        elif header[0] == b"accept" and is_page(header[1]):
+            yield reader_key(scope)
 
 
 def _weight(key: Key, response: Response) -> int:

@@ -15,7 +15,9 @@ from mirror.web import (
     listing,
     ollama,
     package_index,
+    pages,
     resolve,
+    sign_in,
     weights,
     xet,
 )
@@ -130,7 +132,7 @@ ROUTES = (
     Route("constraints", ("/-/constraints/{file}",), package_index.constraints),
     Route("identity", ("/-/identity",), api.identity),
     # For the operator
-    Route("welcome", ("/",), health.welcome),
+    Route("status-json", ("/-/status.json",), pages.status_json),
     Route(
         "healthz", ("/healthz",), health.healthz, access=Access.OPEN, is_cacheable=False,
         is_inline=True,
@@ -139,6 +141,24 @@ ROUTES = (
     Route("metrics", ("/metrics",), health.metrics, is_cacheable=False),
     # Reads that this mirror cannot answer
     *declined.ROUTES,
+    # Pages for browsers
+    Route("welcome", ("/",), pages.home),
+    Route("browse", ("/{type}",), pages.browse),
+    Route("repository", ("/{repo}", "/{prefix}/{repo}"), pages.repository),
+    Route(
+        "files", ("/{repo}/tree/{revision+}", "/{prefix}/{repo}/tree/{revision+}"), pages.files
+    ),
+    Route("file", ("/{repo}/blob/{revision+}", "/{prefix}/{repo}/blob/{revision+}"), pages.file),
+    Route("status", ("/-/status",), pages.status),
+    Route("static", ("/-/static/{file}",), pages.static, access=Access.OPEN),
+    Route(
+        "sign-in", ("/-/sign-in",), sign_in.sign_in, access=Access.OPEN, is_cacheable=False,
+        max_body=sign_in.MAX_FORM,
+    ),
+    Route(
+        "sign-out", ("/-/sign-out",), sign_in.sign_out, access=Access.OPEN, is_cacheable=False,
+        max_body=sign_in.MAX_FORM,
+    ),
     # Reads by POST that are not offered; all other POSTs are refused as uploads
     Route(
         "not-offered",

@@ -24,6 +24,7 @@ from mirror.core.source import Snapshot
 from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
+from mirror.pages.status import StatusBoard
 from mirror.server.opened_sources import open_sources
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
@@ -317,9 +318,11 @@ def test_a_scrape_waits_for_no_look(tmp_path: Path, digests: Digests, state: Sta
             return super().repos()
 
     folders.make_managed(tmp_path / "hub")
-    catalog = Catalog(Slow(tmp_path / "hub", digests, managed=True), state)
+    source = Slow(tmp_path / "hub", digests, managed=True)
+    catalog = Catalog(source, state)
     started = time.monotonic()
-    body = Metrics(catalog).render()
+    board = StatusBoard(source, catalog, tmp_path, None)
+    body = Metrics(catalog, board).render()
     assert time.monotonic() - started < 1
     assert b"hubmirror_revisions{" not in body
     catalog.close()

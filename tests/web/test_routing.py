@@ -42,6 +42,12 @@ SEGMENTS = st.text('ab1 ./%#?+&=\\\n"\u00fc\u6f22\U0001f917', min_size=1, max_si
     ("path", "expected"),
     [
         ("/", target("welcome")),
+        ("/datasets", target("browse", DATASET)),
+        ("/a", target("repository", MODEL, "a")),
+        ("/datasets/a/b", target("repository", DATASET, "a/b")),
+        ("/a/b/tree/main", target("files", MODEL, "a/b", ("main",))),
+        ("/spaces/a/b/blob/main/c/d", target("file", SPACE, "a/b", ("main", "c", "d"))),
+        ("/-/status", target("status")),
         ("/a/b/resolve/main/c/d", target("resolve", MODEL, "a/b", ("main", "c", "d"))),
         ("/gpt2/resolve/main/c", target("resolve", MODEL, "gpt2", ("main", "c"))),
         ("/datasets/squad/raw/main/c", target("raw", DATASET, "squad", ("main", "c"))),
@@ -76,9 +82,8 @@ def test_a_path_has_its_route(path: str, expected: Found) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/a", "/a/b", "/a/b/c/resolve/main/d", "/api", "/api/x", "/api/models/a/b/nope/main",
+        "/a/b/c", "/a/b/c/resolve/main/d", "/api/models/a/b/nope/main", "/-/a/b",
         "/api/resolve-cache/models/a/b/main/c", "/api/resolve-cache/models", "/v2/manifests/x",
-        "/-/a", "/datasets", "/datasets/a/b",
     ],
 )  # fmt: skip
 def test_what_is_not_offered(path: str) -> None:

@@ -27,6 +27,7 @@ from mirror.server import uvicorn_protocol as protocol
 from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.store.publish import publish
+from mirror.web import declined
 from mirror.web.app import create_app
 from mirror.web.routes import ROUTER, ROUTES
 from mirror.web.xorb import BLOCK, CHUNK, HEAD
@@ -575,6 +576,8 @@ QUIET = [
     "/Org/Model/resolve/main/model-Q8_0.gguf", "/Org/Model/resolve/main/sub/a.bin",
     "/Org/Model/resolve/main/README.md", "/Org/Model/resolve/main/none.bin",
     "/Org/Model/raw/main/model-Q8_0.gguf", "/Org/Model/raw/main/README.md",
+    "/Org/Model", "/Org/Model/tree/main", "/Org/Model/blob/main/model-Q8_0.gguf",
+    f"{API}/lfs-files", f"{API}/safetensors-metadata/none.json", "/api/organizations/Org/overview",
     "/v2/Org/Model/manifests/latest", "/v2/Org/Model/blobs/sha256:none",
 ]  # fmt: skip
 
@@ -613,6 +616,7 @@ def test_that_is_every_route_of_a_repository() -> None:
     }
     beside = {
         "blocks", "cas-telemetry", "lfs-batch", "not-offered", "reconstructions", "xet-read-token",
+        *(route.name for route in declined.ROUTES),
     }  # fmt: skip
     assert asked >= of_repositories - beside
 

@@ -1,0 +1,1 @@
+"""The HTML pages: what is here, what is missing, and what to type."""

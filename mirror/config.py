@@ -64,6 +64,12 @@ SETTINGS = {
         Setting("data", "The folder to serve; its hub/ is a managed cache.", Path, DEFAULT_DATA),
         Setting("state", "The folder for derived facts [default: .hubmirror in data].", Path),
         Setting("upstream", "The hub to pull from [default: HF_ENDPOINT].", table="pull"),
+        Setting(
+            "allowed_signers",
+            "A file with the keys that may sign a bundle.",
+            Path,
+            table="bundle",
+        ),
         Setting("host", "The address to listen on.", str, "127.0.0.1"),
         Setting("port", "The port to listen on; 0 takes a free one.", int, 8400),
         Setting(
@@ -112,7 +118,7 @@ _SERVICE_VARIABLE = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 
-TABLES = ("serve", "xet", "pull")
+TABLES = ("serve", "xet", "pull", "bundle")
 LISTS = ("source", "repo", "upstream")
 RULES = tuple(
     f"{verb}_{what}" for what in ("repos", "types", "files") for verb in ("allow", "deny")

@@ -12,8 +12,9 @@ import termios
 from pathlib import Path
 
 
-def run_on_terminal(folder: Path, *words: str, columns: int) -> str:
-    """What `hubmirror` with these words shows on a terminal of this width."""
+def run_on_terminal(folder: Path, *words: str, columns: int, answer: str = "") -> str:
+    """What `hubmirror` with these words shows on a terminal of this width, where `answer` was
+    typed."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"}
@@ -23,6 +24,7 @@ def run_on_terminal(folder: Path, *words: str, columns: int) -> str:
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
+    os.write(ours, answer.encode())
     shown = b""
     try:
         while piece := os.read(ours, 65536):

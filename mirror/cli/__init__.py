@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import subprocess
 import sys
 from typing import Any
 
 import click
 
 from mirror import __version__
-from mirror.core.errors import HubmirrorError, operator_text
+from mirror.core.errors import HubmirrorError, operator_text, os_error_text
 
 # A command is imported only when it runs: `serve` needs no upstream code, `pull` no server code.
 _COMMANDS = {
@@ -33,9 +34,28 @@ _COMMANDS = {
 }
 
 
+_AFTER_INTERRUPT = {
+    "pull": " Finished files are kept, and files in progress start again with the next pull.",
+    "push": " Run the same command again to continue.",
+    "bundle": " Run the same command again: finished volumes and files are kept.",
+    "openllm": " Finished files are kept, and files in progress start again with the next pull.",
+}
+
+
+def _program_text(exc: subprocess.SubprocessError) -> str:
+    """A program that failed, its last line, and the next step."""
+    command = getattr(exc, "cmd", "")
+    name = command[0] if isinstance(command, list | tuple) else str(command).partition(" ")[0]
+    output = getattr(exc, "stderr", None) or b""
+    lines = (output if isinstance(output, str) else output.decode(errors="replace")).splitlines()
+    cause = lines[-1].strip() if lines else str(exc)
+    return f"{name} failed: {cause.rstrip('.')}. Correct the cause, and run the command again."
+
+
 class _Commands(click.Group):
-    """Shows our own errors, and those of disks, as one line, without a traceback. An interrupt ends
-    the process at once: threads may be at work, and what they do can be cut anywhere."""
+    """Shows our own errors, and those of disks and programs, as one line, without a traceback. An
+    interrupt ends the process at once: threads may be at work, and what they do can be cut
+    anywhere."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -43,12 +63,14 @@ class _Commands(click.Group):
         except HubmirrorError as exc:
             raise click.ClickException(operator_text(exc)) from exc
         except OSError as exc:
-            if exc.errno in (None, errno.EPIPE):  # a closed pipe, which click knows
+            if exc.errno == errno.EPIPE:  # a closed pipe, which click knows
                 raise
-            where = f"{exc.filename}: " if exc.filename else "A file cannot be written: "
-            raise click.ClickException(f"{where}{exc.strerror}.") from exc
+            raise click.ClickException(os_error_text(exc)) from exc
+        except subprocess.SubprocessError as exc:
+            raise click.ClickException(_program_text(exc)) from exc
         except KeyboardInterrupt:
-            click.echo("Interrupted. The same command goes on where it was.", err=True)
+            again = _AFTER_INTERRUPT.get(ctx.invoked_subcommand or "", "")
+            click.echo(f"Interrupted.{again}", err=True)
             sys.stdout.flush()
             os._exit(130)
 

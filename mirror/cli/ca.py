@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirror.cli.settings import settings
-from mirror.server.certificates import init
+from mirror.server.certificates import init, is_key_exposed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,4 +27,10 @@ def init_(ca: Path, **_: Any) -> None:
         f"Created {certificate}. Install it as a trusted certificate on each client. The key in "
         "the same folder must never leave this host."
     )
+    if is_key_exposed(ca):
+        click.echo(
+            f"Warning: other users of this host can read the key, because the file system of {ca} "
+            "has no modes. Create the authority on another disk: --ca FOLDER.",
+            err=True,
+        )
     click.echo("Next step: hubmirror serve --tls --names huggingface.co")

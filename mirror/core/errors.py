@@ -33,6 +33,7 @@ the thing, the cause and the next step, and never contains a path of the server.
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,34 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mirror.core.repo import Repo
+
+
+_NEXT_STEPS = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT),
+        "Free space on this disk, for example with `hubmirror gc` or `hubmirror rm`.",
+    ),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM),
+        "Run the command as the user who owns the folder, or correct its owner and permissions.",
+    ),
+    errno.EROFS: "Mount the disk so that it can be written, or name another folder.",
+    errno.ENOENT: "Check that the folder exists, and that its disk is mounted.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.EIO: "The disk fails: check it.",
+    errno.ESTALE: "The file server fails: check it, and mount the folder again.",
+}
+
+
+def os_error_text(exc: OSError, path: object = "") -> str:
+    """The path, the cause and the next step of a failed access to a file, for the operator.
+
+    `path` is used if the exception has none.
+    """
+    where = exc.filename or path or "A file cannot be read or written"
+    cause = (exc.strerror or str(exc) or type(exc).__name__).rstrip(".")
+    step = _NEXT_STEPS.get(exc.errno or 0, "Correct the cause.")
+    return f"{where}: {cause}. {step} Then run the command again."
 
 
 class HubmirrorError(Exception):

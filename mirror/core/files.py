@@ -45,6 +45,13 @@ def open_regular(path: str | Path, *, follow: bool = True) -> int:
     return descriptor
 
 
+def set_mode(descriptor: int, mode: int) -> None:
+    """Set the mode of an open file, unless its file system has no modes: CIFS, exFAT and the
+    mounts of object stores refuse."""
+    with contextlib.suppress(OSError):
+        os.fchmod(descriptor, mode)
+
+
 def read_regular(path: str | Path, max_bytes: int, *, follow: bool = True) -> bytes:
     """The content of a regular file. Raises OSError, also if it is longer than `max_bytes`."""
     with open(open_regular(path, follow=follow), "rb") as file:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.core.files import read_regular
+from mirror.core.files import read_regular, set_mode
 
 if TYPE_CHECKING:
     import threading
@@ -160,16 +160,21 @@ def sync_folder(folder: Path) -> None:
 
 def write_atomically(path: Path, body: bytes, *, durable: bool = True) -> None:
     """Write a file under a temporary name beside it, sync it to disk, and rename it. A file that is
-    not `durable` is not synced: it may be lost or damaged if the host fails."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    not `durable` is not synced: it may be lost or damaged if the host fails. An OSError names
+    `path`."""
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(handle, "wb") as file:
             file.write(body)
             file.flush()
+            set_mode(file.fileno(), 0o644)
             if durable:
                 os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as exc:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(exc, OSError):
+            exc.filename = str(path)
         raise

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mirror.core.errors import ConfigError, CorruptBlobError, HubmirrorError
+from mirror.core.errors import ConfigError, CorruptBlobError, HubmirrorError, os_error_text
 from mirror.core.record import Record
 from mirror.core.source import local_path
 from mirror.core.tree import used_storage
@@ -37,6 +37,7 @@ class Adopt:
 
     def run(self, source: Source, repos: Sequence[Repo]) -> list[str]:
         """Adopt every complete revision of the repositories. Returns the error messages."""
+        self._cache.check_symlinks()
         snapshots, failed = [], []
         for repo in repos:
             try:
@@ -51,7 +52,7 @@ class Adopt:
             except HubmirrorError as exc:
                 failed.append(f"{snapshot.repo} at {snapshot.commit_hash[:12]}: {exc}")
             except OSError as exc:
-                failed.append(f"{snapshot.repo} cannot be written: {exc.strerror}.")
+                failed.append(f"{snapshot.repo}: {os_error_text(exc, self._cache.root)}")
         for text in failed:
             self._report(Message("error", text))
         return failed

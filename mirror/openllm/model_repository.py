@@ -5,6 +5,7 @@ BentoML's `HuggingFaceModel.from_info` reads HF_ENDPOINT only if the endpoint in
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ _NO_GIT = "git is not installed. Install it: apt-get install git."
 _BAD_YAML = "{} cannot be read: {}. Report it to the author of the bento."
 _COMMITTER = "hubmirror <hubmirror@localhost>"
 MAX_YAML = 1024 * 1024
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE)
 _MAX_OUTPUT = 256 * 1024 * 1024
 _MAX_STDERR = 64 * 1024
 _REGULAR_FILE_MODES = frozenset({"100644", "100664", "100755"})
@@ -189,6 +191,8 @@ class ModelRepository:
             if not (self.folder / "HEAD").is_file() or (self.folder / "HEAD").is_symlink():
                 write_atomically(self.folder / "HEAD", b"ref: refs/heads/main\n")
         except OSError as exc:
+            if exc.errno in _OF_THE_DISK:
+                raise
             cause = (exc.strerror or "it is damaged").lower()
             raise ConfigError(
                 f"The repository {self.name} cannot be created in git/ of the data folder: "
@@ -299,6 +303,8 @@ class ModelRepository:
         except UnsafeRepositoryError as exc:
             raise self._unsafe(exc) from exc
         except OSError as exc:
+            if exc.errno in _OF_THE_DISK:
+                raise
             raise self._unsafe((exc.strerror or str(exc)).lower()) from exc
 
 

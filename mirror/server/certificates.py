@@ -59,8 +59,17 @@ def init(folder: Path) -> Path:
         .sign(key, hashes.SHA256())
     )
     _write_secret(folder / _KEY, _pem(key))
-    write_atomically(certificate, built.public_bytes(serialization.Encoding.PEM))
+    try:
+        write_atomically(certificate, built.public_bytes(serialization.Encoding.PEM))
+    except OSError:
+        (folder / _KEY).unlink()
+        raise
     return certificate
+
+
+def is_key_exposed(folder: Path) -> bool:
+    """Whether other users can read the key of an authority: some file systems have no modes."""
+    return bool((folder / _KEY).stat().st_mode & 0o077)
 
 
 def issue(folder: Path, names: Sequence[str]) -> Path:
@@ -175,8 +184,13 @@ def _write_secret(file: Path, body: bytes) -> None:
     temporary = file.with_name(f".{file.name}")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(body)
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(file)
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(body)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        exc.filename = str(file)
+        raise

@@ -11,12 +11,15 @@ import shutil
 import threading
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from mirror.core.errors import CorruptBlobError
+from mirror.core.errors import ConfigError, CorruptBlobError
+from mirror.core.files import set_mode
 from mirror.core.repo import Repo
 from mirror.derived.state import sync_folder, try_lock
+from mirror.sources.pull_status import read_pull
 from mirror.sources.repo_dir import WORK_DIR, RepoDir, identity
 from mirror.store.verify_digest import digest, no_progress
 
@@ -29,6 +32,7 @@ BUNDLE_LOCK = "bundle"
 """The name of the lock that `hubmirror bundle apply` holds."""
 
 _READ = 4 * 1024 * 1024
+_NOT_SUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Cache:
     _listed: set[str] = field(default_factory=set, compare=False)
     _names: dict[str, str] = field(default_factory=dict, compare=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    _token: str = field(default_factory=lambda: uuid.uuid4().hex[:8], compare=False)
 
     @classmethod
     def of(cls, root: Path) -> Cache:
@@ -56,7 +61,37 @@ class Cache:
         return self.root / WORK_DIR
 
     def staging(self, repo: Repo) -> Path:
-        return self.work_dir / "staging" / repo.folder_name
+        """The folder for unfinished files of a repository. Without locks, two pulls can run at the
+        same time, and each has a folder of its own."""
+        folder = self.work_dir / "staging" / repo.folder_name
+        return folder if self.has_locks else folder / self._token
+
+    @cached_property
+    def has_locks(self) -> bool:
+        """Whether the file system has locks. Some mounts of file servers have none."""
+        with self._open_lock("probe") as file:
+            try:
+                try_lock(file)
+            except OSError:
+                return False
+        return True
+
+    def check_symlinks(self) -> None:
+        """Raise ConfigError if the file system has no symlinks, which every revision needs."""
+        link = self.work_dir / f".symlink.{uuid.uuid4().hex[:8]}"
+        link.parent.mkdir(exist_ok=True)
+        try:
+            link.symlink_to(".")
+        except OSError as exc:
+            if exc.errno not in (*_NOT_SUPPORTED, errno.EPERM, errno.EACCES):
+                raise
+            raise ConfigError(
+                f"The file system of {self.root} has no symlinks ({exc.strerror}), and a data "
+                "folder needs them. Use another one, such as ext4, XFS or NFS. For exFAT and CIFS, "
+                "there is `hubmirror bundle create`."
+            ) from exc
+        finally:
+            link.unlink(missing_ok=True)
 
     def identity(self) -> str:
         """A random name of this cache. It is created at the first call, and again in a copy."""
@@ -114,7 +149,7 @@ class Cache:
         """Hold the exclusive lock of a repository. `waiting` is called before this blocks, if
         another process holds the lock."""
         with self._open_lock(repo.folder_name) as file:
-            if not try_lock(file):
+            if self.has_locks and not try_lock(file):
                 waiting()
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -122,9 +157,15 @@ class Cache:
     @contextlib.contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
         """Try to hold the lock `name`: a repository's folder name, or a constant such as
-        BUNDLE_LOCK. Yields False if another process holds it."""
+        BUNDLE_LOCK. Yields False if another process holds it or, without locks, if a pull of the
+        repository runs."""
         with self._open_lock(name) as file:
-            yield try_lock(file)
+            yield try_lock(file) if self.has_locks else not self._is_pulled(name)
+
+    def _is_pulled(self, name: str) -> bool:
+        repo = Repo.from_folder_name(name)
+        pull = read_pull(self.root, repo) if repo else None
+        return pull is not None and pull.is_running
 
     def _open_lock(self, name: str) -> IO[str]:
         folder = self.work_dir / "locks"
@@ -161,7 +202,7 @@ class Cache:
         descriptor = os.open(staged, os.O_RDONLY)
         try:
             if os.fstat(descriptor).st_nlink == 1:  # a hard link shares its mode with other names
-                os.fchmod(descriptor, 0o644)
+                set_mode(descriptor, 0o644)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -219,7 +260,7 @@ def share(source: Path, target: Path) -> bool:
         try:
             os.link(source, temporary)
         except OSError as exc:
-            if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+            if exc.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, *_NOT_SUPPORTED):
                 return False
             copy(source, temporary)
         temporary.replace(target)

@@ -15,6 +15,7 @@ from mirror.core.record import Record
 from mirror.core.repo import Repo, RepoType
 from mirror.core.tree import RepoFile, Tree, git_id, lfs_file
 from mirror.derived.state import write_atomically
+from mirror.store.cache import Cache
 from mirror.store.publish import publish
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def write_demo(hub: Path) -> Record:
     """Publish the demo model in the managed cache `hub`. The bytes are the same in each run."""
     bodies = _bodies()
     files = {path: _entry(path, body) for path, body in bodies.items()}
+    Cache.of(hub).check_symlinks()
     blobs = hub / REPO.folder_name / "blobs"
     blobs.mkdir(parents=True, exist_ok=True)
     for path, body in bodies.items():

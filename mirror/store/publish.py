@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import TYPE_CHECKING
 
 from mirror.core.record import render_tree
@@ -41,8 +42,7 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
         if not link.is_symlink() or os.readlink(link) != target:
             if link.is_dir() and not link.is_symlink():
                 link.rmdir()
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
+            _link(link, target)
     for parent in {snapshot, snapshot.parent, *(link.parent for link in links)}:
         sync_folder(parent)
     if folder.blobs.is_dir():
@@ -51,6 +51,13 @@ def publish(root: Path, record: Record, refs: Iterable[str] | None = None) -> No
     _write(folder.record(record.commit_hash), record.render())
     for ref in record.refs if refs is None else refs:
         _write(folder.ref(ref), record.commit_hash.encode())
+
+
+def _link(link: Path, target: str) -> None:
+    """Create or replace a symlink in one step: another pull may do the same."""
+    temporary = link.with_name(f".{uuid.uuid4().hex}")
+    temporary.symlink_to(target)
+    temporary.replace(link)
 
 
 def _write(path: Path, body: bytes) -> None:

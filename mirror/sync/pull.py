@@ -22,6 +22,7 @@ from mirror.core.errors import (
     CorruptBlobError,
     HubmirrorError,
     UpstreamError,
+    os_error_text,
 )
 from mirror.core.files import remove_tree
 from mirror.core.record import Record
@@ -141,6 +142,7 @@ class Pull:
     def run(self, plans: Sequence[PullPlan]) -> Outcome:
         """Fetch and publish the plans. Fetches nothing if the disk is too small."""
         outcome = Outcome(failed=self._failed)
+        self._check_disk()
         if problem := self.lack_of_space(plans):
             self._fail(problem)
             return outcome
@@ -253,6 +255,16 @@ class Pull:
         name = self._upstreams.of(head.repo).ref_name(head, revision)
         return (*refs, name) if name and name not in refs else refs
 
+    def _check_disk(self) -> None:
+        """Raises ConfigError if the file system cannot hold a revision."""
+        self._cache.check_symlinks()
+        if not self._cache.has_locks:
+            self._note(
+                "warning",
+                f"The file system of {self._cache.root} has no locks. Two pulls of a repository at "
+                "the same time fetch its files twice. Remove nothing while a pull runs.",
+            )
+
     def lack_of_space(self, plans: Sequence[PullPlan]) -> str:
         """An error message if the disk is too small for the plans, else an empty string.
 
@@ -268,7 +280,8 @@ class Pull:
             return ""
         return (
             f"The disk is too small: the pull needs {human(size)}, and {human(free)} are free. "
-            f"Free another {human(size + _MIN_FREE - free)} with `hubmirror gc` or `hubmirror "
+            f"{human(_MIN_FREE)} of them must stay free. Free another "
+            f"{human(size + _MIN_FREE - free)} with `hubmirror gc` or `hubmirror "
             "rm`, or pull less with --include and --exclude."
         )
 
@@ -278,7 +291,7 @@ class Pull:
         except HubmirrorError as exc:
             self._fail(str(exc))
         except OSError as exc:
-            self._fail(f"{plan.record.repo} cannot be written: {exc.strerror}.")
+            self._fail(f"{plan.record.repo}: {os_error_text(exc, self._cache.root)}")
         return None
 
     def _fill(self, plan: PullPlan, transfers: ThreadPoolExecutor) -> PullPlan:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import CarryError
-from mirror.core.files import remove_tree
+from mirror.core.files import remove_tree, set_mode
 from mirror.core.record import ManifestError, Record
 from mirror.core.tree import blob_hash, used_storage
 from mirror.core.units import human
-from mirror.derived.state import sync_folder, write_atomically
+from mirror.derived.state import sync_folder
 from mirror.store.cache import BUNDLE_LOCK, Cache, share
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Planned, RevisionDone
 from mirror.store.publish import publish
-from mirror.store.verify_digest import digest, sha256_of
-from mirror.store.worker_pool import results, threads
+from mirror.store.verify_digest import sha256_of
 from mirror.transfer.bundle_base import (
     blob_paths,
     check_base,
@@ -36,6 +34,7 @@ from mirror.transfer.bundle_manifest import (
     has_size,
     os_errors_as_carry_errors,
 )
+from mirror.transfer.bundle_volumes import check_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,14 +49,15 @@ class _DigestMismatchError(CarryError):
     """The bytes of a file in a volume do not match its digest in the manifest."""
 
 
-def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
-    """Apply the bundle `folder` to `data`. The digests of all volumes are checked first.
+def apply(data: Path, folder: Path, *, signers: Path | None = None, report: Report) -> Manifest:
+    """Apply the bundle `folder` to `data`. The digests of all volumes are checked first and, if
+    `signers` is given, before it the signature of the manifest.
 
     After a kill, the next call continues. Raises CarryError with the names of missing or damaged
     volumes.
     """
     folder = folder.parent if folder.name == MANIFEST else folder
-    manifest = Manifest.read(folder)
+    manifest = Manifest.read(folder, signers)
     with os_errors_as_carry_errors(data):
         cache = Cache.of(data / "hub")
         with cache.try_lock(BUNDLE_LOCK) as is_free:
@@ -66,14 +66,15 @@ def apply(data: Path, folder: Path, *, report: Report) -> Manifest:
                     "Another `hubmirror bundle apply` is running. Wait until it ends, and run this "
                     "command again."
                 )
+            cache.check_symlinks()
             check_base(data, cache, manifest)
-            _check_volumes(cache, folder, manifest, report)
+            check_volumes(folder, manifest, report, _marks(cache, manifest))
             try:
                 _apply(data, cache, _Stream(folder, manifest.volumes), manifest, report)
             except _DigestMismatchError:
                 # A volume may have changed after its check: check all again, to name it.
                 remove_tree(_marks(cache, manifest))
-                _check_volumes(cache, folder, manifest, report)
+                check_volumes(folder, manifest, report, _marks(cache, manifest))
                 raise
             note_applied(cache, manifest)
         remove_tree(_marks(cache, manifest))
@@ -117,45 +118,6 @@ def _staging(cache: Cache) -> Path:
     return cache.work_dir / "arriving"
 
 
-def _check_volumes(cache: Cache, folder: Path, manifest: Manifest, report: Report) -> None:
-    """Raise CarryError if a volume is missing or its digest does not match."""
-    volumes = manifest.volumes
-    missing = [volume.name for volume in volumes if not (folder / volume.name).is_file()]
-    if missing:
-        raise CarryError(
-            f"Volumes are missing: {', '.join(missing)}. Nothing was changed. Copy them again."
-        )
-    resized = [volume.name for volume in volumes if not has_size(folder / volume.name, volume.size)]
-    if resized:
-        raise CarryError(
-            f"Volumes have a wrong size: {', '.join(resized)}. Nothing was changed. Copy them "
-            "again."
-        )
-    report(Planned(len(volumes), sum(volume.size for volume in volumes)))
-
-    def matches(volume: Volume) -> bool:
-        path, mark = folder / volume.name, _marks(cache, manifest) / volume.name
-        stamp = f"{path.stat().st_mtime_ns} {volume.size} {volume.sha256}"
-        if mark.exists() and mark.read_text() == stamp:
-            return True
-        report(FileBegan(VOLUMES_REPO, volume.name, volume.size))
-        advanced = partial(FileAdvanced, VOLUMES_REPO, volume.name)
-        found = digest(path, volume.sha256, volume.size, lambda size: report(advanced(size)))
-        report(FileDone(VOLUMES_REPO, volume.name, volume.size))
-        if found == volume.sha256:
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(mark, stamp.encode())
-        return found == volume.sha256
-
-    with threads(os.cpu_count() or 1, "volumes") as pool:
-        matched = results(pool, matches, volumes)
-    damaged = [volume.name for volume, is_ok in zip(volumes, matched, strict=True) if not is_ok]
-    if damaged:
-        raise CarryError(
-            f"Volumes are damaged: {', '.join(damaged)}. Nothing was changed. Copy them again."
-        )
-
-
 def _marks(cache: Cache, manifest: Manifest) -> Path:
     """The folder with a mark for each checked volume, for a run that continues."""
     return cache.work_dir / "bundles" / manifest.bundle_id
@@ -179,7 +141,7 @@ def _extract(target: Path, cache: Cache, stream: _Stream, item: Item, report: Re
             hasher.update(chunk)
             report(FileAdvanced(VOLUMES_REPO, item.name, len(chunk)))
         file.flush()
-        os.fchmod(file.fileno(), 0o644)
+        set_mode(file.fileno(), 0o644)
         os.fsync(file.fileno())
     if hasher.hexdigest() != item.digest:
         staged.unlink()

@@ -33,11 +33,13 @@ from mirror.transfer.bundle_manifest import (
     is_git_data,
     os_errors_as_carry_errors,
 )
+from mirror.transfer.repositories import chosen_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from collections.abc import Set as AbstractSet
 
+    from mirror.core.repo import Repo
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.progress import Report
 
@@ -49,11 +51,17 @@ _LAST = ("latest", "HEAD", "packed-refs", "refs", "openllm")
 
 
 def create(
-    data: Path, out: Path, *, since: Path | None = None, split: int = 0, report: Report
+    data: Path,
+    out: Path,
+    repos: Sequence[Repo] = (),
+    *,
+    since: Path | None = None,
+    split: int = 0,
+    report: Report,
 ) -> Manifest:
-    """Write the files of `data` as a bundle in `out`, without the files of the bundle `since` and
-    its base bundles. A volume has at most `split` bytes; 0 means one volume. After a kill, the next
-    call continues.
+    """Write the files of `data`, or only `repos` of its hub/, as a bundle in `out`, without the
+    files of the bundle `since` and its base bundles. A volume has at most `split` bytes; 0 means
+    one volume. After a kill, the next call continues.
 
     Raises CarryError.
     """
@@ -66,8 +74,9 @@ def create(
         out.mkdir(parents=True, exist_ok=True)
         if (out / MANIFEST).exists():
             raise CarryError(f"{out} already contains a bundle. Name another folder.")
-        found = {item.name: item for item in _contents(data, report)}
+        found = {item.name: item for item in _contents(data, repos, report)}
         known = base.holds if base else {}
+        holds = {**(known if repos else {}), **{item.name: item.digest for item in found.values()}}
         new = (item for item in found.values() if known.get(item.name) != item.digest)
         known_blobs = {digest for name, digest in known.items() if "/blobs/" in name}
         items = list(_with_offsets(new, known_blobs))
@@ -78,7 +87,7 @@ def create(
             base.created_at if base else "",
             items,
             _write_volumes(data, out, items, split, report),
-            {name: item.digest for name, item in found.items()},
+            holds,
         )
         write_atomically(out / MANIFEST, manifest.render())
         (out / _DRAFT).unlink(missing_ok=True)
@@ -117,16 +126,17 @@ def _write_volumes(
     return [done[volume.name] for volume in volumes]
 
 
-def _contents(data: Path, report: Report) -> Iterator[Item]:
-    """All files to copy: blobs and records of complete revisions, and files outside of hub/."""
+def _contents(data: Path, repos: Sequence[Repo], report: Report) -> Iterator[Item]:
+    """All files to copy: blobs and records of complete revisions and, unless `repos` are chosen,
+    files outside of hub/."""
     cache = Cache.of(data / "hub")
-    for folder in cache.folders():
+    for folder in chosen_folders(cache, repos, report) if repos else cache.folders():
         if not folder.recorded_commits():
             text = f"{folder.repo} has no record, and is omitted. Pull it first."
             report(Message("warning", text))
         for commit in folder.recorded_commits():
             yield from _revision(cache, folder, commit, report)
-    for path in _files_outside_hub(data):
+    for path in _files_outside_hub(data) if not repos else ():
         name = path.relative_to(data).as_posix()
         if name.startswith("git/") and not is_git_data(name):
             continue

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.core.errors import CarryError, RequestError
+from mirror.core.errors import CarryError, RequestError, os_error_text
 from mirror.core.files import read_regular
 from mirror.core.repo import Repo
 from mirror.core.tree import check_file_path
+from mirror.transfer.bundle_signature import check_signature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,14 +107,18 @@ class Manifest:
     holds: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, folder: Path) -> Manifest:
+    def read(cls, folder: Path, signers: Path | None = None) -> Manifest:
         """Read the manifest of a bundle. `folder` is the bundle, or the path of the manifest.
 
-        Raises CarryError for a manifest that is absent or damaged, or has a forbidden path.
+        If `signers` is given, one of these allowed signers must have signed the manifest. Raises
+        CarryError for a manifest that is absent or damaged, or has a forbidden path.
         """
         folder = folder.parent if folder.name == MANIFEST else folder
         try:
-            data = orjson.loads(read_regular(folder / MANIFEST, _MAX_MANIFEST))
+            body = read_regular(folder / MANIFEST, _MAX_MANIFEST)
+            if signers:
+                check_signature(body, folder / f"{MANIFEST}.sig", signers)
+            data = orjson.loads(body)
             if data["format_version"] != _FORMAT:
                 raise CarryError(
                     f"A newer hubmirror wrote the bundle {folder.name}. Update hubmirror on this "
@@ -124,10 +129,7 @@ class Manifest:
             manifest = cls._parse(data)
             manifest._check()
         except FileNotFoundError as exc:
-            raise CarryError(
-                f"{folder} has no {MANIFEST}: it is not a bundle, or its creation did not finish. "
-                "Run `hubmirror bundle create` again."
-            ) from exc
+            raise CarryError(_absence(folder)) from exc
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise CarryError(
                 f"The manifest of the bundle {folder.name} is damaged: {exc}. Copy it again."
@@ -174,6 +176,23 @@ class Manifest:
             "holds": self.holds,
         }
         return orjson.dumps({**body, "sha256": _manifest_digest(body)}, option=orjson.OPT_INDENT_2)
+
+
+def _absence(folder: Path) -> str:
+    """Why a folder has no manifest."""
+    if not folder.is_dir():
+        return (
+            f"{folder} does not exist. Name the folder of a bundle, which has a {MANIFEST}, and "
+            "check that the disk is mounted."
+        )
+    if any(folder.glob(VOLUMES)):
+        return (
+            f"{folder} has volumes, but no {MANIFEST}: the bundle is not finished, or was not "
+            "copied completely. Run `hubmirror bundle create` again, or copy the rest."
+        )
+    inner = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    hint = f" It contains bundles: {', '.join(inner[:5])}." if inner else ""
+    return f"{folder} is not a bundle: it has no {MANIFEST}.{hint} Name the folder of a bundle."
 
 
 def _manifest_digest(body: Mapping[str, Any]) -> str:
@@ -241,8 +260,7 @@ def os_errors_as_carry_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        name = exc.filename or folder
-        raise CarryError(f"{name}: {exc.strerror}. Fix this and run the command again.") from exc
+        raise CarryError(os_error_text(exc, folder)) from exc
 
 
 def has_size(path: Path, size: int) -> bool:

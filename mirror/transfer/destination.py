@@ -128,20 +128,24 @@ class Destination:
             ) from exc
 
     def _mark(self, options: Sequence[str]) -> None:
-        """Create `hub/.hubmirror` with a symlink, which some file systems refuse."""
+        """Create `hub/.hubmirror` with a symlink and a file: some file systems refuse symlinks, or
+        the modes that rsync sets."""
         with tempfile.TemporaryDirectory() as name:
             source = Path(name, "source")
             work = source / _MARKS[1]
             work.mkdir(parents=True)
             (work / "symlink").symlink_to(".")
+            (work / "file").touch()
             for folder in (source, source / "hub", work):
                 folder.chmod(0o755)
             try:
                 rsync(["--recursive", "--links", *options, f"{source}/", str(self)])
             except RsyncError as exc:
+                refused = ("symlink", "failed to set permissions")
                 hint = (
-                    "A data folder needs a file system with symlinks, such as ext4, XFS or NFS."
-                    if any(message.startswith("symlink") for message in exc.messages)
+                    "rsync needs a file system with symlinks and modes, such as ext4, XFS or NFS. "
+                    "Otherwise use `hubmirror bundle`."
+                    if any(message.startswith(refused) for message in exc.messages)
                     else "Correct the cause, and run the command again."
                 )
                 raise CarryError(f"{self} cannot be written: {exc}. {hint}") from exc

@@ -10,7 +10,7 @@ import pytest
 
 from tests.carried import TWIN, hubmirror, names_below
 from tests.folders import OLDER, Content, make_classic, make_managed, repo_dir
-from tests.terminals import on_a_terminal
+from tests.terminal import run_on_terminal
 
 
 @pytest.fixture
@@ -23,17 +23,18 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def _rm(data: Path, *words: str, answer: str = "") -> str:
+    return run_on_terminal(data.parent, "rm", *words, "--data", "data", columns=200, answer=answer)
+
+
 def test_rm_asks_on_a_terminal(data: Path) -> None:
     before = names_below(data)
-    status, said = on_a_terminal(data, "rm", "Org/Model", answer="n", after="[y/N]")
-    assert "Remove Org/Model (322.4 kB)?" in said
-    assert status == 1
+    assert "Remove Org/Model (322.4 kB)? [y/N]" in _rm(data, "Org/Model", answer="n\n")
     assert names_below(data) == before
-    status, said = on_a_terminal(data, "rm", "Org/Model", answer="y", after="[y/N]")
-    assert (status, repo_dir(data / "hub").exists()) == (0, False)
-    status, said = on_a_terminal(data, "rm", "--yes", str(TWIN))
-    assert (status, repo_dir(data / "hub", TWIN).exists()) == (0, False)
-    assert "[y/N]" not in said
+    assert "Removed Org/Model" in _rm(data, "Org/Model", answer="y\n")
+    assert not repo_dir(data / "hub").exists()
+    assert "[y/N]" not in _rm(data, "--yes", str(TWIN))
+    assert not repo_dir(data / "hub", TWIN).exists()
 
 
 @pytest.mark.parametrize("target", ["Org/Model", f"Org/Model@{OLDER}", "Org/Twin"])

@@ -399,7 +399,7 @@ def test_ctrl_c_ends_a_pull_at_once(simulator: HubSimulator, filling: Filling) -
         output = process.communicate(timeout=20)[0].decode()
     assert time.monotonic() - began < 5
     assert process.returncode == 130
-    assert "Interrupted. The same command goes on where it was." in output
+    assert "Interrupted. Finished files are kept, and files in progress start again" in output
     assert "Traceback" not in output
     last = filling.last_pull()
     assert (last["ok"], last["errors"]) == (False, ["The pull was interrupted."])

@@ -381,7 +381,7 @@ def test_a_flipped_bit_in_the_manifest_changes_nothing(data: Path, site: Path, d
 
 def test_a_folder_that_is_not_a_bundle(site: Path, disk: Path) -> None:
     disk.mkdir()
-    assert "it is not a bundle" in _apply(site, disk, status=1)
+    assert "is not a bundle" in _apply(site, disk, status=1)
 
 
 def test_a_bundle_of_a_newer_version(data: Path, site: Path, disk: Path) -> None:
@@ -547,7 +547,7 @@ def test_create_continues_after_an_interrupt(data: Path, site: Path, disk: Path)
         bundle_create.create(data, disk, split=150_000, report=_stop_at(4, ".bin"))
     before = {path.name: path.stat().st_ino for path in _volumes(disk)}
     assert len(before) == 4
-    assert "its creation did not finish" in _apply(site, disk, status=1)
+    assert "the bundle is not finished" in _apply(site, disk, status=1)
     _create(data, disk)
     assert {path.name: path.stat().st_ino for path in _volumes(disk)[:4]} == before
     assert sorted(path.suffix for path in disk.iterdir() if path.suffix != ".bin") == [".json"]

@@ -393,7 +393,7 @@ def test_a_destination_without_symlinks_is_refused_at_the_start(
 ) -> None:
     monkeypatch.setenv("LD_PRELOAD", str(refusing(tmp_path, "symlink")))
     output = hubmirror(data, "push", str(site), status=1).output
-    assert "A data folder needs a file system with symlinks" in output
+    assert "rsync needs a file system with symlinks and modes" in output
     assert not list(site.rglob("blobs"))
 
 

@@ -22,7 +22,7 @@ from mirror.config import SETTINGS
 from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.source import unrecorded_text
 from mirror.core.units import several
-from mirror.server.run import listen, run
+from mirror.server.run import listen, raise_descriptor_limit, run
 from mirror.server.uvicorn_adapter import check
 from mirror.server.worker import configure_log, open_config
 from mirror.server.worker_config import WorkerConfig
@@ -49,6 +49,7 @@ def serve(
 ) -> None:
     """Serve the data folder, and any other source, as a Hugging Face hub."""
     check()
+    raise_descriptor_limit()
     configure_log(rest["log_format"])
     _check_names(rest["names"])
     certificate, secure = _open_tls(host, rest) if rest["tls"] else (None, [])

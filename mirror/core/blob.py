@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,21 +30,48 @@ class Blob(Protocol):
         """Free the resources of the open file. No other method is called afterwards."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalBlob:
-    """A file on a local disk. `close` closes its descriptor."""
+@dataclass(slots=True)
+class _Descriptor:
+    """An open file, and the number of blobs that read it."""
 
-    descriptor: int
-    size: int
+    number: int
+    users: int = 0
+
+
+_open_files: dict[tuple[int, int], _Descriptor] = {}
+_lock = threading.Lock()
+
+
+class LocalBlob:
+    """A file on a local disk. All blobs of one file share a descriptor, since reads name their
+    offset: a thousand downloads of a model need no thousand descriptors."""
+
+    __slots__ = ("_file", "_key", "size")
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        """Takes over an open descriptor of the file."""
+        found = os.fstat(descriptor)
+        self._key = (found.st_dev, found.st_ino)
+        self.size = size
+        with _lock:
+            self._file = _open_files.setdefault(self._key, _Descriptor(descriptor))
+            self._file.users += 1
+        if self._file.number != descriptor:
+            os.close(descriptor)
 
     def pread(self, offset: int, count: int) -> bytes:
-        return os.pread(self.descriptor, count, offset)
+        return os.pread(self._file.number, count, offset)
 
     def fileno(self) -> int | None:
-        return self.descriptor
+        return self._file.number
 
     def redirect_url(self) -> str | None:
         return None
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        with _lock:
+            self._file.users -= 1
+            if self._file.users:
+                return
+            del _open_files[self._key]
+        os.close(self._file.number)

@@ -56,8 +56,9 @@ def read_regular(path: str | Path, max_bytes: int, *, follow: bool = True) -> by
     """The content of a regular file. Raises OSError, also if it is longer than `max_bytes`."""
     with open(open_regular(path, follow=follow), "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        body = file.read(min(size, max_bytes) + 1)  # Python allocates this size before it reads
-    if len(body) > max_bytes:
+        # Python allocates the size before it reads. A file that grows meanwhile has one byte more.
+        body = file.read(size + 1) if size <= max_bytes else b""
+    if max(size, len(body)) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes} bytes", str(path))
     return body
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 MAX_SIDE_FILE = 64 * 1024 * 1024
 """The maximum size of such a JSON file, in bytes: about 200,000 entries."""
 
+_MAX_VALUES = 2_000_000
+"""Values in such a file: while a file is parsed, no other request is answered."""
+
 _FORMAT = 1
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -120,6 +123,8 @@ def render_tree(files: Iterable[RepoFile]) -> bytes:
 
 
 def _loads(body: bytes) -> Any:
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise ManifestError(f"too long: it has more than {_MAX_VALUES} values")
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as exc:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import resource
+import signal
 import socket
 import tempfile
 from dataclasses import replace
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirror.core.errors import ConfigError
+from mirror.server.hang_up import HangUp
 from mirror.server.supervisor import Supervisor
 from mirror.server.worker import GRACE_S, build_server, serve
 from mirror.web.observe import METRICS_FOLDER
@@ -21,6 +25,11 @@ if TYPE_CHECKING:
 
     from mirror.server.opened_sources import OpenedSources
     from mirror.server.worker_config import WorkerConfig
+
+
+log = logging.getLogger("hubmirror")
+
+_MAX_DESCRIPTORS = 1_048_576
 
 
 def listen(host: str, port: int, option: str = "--port") -> socket.socket:
@@ -51,6 +60,14 @@ def _why_not(exc: OSError, option: str) -> tuple[str, str]:
     return os.strerror(number), f"Choose another port with {option}, or stop what listens there"
 
 
+def raise_descriptor_limit() -> None:
+    """Let this process and its workers open as many files as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def run(
     config: WorkerConfig,
     opened: OpenedSources,
@@ -64,6 +81,7 @@ def run(
     Raises ConfigError if the workers do not start.
     """
     if config.workers == 1:
+        HangUp(_refuse_reload, lambda: signal.raise_signal(signal.SIGTERM))
         serve(build_server(config, listeners, opened), listeners, ready)
         return
     with tempfile.TemporaryDirectory(prefix="hubmirror-metrics-") as metrics:
@@ -72,3 +90,7 @@ def run(
         description = replace(config, temporary=(Path(metrics), *scratch)).describe()
         if not Supervisor(description, listeners, config.workers, GRACE_S).run():
             raise ConfigError("The workers did not start. Their own messages are above.")
+
+
+def _refuse_reload() -> None:
+    log.warning("One process cannot be replaced while it serves. Restart it, or use --workers 2.")

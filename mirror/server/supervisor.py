@@ -10,6 +10,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from mirror.server import worker
+from mirror.server.hang_up import HangUp
 
 if TYPE_CHECKING:
     import socket
@@ -76,8 +77,8 @@ class Supervisor:
     """Starts `count` workers, and replaces those that die.
 
     SIGHUP brings up a new worker for each old one, which then finishes what it is sending: several
-    that come at once are obeyed by one restart. SIGTERM and SIGINT come before all else and stop
-    all; what is not finished after `grace` seconds is cut.
+    that come at once are obeyed by one restart. SIGTERM, SIGINT and a closed terminal come before
+    all else and stop all; what is not finished after `grace` seconds is cut.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Supervisor:
         """Serve until a signal ends it; whether the workers could be started."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
-        signal.signal(signal.SIGHUP, self._on_hang_up)
+        HangUp(self._on_reload, self._on_stop)
         self._workers = [self._start() for _ in range(self._count)]
         is_started = all(one.wait_until_ready(self) or one.was_killed for one in self._workers)
         if not is_started and not self.is_stopping:
@@ -119,7 +120,7 @@ class Supervisor:
     def _on_stop(self, *_: Any) -> None:
         self.is_stopping = True
 
-    def _on_hang_up(self, *_: Any) -> None:
+    def _on_reload(self) -> None:
         self._restart = True
 
     def _start(self) -> Worker:
@@ -150,7 +151,7 @@ class Supervisor:
                 is_early = now - old.started_at < _EARLY_S
                 self._failures = min(self._failures + 1, _MAX_FAILURES) if is_early else 0
                 old.restart_at = now + (2.0**self._failures - 1) / 2
-                log.warning("A worker died with exit code %s.", old.process.exitcode)
+                log.error("A worker died with exit code %s.", old.process.exitcode)
             if now >= old.restart_at:
                 self._workers[index] = self._start()
 

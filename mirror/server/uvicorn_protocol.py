@@ -13,6 +13,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -47,6 +48,8 @@ _COLD_STEP = 1024 * 1024
 _FILE_TIMEOUT_S = 300.0  # seconds without a byte of a file taken by the client
 _SEND_TIMEOUT_S = 60.0  # the same for other answers
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF})
+
+_MANY_DESCRIPTORS = 0.8  # of the limit
 
 log = logging.getLogger("hubmirror")
 _cold_reads = ThreadPoolExecutor(16, "cold-reads")
@@ -153,6 +156,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _warn_of_descriptors(transport.get_extra_info("socket").fileno())
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -267,11 +271,26 @@ class Protocol(HttpToolsProtocol):
 
     async def _flush(self, cycle: RequestResponseCycle) -> None:
         """Wait until what was written before has gone to the socket."""
+        if self.transport.is_closing():  # it takes no setting any more
+            cycle.disconnected = True
+            return
         self.transport.set_write_buffer_limits(high=0)
         try:
             await self._until_writable(cycle)
         finally:
-            self.transport.set_write_buffer_limits()
+            if not self.transport.is_closing():
+                self.transport.set_write_buffer_limits()
+
+
+def _warn_of_descriptors(newest: int) -> None:
+    """Warn if few file descriptors are free. The system gives the lowest free number."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and newest > limit * _MANY_DESCRIPTORS:
+        log.warning(
+            "This process may open %d files and connections, and few of them are free. If none is "
+            "free, clients wait or get 503. Raise the limit: LimitNOFILE in systemd, or ulimit -n.",
+            limit,
+        )
 
 
 def missing_parts() -> list[str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from mirror.core.errors import HubmirrorError, operator_text
 from mirror.derived.xet_hashes import XetHashes
 from mirror.openllm.served_files import OpenLLMFiles
 from mirror.server.opened_sources import open_sources
 from mirror.server.parent_watch import ParentWatch
+from mirror.server.repeated_warnings import RepeatedWarnings
 from mirror.server.uvicorn_adapter import add_https, make_server
 from mirror.server.worker_config import WorkerConfig
 from mirror.web.app import create_app
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
     from mirror.server.opened_sources import OpenedSources
 
+log = logging.getLogger("hubmirror")
+
 GRACE_S = 10
 """For how many seconds a stop waits for downloads."""
 
@@ -43,8 +48,14 @@ def main(
 ) -> None:
     """A worker process: the supervisor starts it by this name, which stays. `listeners` are that of
     http, and that of https if there is one; `ready` gets a message once requests are accepted."""
+    # If the terminal hangs up, all its processes get the signal. The supervisor stops the workers.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = WorkerConfig.parse(description)
-    server = build_server(config, listeners)
+    try:
+        server = build_server(config, listeners)
+    except HubmirrorError as exc:
+        log.error("A worker cannot start: %s", operator_text(exc))  # noqa: TRY400
+        sys.exit(1)
     serve(server, listeners, ready)
 
 
@@ -109,12 +120,14 @@ def open_config(config: WorkerConfig) -> OpenedSources:
 
 
 def configure_log(log_format: str) -> None:
-    """All log lines, uvicorn's too, go to standard error in one form."""
+    """All log lines, uvicorn's too, go to standard error in one form; repeated warnings once a
+    minute."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter()
         if log_format == "json"
         else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     )
+    handler.addFilter(RepeatedWarnings(handler))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("hubmirror").setLevel(logging.INFO)

@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
+from mirror.core.errors import UnavailableError
 from mirror.core.files import folder_size, open_regular, read_regular, remove_tree
-from mirror.core.record import ManifestError, Record
+from mirror.core.record import MAX_SIDE_FILE, ManifestError, Record, parse_tree
 from mirror.core.repo import Repo, check_ref
 from mirror.core.source import Source
 from mirror.derived.digests import Digests
@@ -21,6 +22,7 @@ from mirror.derived.state import State
 from mirror.sources.bento import BentoStore
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
+from mirror.sources.repo_dir import RepoDir
 from tests.conftest import Serve
 from tests.folders import (
     COMMIT,
@@ -305,3 +307,29 @@ def test_a_large_card_is_parsed_once(tmp_path: Path, plain: Folder, serve: Serve
     began = time.process_time()
     client.get("/api/models/Org/Model")
     assert kept < (time.process_time() - began) / 2
+
+
+LONG: dict[str, Callable[[Path], object]] = {
+    "of 300 MB": lambda path: os.truncate(path, 300_000_000),
+    "of 3 million values": lambda path: path.write_bytes(b"[" + 3_000_000 * b"1," + b"1]"),
+    "of 3 million lists": lambda path: path.write_bytes(3_000_000 * b"[],"),
+}
+
+
+@pytest.mark.parametrize("form", LONG)
+@pytest.mark.parametrize("name", [f"trees/{COMMIT}.json", f"hubmirror/{COMMIT}.json"])
+def test_a_long_side_file_is_not_parsed(
+    hub: Path, managed: HfCache, foreign: HfCache, name: str, form: str
+) -> None:
+    folder = make_managed(hub)
+    write(folder / name, b"{")
+    LONG[form](folder / name)
+    began = time.process_time()
+    if name.startswith("hubmirror"):
+        with pytest.raises(UnavailableError):
+            managed.snapshot(MODEL, COMMIT)
+    else:
+        assert RepoDir(hub, MODEL, folder).read_tree(COMMIT) is None
+    assert time.process_time() - began < 10
+    with pytest.raises((ManifestError, OSError), match=r"longer than|too long: it has more than"):
+        parse_tree(read_regular(folder / name, MAX_SIDE_FILE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from mirror.sources.first_found import FirstFound
 from mirror.sources.hf_cache import HfCache
 from mirror.web import body as body_module
 from mirror.web.app import create_app
+from mirror.web.file_response import ZERO_COPY
 from tests.folders import FILES, Content, make_classic, make_managed
 from tests.servers import run_command, run_server
 
@@ -203,6 +205,30 @@ def test_a_client_that_has_said_all_may_still_read(tmp_path: Path) -> None:
                 connection.shutdown(socket.SHUT_WR)
                 body = read_all(connection).partition(b"\r\n\r\n")[2]
             assert body in (b"ok\n", FILES["model.safetensors"])
+
+
+def test_a_file_for_a_client_that_is_gone_costs_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client resets its connection while the file is opened."""
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    answered = threading.Event()
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        with (tmp_path / "file").open("rb") as file:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": ZERO_COPY, "file": file, "offset": 0, "parts": [(b"", 1000)]})
+        answered.set()
+
+    with run_server(late, lifespan="off") as url:
+        with connected(url) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            reset = b"\x01\0\0\0\0\0\0\0"
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        assert answered.wait(20)
+    assert caplog.text == ""
 
 
 def test_a_client_that_is_gone_costs_no_traceback(

@@ -168,6 +168,29 @@ def test_a_file_that_is_replaced_is_sent_as_it_was(
     assert _read_all(connection).endswith(BODY)
 
 
+def test_a_file_that_grows_is_sent_as_it_was(
+    client: httpx2.Client, blob: Path, connect: Callable[[], socket.socket]
+) -> None:
+    connection = connect()
+    connection.sendall(_get(PATH, "Connection: close"))
+    connection.recv(1)
+    with blob.open("ab") as file:
+        file.write(b"more")
+    assert _read_all(connection).endswith(BODY)
+    assert client.get(PATH).status_code in (200, 503)
+
+
+def test_a_file_that_is_removed_is_sent_as_it_was(
+    client: httpx2.Client, blob: Path, connect: Callable[[], socket.socket]
+) -> None:
+    connection = connect()
+    connection.sendall(_get(PATH, "Connection: close"))
+    connection.recv(1)
+    blob.unlink()
+    assert _read_all(connection).endswith(BODY)
+    assert client.get(PATH).status_code in (404, 503)
+
+
 def test_a_client_that_takes_nothing_is_left(
     blob: Path, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

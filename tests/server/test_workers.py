@@ -57,6 +57,37 @@ def test_a_crashed_worker_is_replaced(command: Command) -> None:
     until(lambda: _answers(command))
 
 
+def test_workers_that_cannot_start_are_tried_less_and_less_often(tmp_path: Path) -> None:
+    """The data folder is away: each try is one line, and the worker that lives answers 503."""
+    make_managed(tmp_path / "data" / "hub")
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stream,
+        run_command(tmp_path, "--workers", "2", errors=stream) as command,
+    ):
+        until(lambda: len(_workers(command)) == 2)
+        time.sleep(2)  # both have started
+        (tmp_path / "data").rename(tmp_path / "away")
+        seen = _workers(command)
+        os.kill(min(seen), signal.SIGKILL)
+        until(lambda: "A worker died with exit code 1" in errors.read_text(), 60)
+        tried = set()
+        for _ in range(100):
+            tried |= _workers(command) - seen
+            time.sleep(0.1)
+        assert len(tried) < 7
+        assert "Traceback" not in errors.read_text()
+        assert "The data folder data is not there" in errors.read_text()
+        assert _status(command, "/api/models/Org/Model") in (404, 503)
+        (tmp_path / "away").rename(tmp_path / "data")
+        until(lambda: len(_workers(command)) == 2, 90)
+        until(lambda: _answers(command))
+
+
+def _status(command: Command, path: str) -> int:
+    return httpx2.get(f"{command.url}{path}", timeout=20).status_code
+
+
 def test_a_rolling_restart_drops_no_download(command: Command) -> None:
     before = _workers(command)
     with httpx2.stream("GET", command.url + PATH) as answer:
@@ -76,6 +107,17 @@ def test_a_stop_ends_every_process(command: Command) -> None:
     command.process.terminate()
     assert command.process.wait(10) in (0, -signal.SIGTERM)
     assert not [pid for pid in pids[1:] if Path(f"/proc/{pid}").exists()]
+
+
+def test_the_token_is_in_no_command_line_and_no_environment(tmp_path: Path) -> None:
+    make_managed(tmp_path / "data" / "hub")
+    (tmp_path / "token").write_text("hf_a_token_of_this_mirror\n")
+    with run_command(tmp_path, "--workers", "2", "--token-file", "token") as command:
+        assert httpx2.get(f"{command.url}/api/models").status_code == 401
+        children = Path(f"/proc/{command.process.pid}/task/{command.process.pid}/children")
+        for pid in (str(command.process.pid), *children.read_text().split()):
+            for name in ("cmdline", "environ"):
+                assert b"hf_a_token" not in Path(f"/proc/{pid}/{name}").read_bytes()
 
 
 def test_metrics_are_those_of_all_workers(command: Command) -> None:

@@ -154,3 +154,13 @@ def test_any_token_will_do(hub: Path, managed: HfCache, serve: Serve, token: str
     client = serve(managed, proxy=ProxySettings(signer=Signer(token)))
     assert client.get(CONFIG, headers={"authorization": basic(token)}).status_code == 200
     assert client.get(CONFIG, headers={"authorization": basic(token[:-1])}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "/healthz//", "/readyz/", "/metrics/"])
+def test_no_one_is_sent_to_the_host_of_a_header(
+    hub: Path, managed: HfCache, serve: Serve, path: str
+) -> None:
+    answer = serve(managed).get(path, headers={"host": "evil.example"})
+    assert answer.status_code == 200
+    assert "location" not in answer.headers
+    assert "evil.example" not in answer.text

@@ -5,6 +5,7 @@ huggingface_hub provides tokens, transfers and Xet.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import re
@@ -39,6 +40,7 @@ from mirror.core.errors import ConfigError, CorruptBlobError, RequestError, Upst
 from mirror.core.record import MAX_FILE, clean_info, clean_organization
 from mirror.core.repo import COMMIT_HASH, Repo, RepoType, check_ref
 from mirror.core.tree import RepoFile, check_disjoint, check_file_path, is_etag
+from mirror.sync.connection_errors import advice, is_misconfigured, where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -391,6 +393,23 @@ class Upstream:
                 wait = min(2 * wait, _MAX_WAIT_S)
         raise AssertionError
 
+    def _absence(self, repo: Repo) -> str:
+        if other := self._other_type(repo):
+            return f"{repo} is not on {self.endpoint}, but {other} is. Pull {other}."
+        return (
+            f"{repo} is not on {self.endpoint}, or it is private. Check the spelling, or "
+            f"{self._login}."
+        )
+
+    def _other_type(self, repo: Repo) -> Repo | None:
+        """A repository of the same name and another type; None if the hub has none."""
+        for repo_type in RepoType:
+            other = Repo(repo_type, repo.repo_id)
+            with contextlib.suppress(HfHubHTTPError, httpx2.HTTPError, UpstreamError, ValueError):
+                if other != repo and self._get_json(self._api(other)):
+                    return other
+        return None
+
     def _error(self, repo: Repo, revision: str, exc: BaseException) -> UpstreamError:
         if isinstance(exc, GatedRepoError):
             text = (
@@ -398,10 +417,7 @@ class Upstream:
                 "pull again."
             )
         elif isinstance(exc, RepositoryNotFoundError):
-            text = (
-                f"{repo} is not on {self.endpoint}, or it is private. Check the spelling, or "
-                f"{self._login}."
-            )
+            text = self._absence(repo)
         elif isinstance(exc, HfHubHTTPError) and exc.response.status_code in (401, 403):
             text = (
                 f"{self.endpoint} refuses the token or access to {repo}. Correct the token "
@@ -420,6 +436,7 @@ class Upstream:
             text = "HF_HUB_OFFLINE is set. Unset it to pull."
         else:
             text = f"{repo} at {revision} cannot be pulled from {self.endpoint}: {_summary(exc)}."
+            text = f"{text} {advice(exc)}".rstrip()
         return UpstreamError(text)
 
 
@@ -431,6 +448,8 @@ def _is_temporary(exc: BaseException) -> bool:
     if isinstance(exc, HfHubHTTPError):
         return exc.response.status_code not in _PERMANENT_STATUSES
     if isinstance(exc, OfflineModeIsEnabled | ValueError | TypeError | KeyError):
+        return False
+    if is_misconfigured(exc):
         return False
     return not (isinstance(exc, OSError) and exc.errno in _PERMANENT_ERRNOS)
 
@@ -447,8 +466,9 @@ def _summary(exc: BaseException) -> str:
         return f"status {exc.response.status_code}"
     if isinstance(exc, UnicodeEncodeError):
         return "the token contains an invalid character"
-    text = str(exc).strip().partition("\n")[0].rstrip(".")
-    return text or type(exc).__name__
+    text = str(exc).strip().partition("\n")[0].rstrip(".") or type(exc).__name__
+    host = where(exc)
+    return f"{host} cannot be reached: {text}" if host else text
 
 
 def _commit_hash(text: str) -> str:

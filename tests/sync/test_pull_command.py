@@ -225,7 +225,8 @@ def test_an_unreachable_hub_is_retried(tmp_path: Path) -> None:
         assert process.stderr is not None
         line = process.stderr.readline()
         process.terminate()
-    assert line == "warning: org/model: [Errno 111] Connection refused. Retry in 1 s.\n"
+    cause = "127.0.0.1:9 cannot be reached: [Errno 111] Connection refused"
+    assert line == f"warning: org/model: {cause}. Retry in 1 s.\n"
 
 
 CODE = b'{"auto_map": {"AutoModel": "org/code--modeling.Model"}}'

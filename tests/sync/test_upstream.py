@@ -130,7 +130,7 @@ def test_an_unreachable_hub_is_reported() -> None:
         upstream.head(REPO, "main")
     assert str(failure.value) == (
         "org/model at main cannot be pulled from http://127.0.0.1:9: "
-        "[Errno 111] Connection refused."
+        "127.0.0.1:9 cannot be reached: [Errno 111] Connection refused."
     )
     assert len(waits) == 5
     assert all(1.1 * earlier < later for earlier, later in pairwise(waits))

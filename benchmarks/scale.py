@@ -52,6 +52,9 @@ _TIMEOUT_S = 120.0
 _FILE = "/{}/resolve/main/config.json"
 _NO_FILE = "/{}/resolve/main/nope.json"
 _INFO = "/api/models/{}"
+_SEARCH = "/api/models?limit=30&search={}"
+_SEARCH_PAGE = "/?q={}"
+_PAGE_HEADER = "accept: text/html"
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _NEXT = re.compile(r'<([^>]+)>; rel="next"')
 
@@ -299,12 +302,18 @@ def _cases(repos: Sequence[Repo]) -> list[Case]:
         Case("404 of a file, any repository", 404, _endless("HEAD", repos, _NO_FILE)),
         Case("model info, one repository", 200, _endless("GET", one, _INFO)),
         Case("model info, any repository", 200, _endless("GET", repos, _INFO)),
+        Case("listing of 30, one search", 200, _endless("GET", one, _SEARCH)),
+        Case("listing of 30, any search", 200, _endless("GET", repos, _SEARCH)),
+        Case("page of a model, one repository", 200, _endless("GET", one, "/{}", _PAGE_HEADER)),
+        Case("page of a model, any repository", 200, _endless("GET", repos, "/{}", _PAGE_HEADER)),
+        Case("page of a list, one search", 200, _endless("GET", one, _SEARCH_PAGE, _PAGE_HEADER)),
+        Case("page of a list, any search", 200, _endless("GET", repos, _SEARCH_PAGE, _PAGE_HEADER)),
     ]
 
 
-def _endless(method: str, repos: Sequence[Repo], path: str) -> Iterator[bytes]:
+def _endless(method: str, repos: Sequence[Repo], path: str, *headers: str) -> Iterator[bytes]:
     order = random.Random(path).sample(repos, len(repos))
-    return itertools.cycle([request(method, path.format(repo)) for repo in order])
+    return itertools.cycle([request(method, path.format(repo), *headers) for repo in order])
 
 
 if __name__ == "__main__":

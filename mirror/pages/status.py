@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-import threading
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,6 +18,7 @@ from mirror.maintenance.garbage import find_garbage
 from mirror.openllm import wheels
 from mirror.openllm.closure import read_closures
 from mirror.openllm.readiness import first_problem
+from mirror.pages.background import Background
 from mirror.sources.first_found import FirstFound
 from mirror.sources.inventory import inventory, running_pulls
 from mirror.store.cache import Cache
@@ -35,14 +33,11 @@ if TYPE_CHECKING:
     from mirror.sources.inventory import Row
     from mirror.sources.pull_status import PullStatus
 
-log = logging.getLogger("hubmirror")
-
 _MAX_PROBLEMS = 200
 _MAX_LARGEST = 20
 _BROKEN = ("waiting", "corrupt", "partial", "failed", "stopped")
 _HOLD_S = 15.0
-_COST_FACTOR = 20
-_LONGEST_S = 600.0
+_GARBAGE_HOLD_S = 300.0
 _FIRST_WAIT_S = 3.0
 
 
@@ -109,20 +104,26 @@ class RunningPull:
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """What takes long to find out, and is found in the background."""
+    """What is found in the background."""
 
     checked_at: datetime
     problems: Sequence[Problem] = ()
     more_problems: int = 0
     sources: Sequence[SourceState] = ()
-    garbage: int = 0
-    garbage_size: int = 0
     models: Sequence[Model] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class GarbageSize:
+    """What `gc` would remove: the number of items, and their size in bytes."""
+
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """The whole state. `slow` is None until it is known for the first time."""
+    """The whole state. `slow` and `garbage` are None until they are known for the first time."""
 
     version: str
     repositories: int
@@ -135,6 +136,7 @@ class Status:
     last_pull: datetime | None
     certificate_ends: datetime | None
     slow: Slow | None
+    garbage: GarbageSize | None
     running: Sequence[RunningPull]
 
     @property
@@ -144,8 +146,7 @@ class Status:
 
 
 class StatusBoard:
-    """Gives the status. What takes long is looked up in a thread, at most every 15 seconds, and
-    less often if it takes longer."""
+    """Gives the status. What takes long is looked up in the background."""
 
     def __init__(
         self, source: Source, catalog: Catalog, data: Path, certificate: Path | None
@@ -155,16 +156,13 @@ class StatusBoard:
         self._catalog = catalog
         self._data = data
         self._certificate = certificate
-        self._slow: Slow | None = None
-        self._due = 0.0
-        self._known = threading.Event()
-        self._looking = threading.Lock()
+        self._slow = Background("status", _HOLD_S, self._find)
+        self._garbage = Background("garbage", _GARBAGE_HOLD_S, self._find_garbage)
 
     def status(self) -> Status:
         """The status now. The first call waits a moment for what takes long."""
         entries = [entry for one in RepoType for entry in self._catalog.entries(one)]
-        self._refresh()
-        self._known.wait(_FIRST_WAIT_S)
+        garbage, slow = self._garbage.get(), self._slow.get(_FIRST_WAIT_S)
         look = self._catalog.last_look()
         states: dict[str, int] = {}
         for entry in entries:
@@ -180,33 +178,16 @@ class StatusBoard:
             self.disk(),
             _last_pull(entries),
             self.certificate_ends(),
-            self._slow,
+            slow,
+            garbage,
             self._running(),
         )
 
     def models_of(self, repo: Repo) -> list[str]:
         """The models of OpenLLM that need the repository, as the last look found them."""
-        self._refresh()
-        models = self._slow.models if self._slow else ()
+        slow = self._slow.get()
+        models = slow.models if slow else ()
         return sorted({model.tag for model in models if repo.key in model.repos})
-
-    def _refresh(self) -> None:
-        """Look in the background, unless the last look is recent or one is running."""
-        if time.monotonic() >= self._due and self._looking.acquire(blocking=False):
-            threading.Thread(target=self._look, name="status", daemon=True).start()
-
-    def _look(self) -> None:
-        started = time.monotonic()
-        try:
-            self._slow = self._find()
-        except Exception:
-            log.exception("The status could not be found out.")
-        finally:
-            cost = time.monotonic() - started
-            hold_s = min(max(_HOLD_S, _COST_FACTOR * cost), _LONGEST_S)
-            self._due = time.monotonic() + hold_s
-            self._known.set()
-            self._looking.release()
 
     def _find(self) -> Slow:
         suspects = {
@@ -217,21 +198,22 @@ class StatusBoard:
         }
         suspects |= {pull.repo.key for pull in self._pulls() if not pull.is_running}
         problems = list(self._problems(suspects)) if suspects else []
-        garbage = [
-            item
-            for one in self._sources.sources
-            if one.layout is Layout.MANAGED_CACHE and one.root is not None and one.root.is_dir()
-            for item in find_garbage(Cache(one.root))
-        ]
         return Slow(
             datetime.now(UTC),
             problems[:_MAX_PROBLEMS],
             max(0, len(problems) - _MAX_PROBLEMS),
             [_source_state(one) for one in self._sources.sources],
-            len(garbage),
-            sum(item.size for item in garbage),
             list(self._models()),
         )
+
+    def _find_garbage(self) -> GarbageSize:
+        found = [
+            item
+            for one in self._sources.sources
+            if one.layout is Layout.MANAGED_CACHE and one.root is not None and one.root.is_dir()
+            for item in find_garbage(Cache(one.root))
+        ]
+        return GarbageSize(len(found), sum(item.size for item in found))
 
     def _problems(self, suspects: Collection[str]) -> Iterator[Problem]:
         for source in self._sources.sources:
@@ -272,9 +254,9 @@ class StatusBoard:
     def problems(self) -> dict[str, int]:
         """The number of revisions that are not whole, by their states, at the last look. Does not
         block."""
-        self._refresh()
+        slow = self._slow.get()
         found = dict.fromkeys(_BROKEN, 0)
-        for problem in self._slow.problems if self._slow else ():
+        for problem in slow.problems if slow else ():
             found[problem.state] += 1
         return found
 

@@ -407,6 +407,12 @@ def test_a_tag_that_cannot_be_exported(data: Path, exported: Path, tag: str) -> 
     assert not (exported.parent / "new.bentomodel").exists()
 
 
+def test_an_unknown_repository_is_the_operators_own_to_add(data: Path) -> None:
+    said = bento(data, "add", "Org/Nope", status=1)
+    assert "Org/Nope is not in this mirror. Add it, or check the spelling." in said
+    assert "operator" not in said
+
+
 def test_an_export_to_a_folder_that_is_not_there(data: Path, exported: Path) -> None:
     said = bento(data, "export", TAG, str(exported.parent / "no" / "new.bentomodel"), status=1)
     assert "cannot be exported: " in said

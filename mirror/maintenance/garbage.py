@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _FACTS = (
     "digests", "facts/card", "facts/config", "facts/tokenizer", "headers/gguf",
-    "headers/safetensors",
+    "headers/safetensors", "pages/card", "pages/code",
 )  # fmt: skip
 _MAX_FACTS = 200_000
 """Facts of a kind that a run looks at."""

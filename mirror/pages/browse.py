@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ PAGE = 30
 FILTERS = ("task", "library", "size", "quantisation", "license", "author")
 _MAX_WORDS = 200
 _MAX_OPTIONS = 200
+_MAX_GONE = 1000
 _GB = 10**9
 SIZES = (
     ("1", 0, _GB), ("10", _GB, 10 * _GB), ("50", 10 * _GB, 50 * _GB),
@@ -126,15 +126,19 @@ class Index:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._parsed: dict[str, tuple[Entry, Item]] = {}
-        self._lock = threading.Lock()
+        self._lists: dict[RepoType, tuple[list[Entry], list[Item]]] = {}
 
     def items(self, repo_type: RepoType) -> list[Item]:
-        """Every repository of a type, sorted by id; those that wait are at the end."""
+        """Every repository of a type, in the order of the catalog. The list is made again when the
+        catalog has looked again."""
         entries = self._catalog.entries(repo_type)
+        known = self._lists.get(repo_type)
+        if known is not None and known[0] is entries:
+            return known[1]
+        if len(self._parsed) > 2 * sum(self.counts().values()) + _MAX_GONE:
+            self._parsed = {}
         items = [self._item(entry) for entry in entries]
-        if len(self._parsed) > 2 * sum(self.counts().values()) + 1000:
-            with self._lock:
-                self._parsed.clear()
+        self._lists[repo_type] = (entries, items)
         return items
 
     def counts(self) -> dict[RepoType, int]:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 MAX_TEXT = 512 * 1024
 """The longest text that is rendered, in bytes; the rest of a longer text is left out."""
 
-KINDS = ("pages/card", "pages/code")
-"""The kinds of facts in the state folder."""
-
 _FORMAT = 1
 _TIMEOUT_S = 20.0
 _AT_ONCE = 2

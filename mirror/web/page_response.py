@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from starlette.responses import Response
 
 from mirror.pages.template import render
@@ -42,7 +43,8 @@ def answer_error(exc: Exception, scope: Scope, proxy: ProxySettings) -> Response
     answer = error_response(exc)
     if not wants_page(scope):
         return answer
-    values = {"section": "", "said": str(exc), "problem": "", "next": ""}
+    said = orjson.loads(answer.body)["error"]
+    values = {"section": "", "said": said, "problem": "", "next": ""}
     status = answer.status_code
     if status == 401:
         query = scope["query_string"].decode("ascii", "replace")
@@ -52,8 +54,6 @@ def answer_error(exc: Exception, scope: Scope, proxy: ProxySettings) -> Response
         template = "sign_in.html"
     else:
         template = "error.html"
-    if status not in _KINDS:
-        values["said"] = ""
     kind = status if status in _KINDS else 500
     shown = _page(scope, proxy, template, status, status=status, kind=kind, **values)
     for name, value in answer.headers.items():

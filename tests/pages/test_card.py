@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from mirror.core.repo import Repo
 from mirror.core.source import LocalFile, Snapshot
 from mirror.derived.state import State
+from mirror.maintenance.garbage import unused_facts
 from mirror.pages.card import card_segments
 from mirror.pages.links import CardLinks
 from mirror.pages.messages import messages
@@ -118,6 +120,18 @@ def test_a_card_that_is_made_to_be_slow_ends_within_its_limits(text: str, tmp_pa
     renderer = Renderer(state)
     found = renderer.card("0" * 40, text.encode())
     assert found is None or sum(len(str(one)) for one in found) < 20 * MAX_TEXT
+
+
+def test_what_was_rendered_long_ago_is_garbage(tmp_path: Path) -> None:
+    state = State(tmp_path.resolve())
+    renderer = Renderer(state)
+    renderer.card("2" * 40, b"# Card")
+    renderer.code("2" * 40, "a.py", b"import os")
+    kept = list(tmp_path.rglob("*.json"))
+    assert len(kept) == 2
+    for path in kept:
+        os.utime(path, (0, 0))
+    assert {one.path for one in unused_facts(state)} == set(kept)
 
 
 def test_a_card_is_rendered_once(tmp_path: Path) -> None:

@@ -198,6 +198,14 @@ def test_a_bug_is_a_500_without_its_details(faulty: httpx2.Client) -> None:
     assert answer.headers["x-request-id"]
 
 
+def test_a_bug_is_a_page_for_a_browser(faulty: httpx2.Client) -> None:
+    answer = faulty.get(CONFIG, headers={"accept": "text/html,*/*;q=0.8"})
+    assert answer.status_code == 500
+    assert "nobody's business" not in answer.text
+    assert answer.headers["x-error-message"] in answer.text
+    assert answer.headers["x-request-id"]
+
+
 def test_a_bug_is_logged_as_a_500(faulty: httpx2.Client, access: io.StringIO) -> None:
     faulty.get(CONFIG)
     faulty.get("/healthz")

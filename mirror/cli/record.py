@@ -75,8 +75,7 @@ def record(
     """
     _check(command, output)
     opened, config = _open(data, state, sources, rest)
-    with contextlib.closing(opened), tempfile.TemporaryDirectory(prefix="hubmirror-") as scratch:
-        folder = Path(scratch)
+    with contextlib.closing(opened), _scratch() as folder:
         lines = folder / "requests.jsonl"
         lines.touch()
         home = rest["hf_home"] or folder / "hf-home"
@@ -131,6 +130,15 @@ def _check(command: Sequence[str], output: Path) -> None:
         raise ConfigError(
             f"{output} was not written by `hubmirror record`. Name another file with -o."
         )
+    if not os.access(output.absolute().parent, os.W_OK):
+        raise ConfigError(f"{output} cannot be written. Name a file in another folder with -o.")
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder. What another process still writes into it may stay."""
+    with tempfile.TemporaryDirectory(prefix="hubmirror-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def _environment(token: str, home: Path) -> dict[str, str]:
@@ -200,8 +208,8 @@ def _rehearsal(opened: OpenedSources, config: WorkerConfig) -> Iterator[Rehearsa
     token = read_token(config.token_file)
     headers = {"authorization": f"Bearer {token}"} if token else {}
     with (
-        tempfile.TemporaryDirectory(prefix="hubmirror-") as scratch,
-        _listening(config, Path(scratch) / "server.log") as url,
+        _scratch() as folder,
+        _listening(config, folder / "server.log") as url,
         httpx2.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False) as client,
     ):
         yield Rehearsal(opened.sources, client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mirror.sources.first_found import FirstFound
 
 HEADER = "# Recorded by `hubmirror record`."
-_MISSING = (401, 403, 404)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class _Commit:
         status, paths = question["status"], question["paths"]
         if status < 400 or status == 416:
             self.found.update(paths)
-        elif (status in _MISSING or status >= 500) and not question["absent"]:
+        elif not question["absent"]:
             self.missing.update(dict.fromkeys(paths or [""], question["error"]))
 
 
@@ -126,12 +125,20 @@ def _entries(commit: _Commit, sources: FirstFound) -> Iterable[Entry]:
         missing.pop("", None)
         snapshot = _snapshot(commit, sources)
     include, note = _include(commit.found | (missing.keys() - {""}), snapshot)
-    spec = RepoSpec(commit.repo, include=include)
-    if commit.commit_hash and sources.holder(commit.repo).layout is not Layout.OTHER:
-        spec = replace(spec, commit_hash=commit.commit_hash)
-    names = sorted(commit.revisions - {commit.commit_hash}) or [commit.commit_hash]
-    for name in names:
-        yield Entry(replace(spec, revision=name), missing, note)
+    names = sorted(commit.revisions - {commit.commit_hash})
+    is_pinned = names and commit.commit_hash and _is_commit_of_upstream(commit.repo, sources)
+    for name in names or [commit.commit_hash]:
+        pin = commit.commit_hash if is_pinned else ""
+        spec = RepoSpec(commit.repo, name, include, commit_hash=pin)
+        yield Entry(spec, missing, note)
+
+
+def _is_commit_of_upstream(repo: Repo, sources: FirstFound) -> bool:
+    """Whether an upstream hub knows the commits of the repository: a plain folder has its own."""
+    try:
+        return sources.holder(repo).layout is not Layout.OTHER
+    except HubmirrorError:
+        return True
 
 
 def _snapshot(commit: _Commit, sources: FirstFound) -> Snapshot | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mirror.web.routing import Route
 
 _FILES = frozenset({"resolve", "raw"})
+_CONTENT_ERRORS = frozenset({401, 403, 404, 416})
 _BESIDE_THE_HUB = frozenset({"git-refs", "simple-project", "wheels", "constraints"})
 
 
@@ -28,9 +29,10 @@ class Recorder:
         self._written: set[bytes] = set()
 
     def add(self, request: HubRequest, response: Response) -> None:
-        question = _about_repo(request) if request.match.repo_id else _beside_the_hub(request)
-        if question is None:
+        if not _is_about_content(request, response):
             return
+        is_of_hub = bool(request.match.repo_id)
+        question = _about_repo(request) if is_of_hub else _beside_the_hub(request)
         status, headers = response.status_code, response.headers
         if status >= 400:
             question["error"] = headers.get("x-error-message", "")
@@ -39,6 +41,17 @@ class Recorder:
         if line not in self._written:
             self._written.add(line)
             os.write(self._file, line)
+
+
+def _is_about_content(request: HubRequest, response: Response) -> bool:
+    """Whether the answer says that the mirror has something, or lacks it. A malformed request and a
+    route that is not offered say neither."""
+    if 400 <= response.status_code < 500 and response.status_code not in _CONTENT_ERRORS:
+        return False
+    if not request.match.repo_id:
+        return request.match.route.name in _BESIDE_THE_HUB
+    is_offered = response.status_code != 404 or "x-error-code" in response.headers
+    return is_offered or request.asked.snapshot is not None
 
 
 def _about_repo(request: HubRequest) -> dict[str, Any]:
@@ -66,9 +79,7 @@ def _names_revision(route: Route) -> bool:
     return "{revision" in route.templates[0] or "{commit}" in route.templates[0]
 
 
-def _beside_the_hub(request: HubRequest) -> dict[str, Any] | None:
+def _beside_the_hub(request: HubRequest) -> dict[str, Any]:
     """The path of a git repository, a package or another file that is not on the hub."""
-    if request.match.route.name not in _BESIDE_THE_HUB:
-        return None
     query = "?service=git-upload-pack" if request.match.route.name == "git-refs" else ""
     return {"path": f"{request.path}{query}"}

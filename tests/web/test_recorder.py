@@ -102,6 +102,21 @@ def test_a_question_is_written_once_and_no_token_is_written(
     assert "hf_secret" not in lines.read_text()
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/models/a--b",
+        "/Org/Model/resolve/main/..%2Fx",
+        "/api/models/Org/Model/discussions/1",
+    ],
+)
+def test_malformed_and_unknown_questions_are_not_written(
+    client: httpx2.Client, lines: Path, path: str
+) -> None:
+    assert client.get(path).status_code in (400, 404)
+    assert written(lines) == []
+
+
 def test_what_is_not_about_content_is_not_written(client: httpx2.Client, lines: Path) -> None:
     for path in ("/healthz", "/metrics", "/api/models", "/api/whoami-v2", "/-/identity"):
         assert client.get(path).status_code == 200

@@ -378,3 +378,24 @@ class TestSignIn:
         for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
             answer = closed.post("/-/sign-in", data={"token": TOKEN}, headers=headers)
             assert answer.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("datasets/Org/Data", ("load_dataset(&#39;Org/Data&#39;)", "--repo-type dataset")),
+        ("kernels/Org/Kernel", ("get_kernel(&#39;Org/Kernel&#39;", "from kernels import")),
+        ("spaces/Org/Space", ("--repo-type space",)),
+    ],
+)
+def test_each_type_of_repository_has_pages_and_commands(
+    serve: Serve, hub: Path, managed: HfCache, name: str, commands: tuple[str, ...]
+) -> None:
+    make_managed(hub, Content({"README.md": b"# x"}, COMMIT, Repo.parse(name)))
+    client = serve(managed)
+    text = get(client, f"/{name}").text
+    assert all(command in text for command in commands)
+    assert f'href="/{name}/tree/main"' in text
+    assert get(client, f"/{name}/blob/main/README.md").status_code == 200
+    assert f'href="/{name}"' in get(client, f"/{name.partition('/')[0]}").text
+    assert f'href="/{name}"' in get(client, "/Org").text

@@ -27,7 +27,8 @@ DEFAULT_DATA = Path("data")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `default` is None if it has none. In the file, it is `key` in `table`."""
+    """One setting. `default` is None if it has none. In the file, it is `key` in `table`. `option`
+    is the name of its flag and its variable, if that is not `name`."""
 
     name: str
     help: str
@@ -35,6 +36,7 @@ class Setting:
     default: Any = None
     several: bool = False
     table: str = "serve"
+    option: str = ""
 
     @property
     def key(self) -> str:
@@ -42,12 +44,12 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        flag = f"--{self.name.replace('_', '-')}"
+        flag = f"--{(self.option or self.name).replace('_', '-')}"
         return f"{flag}/--no-{flag[2:]}" if self.type is bool else flag
 
     @property
     def variable(self) -> str:
-        return f"HUBMIRROR_{self.name.upper()}"
+        return f"HUBMIRROR_{(self.option or self.name).upper()}"
 
     def check(self, value: Any, path: Path) -> None:
         """Raises ConfigError if a value in the file has a wrong type."""
@@ -69,6 +71,39 @@ SETTINGS = {
             "A file with the keys that may sign a bundle.",
             Path,
             table="bundle",
+        ),
+        Setting(
+            "proxy_upstream",
+            "The hub to fetch from what is missing (pull-through).",
+            table="proxy",
+            option="upstream",
+        ),
+        Setting(
+            "fresh",
+            "Seconds for which a branch is not looked up upstream again.",
+            int,
+            60,
+            table="proxy",
+        ),
+        Setting(
+            "cache_size",
+            "The largest size of the managed cache, as 500G or 2T [default: no limit].",
+            table="proxy",
+        ),
+        Setting(
+            "finish",
+            "Which fetches run to their end: always, or while-asked by a client.",
+            str,
+            "always",
+            table="proxy",
+        ),
+        Setting(
+            "forward_token",
+            "Ask upstream with the client's token, and serve private repositories to those whom "
+            "upstream lets in.",
+            bool,
+            default=False,
+            table="proxy",
         ),
         Setting("host", "The address to listen on.", str, "127.0.0.1"),
         Setting("port", "The port to listen on; 0 takes a free one.", int, 8400),
@@ -118,11 +153,12 @@ _SERVICE_VARIABLE = re.compile(
 )
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+")
 
-TABLES = ("serve", "xet", "pull", "bundle")
+TABLES = ("serve", "xet", "pull", "bundle", "proxy")
 LISTS = ("source", "repo", "upstream")
-RULES = tuple(
+_PATTERN_RULES = tuple(
     f"{verb}_{what}" for what in ("repos", "types", "files") for verb in ("allow", "deny")
 )
+RULES = (*_PATTERN_RULES, "max_file_size", "whole_only")
 
 KINDS = {
     "managed": "an HF cache that pull fills: complete revisions only",
@@ -223,8 +259,7 @@ class UpstreamSpec:
 class File:
     """The content of a configuration file: settings by name, sources, revisions to pull, upstreams
     in the order in which they are tried, and the rules of `[proxy]` by name. `requests` are paths
-    of the mirror beside the hub that a recorded command asked for. `name` is the name of the file.
-    """
+    of the mirror beside the hub that a recorded command asked for."""
 
     settings: Mapping[str, Any]
     sources: tuple[SourceSpec, ...]
@@ -232,7 +267,7 @@ class File:
     upstreams: tuple[UpstreamSpec, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
     requests: tuple[str, ...] = ()
-    name: str = DEFAULT_FILE.name
+    path: Path = DEFAULT_FILE
 
     @classmethod
     def read(cls, path: Path) -> File:
@@ -245,7 +280,7 @@ class File:
             ) from exc
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ConfigError(f"The configuration file {path} is not TOML: {exc}.") from exc
-        _refuse_unknown(data, (*TABLES, "proxy", *LISTS, "requests"), f"in {path}")
+        _refuse_unknown(data, (*TABLES, *LISTS, "requests"), f"in {path}")
         sources, repos, upstreams = (data.get(name, []) for name in LISTS)
         if not all(isinstance(entries, list) for entries in (sources, repos, upstreams)):
             raise ConfigError(
@@ -262,7 +297,7 @@ class File:
             tuple(_upstream(entry, path) for entry in upstreams),
             _rules(data.get("proxy", {}), path),
             _strings("requests", data.get("requests", []), f"in {path}"),
-            path.name,
+            path,
         )
 
 
@@ -284,10 +319,12 @@ def _settings(values: Any, table: str, path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: {table} is a table, [{table}].")
     known = {setting.key: setting for setting in SETTINGS.values() if setting.table == table}
-    _refuse_unknown(values, known, f"in [{table}] of {path}")
-    for key, value in values.items():
+    others = RULES if table == "proxy" else ()
+    _refuse_unknown(values, (*known, *others), f"in [{table}] of {path}")
+    given = {key: value for key, value in values.items() if key in known}
+    for key, value in given.items():
         known[key].check(value, path)
-    return {known[key].name: value for key, value in values.items()}
+    return {known[key].name: value for key, value in given.items()}
 
 
 def refuse_unknown_variables(environ: Mapping[str, str]) -> None:
@@ -381,14 +418,14 @@ def _upstream(entry: Any, path: Path) -> UpstreamSpec:
 
 
 def _rules(values: Any, path: Path) -> dict[str, Any]:
-    """The rules of `[proxy]`, by name."""
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: proxy is a table, [proxy].")
+    """The rules of `[proxy]`, by name; `values` is a table that `_settings` has checked."""
     where = f"in [proxy] of {path}"
-    _refuse_unknown(values, (*RULES, "max_file_size", "whole_only"), where)
+    values = {name: value for name, value in values.items() if name in RULES}
     if type(values.get("whole_only", False)) is not bool:
         raise ConfigError(f"whole_only {where} must be true or false.")
-    rules = values | {name: _strings(name, values[name], where) for name in RULES if name in values}
+    rules: dict[str, Any] = values | {
+        name: _strings(name, values[name], where) for name in _PATTERN_RULES if name in values
+    }
     for repo_type in (*rules.get("allow_types", ()), *rules.get("deny_types", ())):
         _prefix(repo_type)
     if "max_file_size" in rules:
@@ -403,6 +440,26 @@ def _strings(name: str, value: Any, where: str) -> tuple[str, ...]:
     if not _is_list_of_str(value):
         raise ConfigError(f"{name} {where} must be a list of strings.")
     return tuple(value)
+
+
+def size_limit(text: str | None) -> int:
+    """The value of `cache_size` in bytes; 0 is no limit. Raises ConfigError."""
+    if not text:
+        return 0
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise ConfigError(f"cache_size: {exc}") from exc
+
+
+def hub_url(text: str) -> str:
+    """The URL of a hub, without a slash at its end. Raises ConfigError if it is not an HTTP URL."""
+    if not re.match(r"https?://[^/]", text):
+        raise ConfigError(
+            f"The upstream {text!r} does not begin with http:// or https://. Correct --upstream, "
+            "HF_ENDPOINT or the url of its [[upstream]]."
+        )
+    return text.rstrip("/")
 
 
 def _folder(text: str) -> Path:

@@ -13,6 +13,7 @@ import re
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,12 +36,14 @@ _PLURALS = ("models", "datasets", "spaces", "kernels")
 class SimulatedRepo:
     """A repository: files by commit, and commits by ref. Tags are `refs/tags/…`, and pull requests
     `refs/pr/…`; other refs are branches. `info` is told of it beside the usual. The tree claims
-    `claimed_sizes` of paths instead of the true ones, and tells their `xet_hashes`."""
+    `claimed_sizes` of paths instead of the true ones, and tells their `xet_hashes`. Only the tokens
+    of `readers` are let in, if there are any."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
     claimed_sizes: dict[str, int] = field(default_factory=dict)
+    readers: set[str] | None = None
     xet_hashes: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], ref: str = "main") -> str:
@@ -72,13 +75,15 @@ class Fault:
 
 
 class HubSimulator:
-    """The hub as an ASGI application. `requests` are those that came; a `fault` answers all, and of
-    the `faults` the first that matches changes an answer."""
+    """The hub as an ASGI application. `requests` are those that came, and `sent` counts the bytes
+    of each file that GETs asked for, by its path; a `fault` answers all, and of the `faults` the
+    first that matches changes an answer."""
 
     def __init__(self) -> None:
         self.repos: dict[str, SimulatedRepo] = {}
         self.organizations: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
+        self.sent: Counter[str] = Counter()
         self.fault: Response | None = None
         self.faults: list[Fault] = []
         self.app = Starlette(routes=[Route("/{path:path}", self._answer)])
@@ -116,13 +121,26 @@ class HubSimulator:
         if true_name is None:
             return _error("RepoNotFound", "Repository not found")
         repo = self.repos[true_name]
-        if word == "refs":
-            return JSONResponse(_refs(repo))
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if repo.readers is not None and token not in repo.readers:
+            return _error("RepoNotFound", "Repository not found")
+        if word in ("auth-check", "refs"):
+            return JSONResponse(_refs(repo) if word == "refs" else {})
+        return self._of_revision(request, true_name, kind, word, rest)
+
+    def _of_revision(
+        self, request: Request, true_name: str, kind: str, word: str, rest: list[str]
+    ) -> Response:
+        repo = self.repos[true_name]
         commit = repo.find(rest[0] if rest else "main")
         if commit is None:
             return _error("RevisionNotFound", "Invalid rev id")
         if kind == "file":
-            return _file(request, commit, repo.commits[commit], "/".join(rest[1:]))
+            path = "/".join(rest[1:])
+            found = _file(request, commit, repo.commits[commit], path)
+            if request.method == "GET":
+                self.sent[path] += len(found.body)
+            return found
         if word == "tree":
             return JSONResponse(_tree(repo, commit))
         siblings = [{"rfilename": path} for path in repo.commits[commit]]
@@ -135,7 +153,7 @@ def _parse(parts: list[str]) -> tuple[str, str, str, list[str]]:
     """`api` or `file`, the repository, the word after it, and what follows the word."""
     kind, parts = ("api", parts[1:]) if parts[0] == "api" else ("file", parts)
     plural = parts.pop(0) if parts[0] in _PLURALS else "models"
-    words = ("revision", "tree", "refs", "resolve")
+    words = ("revision", "tree", "refs", "resolve", "auth-check")
     at = next((at for at, part in enumerate(parts) if part in words), len(parts))
     prefix = "" if plural == "models" else f"{plural}/"
     return kind, prefix + "/".join(parts[:at]), "".join(parts[at : at + 1]), parts[at + 1 :]
@@ -147,12 +165,12 @@ def _file(request: Request, commit: str, files: dict[str, bytes], path: str) -> 
     row, body = _row(path, files[path]), files[path]
     etag = row.get("lfs", row)["oid"]
     headers = {"x-repo-commit": commit, "etag": f'"{etag}"', "accept-ranges": "bytes"}
-    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
+    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
     if not asked:
         return Response(body, headers=headers)
-    start = int(asked[1])
-    headers["content-range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-    return Response(body[start:], 206, headers)
+    start, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
+    headers["content-range"] = f"bytes {start}-{last}/{len(body)}"
+    return Response(body[start : last + 1], 206, headers)
 
 
 def _tree(repo: SimulatedRepo, commit: str) -> list[dict[str, Any]]:

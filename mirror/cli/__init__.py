@@ -26,6 +26,8 @@ _COMMANDS = {
     "adopt": "maintenance:adopt",
     "rm": "remove:rm",
     "gc": "remove:gc",
+    "mode": "proxy:mode",
+    "pin": "proxy:pin",
     "push": "transfer:push",
     "bundle": "transfer:bundle",
     "bento": "bento:bento",

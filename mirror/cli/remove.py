@@ -13,6 +13,7 @@ from mirror.cli.maintenance import open_place, other_sources, parse_name
 from mirror.cli.progress import showing
 from mirror.cli.pull import waiting_for
 from mirror.cli.settings import AS_JSON, PLACE, settings
+from mirror.config import size_limit
 from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size
 from mirror.core.repo import find_commit
@@ -29,6 +30,7 @@ from mirror.maintenance.garbage import (
     unused_facts,
 )
 from mirror.openllm.closure import pinned_specs
+from mirror.pull_through.eviction import Eviction, evict, plan_eviction
 from mirror.sources.bento_entry import entries
 from mirror.store.cache import Cache
 
@@ -136,7 +138,7 @@ def _confirm(found: Sequence[Removal], *, is_pinned: bool) -> bool:
 
 
 @click.command()
-@settings(*PLACE)
+@settings(*PLACE, "cache_size")
 @click.option("--dry-run", is_flag=True, help="List the garbage, and remove nothing.")
 @AS_JSON
 @click.pass_obj
@@ -149,9 +151,13 @@ def gc(
     *,
     dry_run: bool,
     as_json: bool,
+    cache_size: str | None,
 ) -> None:
     """Remove old revisions, blobs of no revision, and unfinished work; in the state folder, facts
     that were not used for 30 days.
+
+    With --cache-size, also remove the revisions that were not read for the longest time, until the
+    cache is not larger. Pinned repositories stay (`hubmirror pin`).
 
     Revisions that are declared, or that `hubmirror openllm pull` brought, are kept. In other
     sources (--source), no revision is removed, and no file that changed within a day.
@@ -161,11 +167,15 @@ def gc(
     place = open_place(data, state, sources)
     facts = unused_facts(place.state)
     rest = [item for source in other_sources(place, cache) for item in abandoned_in(source)]
-    _show_garbage(managed + rest, facts, as_json=as_json)
+    limit, declared = size_limit(cache_size), [spec.repo for spec in file.repos] if file else []
+    evicted = plan_eviction(cache, limit, declared) if limit else Eviction(0, 0, ())
+    leaving = [Garbage(one.text, one.size, one.folder.path) for one in evicted.revisions]
+    _show_garbage([*managed, *rest, *leaving], facts, as_json=as_json)
     if dry_run:
-        size = sum(item.size for item in (*managed, *rest, *facts))
+        size = evicted.freed + sum(item.size for item in (*managed, *rest, *facts))
     else:
         size = collect(cache, managed) + sum(map(delete_garbage, (*rest, *facts)))
+        size += evict(cache, limit, declared) if limit else 0
     if as_json:
         click.echo(orjson.dumps({"size": size, "removed": not dry_run}))
     else:

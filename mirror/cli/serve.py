@@ -18,7 +18,7 @@ from rich.markup import escape
 from mirror import __version__
 from mirror.cli.ls import warn_unrecorded
 from mirror.cli.settings import settings
-from mirror.config import SETTINGS
+from mirror.config import SETTINGS, File, hub_url, size_limit
 from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.source import unrecorded_text
 from mirror.core.units import several
@@ -43,9 +43,17 @@ _ANY_HOST = ("0.0.0.0", "::")
 
 
 @click.command()
-@settings(*SETTINGS)
+@click.pass_obj
+@settings(*(name for name in SETTINGS if name != "upstream"))
 def serve(
-    data: Path, state: Path | None, sources: tuple[str, ...], host: str, port: int, **rest: Any
+    file: File | None,
+    /,
+    data: Path,
+    state: Path | None,
+    sources: tuple[str, ...],
+    host: str,
+    port: int,
+    **rest: Any,
 ) -> None:
     """Serve the data folder, and any other source, as a Hugging Face hub."""
     check()
@@ -62,6 +70,12 @@ def serve(
         certificate=certificate,
         names=tuple(rest["names"]) if certificate else (),
         workers=rest["workers"],
+        upstream=hub_url(rest["proxy_upstream"]) if rest["proxy_upstream"] else "",
+        config_file=file.path.absolute() if file else None,
+        fresh_s=rest["fresh"],
+        finish=rest["finish"],
+        cache_size=size_limit(rest["cache_size"]),
+        forward_token=rest["forward_token"],
     )
     proxy = config.proxy_settings()
     opened = open_config(config)

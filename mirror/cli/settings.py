@@ -42,6 +42,8 @@ def _option(setting: Setting) -> Callable[[_Command], _Command]:
     kind: Any = {
         "log_format": click.Choice(["text", "json"]),
         "accel": click.Choice(["nginx"]),
+        "finish": click.Choice(["always", "while-asked"]),
+        "fresh": click.IntRange(1),
         "port": click.IntRange(0, 65535),
         "workers": click.IntRange(1, 256),
         "xet_min_size": click.IntRange(0),

@@ -13,15 +13,20 @@ class Blob(Protocol):
 
     @property
     def size(self) -> int:
-        """The size in bytes. All bytes can be read, but a read can block until they arrive."""
+        """The size in bytes, including the bytes that are not ready yet."""
+
+    def ready(self, offset: int) -> int:
+        """The count of bytes from `offset` that can be read now. 0 means that they still have to
+        arrive: call this again after a pause. Does not block. Raises BlobUnreadableError if they
+        will not arrive."""
 
     def pread(self, offset: int, count: int) -> bytes:
-        """The bytes from `offset`; fewer than `count` only if the file became shorter. Raises
-        BlobUnreadableError or OSError if they cannot be read."""
+        """The bytes from `offset`, of those that are ready; fewer than `count` only if the file
+        became shorter. Raises BlobUnreadableError or OSError if they cannot be read."""
 
     def fileno(self) -> int | None:
-        """A descriptor of the whole file that the kernel can send (sendfile); None if there is
-        none."""
+        """A descriptor of the file, whose ready bytes the kernel can send (sendfile); None if
+        there is none."""
 
     def redirect_url(self) -> str | None:
         """Another URL of the same bytes, to which a client can be redirected; else None."""
@@ -58,6 +63,9 @@ class LocalBlob:
             self._file.users += 1
         if self._file.number != descriptor:
             os.close(descriptor)
+
+    def ready(self, offset: int) -> int:
+        return self.size - offset
 
     def pread(self, offset: int, count: int) -> bytes:
         return os.pread(self._file.number, count, offset)

@@ -10,6 +10,7 @@
     ├── UnauthorizedError                the mirror's own token is missing or wrong
     ├── ForbiddenError                   a signed URL has a wrong signature or has expired
     ├── RefusedByRuleError               a rule of the configuration keeps the resource out
+    ├── RefusedError                     upstream does not let this token read the repository
     ├── ReadOnlyError                    a client tries to upload
     ├── NotOfferedError                  a route of the hub that this mirror does not implement
     ├── NotFoundError
@@ -20,9 +21,12 @@
     └── UnavailableError                 the resource exists, or may exist, but is not served now
         ├── BusyError                    too many requests of one kind at the same time
         ├── RevisionIncompleteError      files of the revision are still missing
-        ├── PendingError                 the answer is still being computed
-        │   ├── DigestPendingError       the digest of a file
-        │   └── ListingPendingError      the listing of all repositories
+        ├── PendingError                 the answer is being prepared: the request waits for it
+        │   ├── DigestPendingError       the digest of a file is still being computed
+        │   ├── ListingPendingError      the listing of all repositories is still being computed
+        │   └── UpstreamPendingError     upstream has been asked, and has not answered yet
+        ├── BadGatewayError              upstream answers with an error
+        ├── GatewayTimeoutError          upstream cannot be reached, or does not answer in time
         ├── BlobUnreadableError          the file is missing, has a wrong size, or the disk fails
         └── BlobChangedError             the file became shorter while it was read
 
@@ -35,6 +39,7 @@ from __future__ import annotations
 
 import errno
 import re
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mirror.core.units import human
@@ -81,8 +86,30 @@ class ConfigError(HubmirrorError):
     """The configuration, a flag, or a folder in the configuration cannot be used."""
 
 
+class UpstreamFailure(StrEnum):
+    """Why an upstream hub does not give what was requested."""
+
+    NO_REPOSITORY = "no-repository"
+    NO_REVISION = "no-revision"
+    REFUSED = "refused"
+    BUSY = "busy"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+
+
 class UpstreamError(HubmirrorError):
-    """The upstream hub refuses the request, fails, or cannot be reached."""
+    """The upstream hub refuses the request, fails, or cannot be reached. `retry_after` is the time
+    in seconds that upstream asks its clients to wait; 0 if it does not ask."""
+
+    def __init__(
+        self,
+        message: str,
+        failure: UpstreamFailure = UpstreamFailure.FAILED,
+        retry_after: float = 0.0,
+    ) -> None:
+        self.failure = failure
+        self.retry_after = retry_after
+        super().__init__(message)
 
 
 class CarryError(HubmirrorError):
@@ -127,6 +154,10 @@ class RefusedByRuleError(HubmirrorError):
         )
 
 
+class RefusedError(HubmirrorError):
+    """Upstream does not let the token of the mirror, or of the client, read the repository."""
+
+
 class ReadOnlyError(HubmirrorError):
     """The client requests an upload or another change, and the mirror is read-only."""
 
@@ -149,11 +180,10 @@ class NotFoundError(HubmirrorError):
 class RepositoryNotFoundError(NotFoundError):
     """No source has the repository."""
 
-    def __init__(self, repo: Repo) -> None:
+    def __init__(self, repo: Repo, reason: str = "") -> None:
         self.repo = repo
-        super().__init__(
-            f"{repo} is not in this mirror. Ask its operator to add it, or check the spelling."
-        )
+        reason = reason or "Ask its operator to add it, or check the spelling."
+        super().__init__(f"{repo} is not in this mirror. {reason}")
 
 
 class RevisionNotFoundError(NotFoundError):
@@ -233,8 +263,19 @@ class RevisionIncompleteError(UnavailableError):
         super().__init__(message)
 
 
+class BadGatewayError(UnavailableError):
+    """Upstream answers with an error, or with nonsense."""
+
+
+class GatewayTimeoutError(UnavailableError):
+    """Upstream cannot be reached, or does not answer in time."""
+
+
 class PendingError(UnavailableError):
-    """The answer is still being computed, in another thread."""
+    """The answer is being prepared. A request waits for it without a thread."""
+
+    patience_s = 0.0
+    """For how many seconds a request waits, if its route does not say more."""
 
     retry_after = 5
 
@@ -248,6 +289,15 @@ class DigestPendingError(PendingError):
             f"The digests of {name} are being computed: {human(remaining)} are left. "
             "Try again in a moment."
         )
+
+
+class UpstreamPendingError(PendingError):
+    """Upstream has been asked, and has not answered yet."""
+
+    patience_s = 60.0
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Upstream has not answered yet about {name}. Try again in a moment.")
 
 
 class ListingPendingError(PendingError):

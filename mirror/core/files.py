@@ -13,10 +13,8 @@ import os
 import shutil
 import stat
 import subprocess
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from functools import cache
+from pathlib import Path
 
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -27,6 +25,21 @@ _OUTAGES = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV, er
 def is_outage(exc: OSError) -> bool:
     """Whether the whole disk or file server fails, and not only one file."""
     return exc.errno in _OUTAGES
+
+
+@cache
+def is_in_memory(device: int) -> bool:
+    """Whether a device (`st_dev`) is a file system without a disk, as tmpfs."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="replace")
+    except OSError:
+        return False
+    for line in lines.splitlines():
+        fields, _, kind = line.partition(" - ")
+        if fields.split(" ")[2:3] == [number]:
+            return kind.partition(" ")[0] in ("tmpfs", "ramfs")
+    return False
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> int:

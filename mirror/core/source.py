@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 _UNKNOWN = (
     "This mirror has only a part of the revision, and does not know whether upstream has the file."
 )
+
+
+client_token: ContextVar[str] = ContextVar("client_token", default="")
+"""The token of the client whose request is answered now; empty if it sent none. Only a source that
+asks upstream for each client reads it."""
 
 
 class StoredFile(Protocol):
@@ -122,8 +128,9 @@ class Snapshot:
     `whole` is true if `files` and `absent` together are the whole tree of the commit. If it is
     false, `no_exist` may be set: the folder of huggingface_hub's markers for files that upstream
     does not have. `pulled_at` is set if a pull recorded it. `info` is the response of upstream's
-    API about the repository, and `organization` that about the publisher of a
-    kernel. `note` is a message for the operator.
+    API about the repository, and `organization` that about the publisher of a kernel. `note` is a
+    message for the operator. `stale` is the reason why the commit may not be the newest one of its
+    branch; empty if it is, or if no upstream is asked.
     """
 
     repo: Repo
@@ -135,6 +142,7 @@ class Snapshot:
     no_exist: Path | None = None
     pulled_at: datetime | None = None
     note: str = ""
+    stale: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     organization: Mapping[str, Any] = field(default_factory=dict)
 

@@ -194,10 +194,11 @@ class Facts:
             return safetensors_header(cast("BinaryIO", file))
 
     def read(self, path: str, most: int) -> bytes:
-        """The first `most` bytes of a file; empty where it is absent or unreadable."""
+        """The first `most` bytes of a file; empty if it is absent, unreadable or not on this host:
+        facts must not cause a download."""
         stored = self.snapshot.files.get(path)
         try:
-            if stored is None:
+            if stored is None or stored.local_path is None:
                 return b""
             with contextlib.closing(stored.open()) as blob:
                 return blob.pread(0, min(most, blob.size))
@@ -210,6 +211,8 @@ class Facts:
         kept = self._state.get(f"headers/{kind}", stored.file.etag)
         if _is_header(kind, kept):
             return kept or None
+        if stored.local_path is None:
+            return None
         try:
             with contextlib.closing(stored.open()) as blob, _BlobReader(blob) as file:
                 facts = READERS[kind](cast("BinaryIO", file))

@@ -283,6 +283,7 @@ def kept_blobs(folder: RepoDir) -> set[str]:
 
 def _abandoned(cache: Cache) -> Iterator[Garbage]:
     for kind, text in (
+        ("fills", "partial files of {}"),
         ("staging", "an unfinished pull of {}"),
         ("pulls", "the state of an unfinished pull of {}"),
         ("corrupt", "corrupt files of {}"),
@@ -291,8 +292,16 @@ def _abandoned(cache: Cache) -> Iterator[Garbage]:
         folder = cache.work_dir / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             name = path.name.removesuffix(".json")
+            if kind == "fills" and not _is_abandoned_fill(path):
+                continue
             if kind not in ("staging", "pulls") or not _is_locked(cache, name):
                 yield Garbage(text.format(name), folder_size(path), path)
+
+
+def _is_abandoned_fill(folder: Path) -> bool:
+    """Whether a folder has partial files, and all of them are at least a day old."""
+    files = list(folder.iterdir())
+    return bool(files) and all(map(is_old, files))
 
 
 def _is_locked(cache: Cache, name: str) -> bool:

@@ -80,7 +80,7 @@ def run(
 
     Raises ConfigError if the workers do not start.
     """
-    if config.workers == 1:
+    if not config.is_supervised:
         HangUp(_refuse_reload, lambda: signal.raise_signal(signal.SIGTERM))
         serve(build_server(config, listeners, opened), listeners, ready)
         return
@@ -88,7 +88,10 @@ def run(
         os.environ[METRICS_FOLDER] = metrics
         scratch = [opened.scratch] if opened.scratch else []
         description = replace(config, temporary=(Path(metrics), *scratch)).describe()
-        if not Supervisor(description, listeners, config.workers, GRACE_S).run():
+        modules = ["mirror.server.worker"] * config.workers
+        if config.upstream:
+            modules.append("mirror.server.filler_process")
+        if not Supervisor(description, listeners, modules, GRACE_S).run():
             raise ConfigError("The workers did not start. Their own messages are above.")
 
 

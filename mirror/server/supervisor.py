@@ -6,15 +6,16 @@ import logging
 import multiprocessing
 import signal
 import time
+from importlib import import_module
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from mirror.server import worker
 from mirror.server.hang_up import HangUp
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping, Sequence
+    from multiprocessing.connection import Connection
 
 log = logging.getLogger("hubmirror")
 
@@ -25,13 +26,26 @@ _EARLY_S = 5.0
 _MAX_FAILURES = 6  # half a minute
 
 
-class Worker:
-    """One worker process."""
+def _run_main(
+    module: str,
+    description: Mapping[str, Any],
+    listeners: Sequence[socket.socket],
+    ready: Connection,
+) -> None:
+    """In the new process: run `main` of a module. It sends `b"ready"` when it has started."""
+    import_module(module).main(description, listeners, ready)
 
-    def __init__(self, description: Mapping[str, Any], listeners: Sequence[socket.socket]) -> None:
+
+class Worker:
+    """One process, which runs `main` of a module. The modules are imported in the process only."""
+
+    def __init__(
+        self, module: str, description: Mapping[str, Any], listeners: Sequence[socket.socket]
+    ) -> None:
+        self.module = module
         self._parent, child = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(
-            target=worker.main, args=(dict(description), list(listeners), child)
+            target=_run_main, args=(module, dict(description), list(listeners), child)
         )
         self.process.start()
         child.close()
@@ -74,7 +88,7 @@ class Worker:
 
 
 class Supervisor:
-    """Starts `count` workers, and replaces those that die.
+    """Starts a process for each of `modules`, and replaces those that die.
 
     SIGHUP brings up a new worker for each old one, which then finishes what it is sending: several
     that come at once are obeyed by one restart. SIGTERM, SIGINT and a closed terminal come before
@@ -85,12 +99,12 @@ class Supervisor:
         self,
         description: Mapping[str, Any],
         listeners: Sequence[socket.socket],
-        count: int,
+        modules: Sequence[str],
         grace: float,
     ) -> None:
         self._description = description
         self._listeners = listeners
-        self._count = count
+        self._modules = modules
         self._grace = grace
         self._workers: list[Worker] = []
         self._retiring: list[Worker] = []
@@ -103,7 +117,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         HangUp(self._on_reload, self._on_stop)
-        self._workers = [self._start() for _ in range(self._count)]
+        self._workers = [self._start(module) for module in self._modules]
         is_started = all(one.wait_until_ready(self) or one.was_killed for one in self._workers)
         if not is_started and not self.is_stopping:
             log.error("A worker did not start. Its own message is above.")
@@ -123,12 +137,12 @@ class Supervisor:
     def _on_reload(self) -> None:
         self._restart = True
 
-    def _start(self) -> Worker:
-        return Worker(self._description, self._listeners)
+    def _start(self, module: str) -> Worker:
+        return Worker(module, self._description, self._listeners)
 
     def _replace_all(self) -> None:
         for index, old in enumerate(self._workers):
-            new = self._start()
+            new = self._start(old.module)
             if not new.wait_until_ready(self):
                 new.stop()
                 new.join(0)
@@ -153,7 +167,7 @@ class Supervisor:
                 old.restart_at = now + (2.0**self._failures - 1) / 2
                 log.error("A worker died with exit code %s.", old.process.exitcode)
             if now >= old.restart_at:
-                self._workers[index] = self._start()
+                self._workers[index] = self._start(old.module)
 
     def _stop_all(self) -> None:
         for listener in self._listeners:

@@ -2,14 +2,15 @@
 
 `Protocol` bounds the head of a request, and offers the ASGI extension `http.response.zerocopysend`:
 parts of a file go from the page cache to the socket by `os.sendfile`, on asyncio and on uvloop
-(whose `loop.sendfile` is not implemented), without a byte in Python. The message has the open
-`file`, the `offset` at which the first part begins, and `parts`: pairs of some bytes to send, and
-of how many bytes of the file follow them.
+(whose `loop.sendfile` is not implemented), without a byte in Python. The message has the `file`
+(an open `Blob`), the `offset` at which the first part begins, and `parts`: pairs of some bytes to
+send, and of how many bytes of the file follow them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from mirror.web.file_response import HALF_CLOSED, ZERO_COPY
+from mirror.core.errors import BlobUnreadableError
+from mirror.core.files import is_in_memory
+from mirror.web.file_response import HALF_CLOSED, READY_POLL_S, ZERO_COPY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,6 +48,9 @@ _HEAD_TOO_LONG = (
 _BYTES_PER_TURN = 20 * 1024 * 1024
 _LEAST_STEP, _MAX_STEP = 128 * 1024, 2 * 1024 * 1024
 _COLD_STEP = 1024 * 1024
+_WINDOW = 4 * 1024 * 1024
+"""Bytes for which the page cache is asked at once."""
+
 _FILE_TIMEOUT_S = 300.0  # seconds without a byte of a file taken by the client
 _SEND_TIMEOUT_S = 60.0  # the same for other answers
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBADF})
@@ -322,7 +328,8 @@ class Sending:
     _running: ClassVar[int] = 0
 
     def __init__(self, client: socket.socket, message: Mapping[str, Any]) -> None:
-        self._file = message["file"].fileno()
+        self._blob = message["file"]
+        self._file = self._blob.fileno()
         self._offset = message["offset"]
         self._parts = list(reversed(message["parts"]))
         self._last = self._offset + sum(count for _, count in self._parts) - 1
@@ -332,13 +339,20 @@ class Sending:
         self._socket = socket.socket(client.family, client.type, client.proto, copy)
         self._done: asyncio.Future[OSError | None] = self._loop.create_future()
         self._watch: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._cold: asyncio.Future[None] | None = None
         self._probe = [bytearray(1)]
+        self._warm_end = 0
         self.sent = 0
 
     async def done(self) -> OSError | None:
-        """Send all; the error that ended it early, if one did."""
+        """Send all; the error that ended it early, if one did.
+
+        The socket is corked, as by nginx's tcp_nopush: full segments only, so that the client is
+        woken up less often.
+        """
         Sending._running += 1
+        self._cork(1)
         self._loop.add_writer(self._socket, self._step)
         self._watch = self._loop.call_later(_FILE_TIMEOUT_S, self._check, self.sent)
         try:
@@ -347,31 +361,59 @@ class Sending:
             Sending._running -= 1
             self._loop.remove_writer(self._socket)
             self._watch.cancel()
+            if self._pause is not None:
+                self._pause.cancel()
+            self._cork(0)
             if self._cold is not None:
                 await asyncio.wait([self._cold])
             self._socket.close()
 
-    def _step(self) -> None:
-        most = min(_MAX_STEP, max(_LEAST_STEP, _BYTES_PER_TURN // Sending._running))
-        if not self._is_warm(most):
-            self._send_cold()
-            return
-        self._finish_step(lambda: self._send(most))
+    def _cork(self, is_corked: int) -> None:
+        with contextlib.suppress(OSError):  # a Unix socket, or a connection that is gone
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, is_corked)
 
-    def _is_warm(self, most: int) -> bool:
-        """Whether what a step sends is in the page cache, as far as its two ends tell: the first
-        page may be there since the step before ended in it."""
+    def _step(self) -> None:
         try:
-            for offset in (self._offset, min(self._offset + most - 1, self._last)):
-                os.preadv(self._file, self._probe, offset, os.RWF_NOWAIT)
-        except OSError:  # it is not, or the file system does not tell
-            return False
+            ready = self._blob.ready(self._offset)
+        except BlobUnreadableError as exc:
+            self._end(OSError(errno.EIO, str(exc)))
+            return
+        if not ready and self._offset <= self._last:
+            self._wait_until_ready()
+            return
+        if self._offset >= self._warm_end and not self._is_warm(ready):
+            self._send_cold(ready)
+            return
+        most = min(_MAX_STEP, max(_LEAST_STEP, _BYTES_PER_TURN // Sending._running))
+        ready = min(ready, max(0, self._warm_end - self._offset))
+        self._finish_step(lambda: self._send(most, ready))
+
+    def _wait_until_ready(self) -> None:
+        """Look again in a moment whether the next bytes of the file have arrived."""
+        self._loop.remove_writer(self._socket)
+        self._pause = self._loop.call_later(READY_POLL_S, self._resume)
+
+    def _resume(self) -> None:
+        if not self._done.done():
+            self._loop.add_writer(self._socket, self._step)
+
+    def _is_warm(self, ready: int) -> bool:
+        """Whether the next window is in the page cache, as far as its two ends tell: the first page
+        may be there since the window before ended in it."""
+        end = min(self._offset + min(_WINDOW, ready), self._last + 1)
+        try:
+            for offset in (self._offset, end - 1):
+                os.preadv(self._file, self._probe, max(0, offset), os.RWF_NOWAIT)
+        except OSError as exc:  # it is not, or the file system cannot say
+            if exc.errno != errno.EOPNOTSUPP or not is_in_memory(os.fstat(self._file).st_dev):
+                return False
+        self._warm_end = end
         return True
 
-    def _send_cold(self) -> None:
+    def _send_cold(self, ready: int) -> None:
         """Send from a thread, and watch the socket again afterwards."""
         self._loop.remove_writer(self._socket)
-        self._cold = self._loop.run_in_executor(_cold_reads, self._send, _COLD_STEP)
+        self._cold = self._loop.run_in_executor(_cold_reads, self._send, _COLD_STEP, ready)
         self._cold.add_done_callback(self._after_cold)
 
     def _after_cold(self, cold: asyncio.Future[None]) -> None:
@@ -381,27 +423,35 @@ class Sending:
         self._loop.add_writer(self._socket, self._step)
         self._finish_step(cold.result)
 
-    def _send(self, most: int) -> None:
-        """Send up to `most` bytes, or as many as the socket takes."""
+    def _send(self, most: int, ready: int) -> None:
+        """Send up to `most` bytes, of which up to `ready` are of the file, or as many as the socket
+        takes."""
         while most > 0 and self._parts:
+            if not ready and not self._parts[-1][0] and self._parts[-1][1]:
+                return
             head, left = self._parts.pop()
-            count = 0
+            count = wanted = 0
             try:
                 if head:
+                    wanted = len(head)
                     count = self._socket.send(head, socket.MSG_MORE)
                     head = head[count:]
                 elif left:
                     fd = self._socket.fileno()
-                    count = os.sendfile(fd, self._file, self._offset, min(most, left))
+                    wanted = min(most, left, ready)
+                    count = os.sendfile(fd, self._file, self._offset, wanted)
                     if count == 0:
                         raise OSError(errno.EIO, "it became shorter while it was sent")
                     self._offset += count
                     left -= count
+                    ready -= count
             finally:
                 if head or left:
                     self._parts.append((head, left))
             self.sent += count
             most -= count
+            if count < wanted:
+                return  # the socket is full
 
     def _finish_step(self, send: Callable[[], None]) -> None:
         """End the download if this step was the last one, or failed."""

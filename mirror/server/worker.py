@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mirror.core.errors import HubmirrorError, operator_text
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
 
+    from mirror.core.source import Source
     from mirror.server.opened_sources import OpenedSources
 
 log = logging.getLogger("hubmirror")
@@ -81,7 +83,7 @@ def build_server(
     """The server of one process, which opens the sources itself unless they are given. Raises
     ConfigError."""
     # The supervisor counts the seconds itself, and a worker that it retires is not bounded.
-    grace = GRACE_S if config.workers == 1 else None
+    grace = None if config.is_supervised else GRACE_S
     app = _build_app(config, opened)
     if config.certificate is not None:
         add_https(app, listeners[1], config.certificate, config.names, grace)
@@ -92,7 +94,10 @@ def _build_app(config: WorkerConfig, opened: OpenedSources | None) -> Starlette:
     configure_log(config.log_format)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     opened = opened or open_config(config)
-    watch = ParentWatch(config.temporary, GRACE_S) if config.workers > 1 else None
+    source: Source = opened.sources
+    if config.upstream:  # it is imported when it is needed, because it takes time and memory
+        source = import_module("mirror.server.upstream_source").open_upstream(config, opened)
+    watch = ParentWatch(config.temporary, GRACE_S) if config.is_supervised else None
 
     def stop() -> None:
         opened.close()
@@ -100,10 +105,10 @@ def _build_app(config: WorkerConfig, opened: OpenedSources | None) -> Starlette:
             watch.close()
 
     return create_app(
-        opened.sources,
+        source,
         opened.state,
         proxy=config.proxy_settings(),
-        xet_hashes=XetHashes(opened.digests, config.xet_min_size, config.advertise_xet),
+        xet_hashes=XetHashes(opened.digests, config.xet_min_size, config.offers_xet),
         openllm_files=OpenLLMFiles(config.data, opened.digests),
         logs=Logs(
             AccessLog(sys.stderr, config.log_format),

@@ -25,8 +25,10 @@ class WorkerConfig:
     takes for a field that the supervisor does not know.
 
     `certificate` is a file with a certificate and its key, for `names`, if https is served.
-    `recording` is the file that gets what clients ask for.
-    `temporary` are folders that all workers share, and that are removed when the server ends.
+    `upstream` is the hub to fetch from; empty if nothing is fetched. `config_file` has the rules
+    of what may come in, and other hubs; it is read at each start of a process. `recording` is the
+    file that gets what clients ask for. `temporary` are folders that all workers share, and that
+    are removed when the server ends.
     """
 
     data: Path
@@ -43,7 +45,24 @@ class WorkerConfig:
     names: tuple[str, ...] = ()
     workers: int = 1
     recording: Path | None = None
+    upstream: str = ""
+    config_file: Path | None = None
+    fresh_s: float = 60.0
+    finish: str = "always"
+    cache_size: int = 0
+    forward_token: bool = False
     temporary: tuple[Path, ...] = ()
+
+    @property
+    def offers_xet(self) -> bool:
+        """Whether clients are offered Xet. With forwarded tokens they are not: a Xet client sends
+        its token only to the hub's own routes, and upstream could not be asked about it."""
+        return self.advertise_xet and not self.forward_token
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a supervisor starts several processes."""
+        return self.workers > 1 or bool(self.upstream)
 
     def describe(self) -> dict[str, Any]:
         """The description: texts, numbers, truth values and lists of them."""
@@ -58,7 +77,7 @@ class WorkerConfig:
             for field in fields(cls)
             if description.get(field.name) is not None
         }
-        for name in ("data", "state", "token_file", "certificate", "recording"):
+        for name in ("data", "state", "token_file", "certificate", "recording", "config_file"):
             if name in values:
                 values[name] = Path(values[name])
         for name in ("sources", "trusted_proxies", "names"):
@@ -82,7 +101,14 @@ class WorkerConfig:
         except ValueError as exc:
             raise ConfigError(f"trusted_proxies: {exc}.") from exc
         signer = Signer(read_token(self.token_file))
-        return ProxySettings(self.public_url, networks, self.accel, signer, self.certificate)
+        return ProxySettings(
+            self.public_url,
+            networks,
+            self.accel,
+            signer,
+            self.certificate,
+            shares_answers=not self.forward_token,
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -39,7 +39,7 @@ class Rules:
     @classmethod
     def of(cls, file: File | None) -> Rules:
         """The rules of a configuration file; without a file, everything may come in."""
-        return cls(**file.rules, file=file.name) if file else cls()
+        return cls(**file.rules, file=file.path.name) if file else cls()
 
     def check_repo(self, repo: Repo) -> None:
         """Raises RefusedByRuleError."""

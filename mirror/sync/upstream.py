@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,7 +35,13 @@ from huggingface_hub.utils import (
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._runtime import is_xet_available
 
-from mirror.core.errors import ConfigError, CorruptBlobError, RequestError, UpstreamError
+from mirror.config import hub_url
+from mirror.core.errors import (
+    CorruptBlobError,
+    RequestError,
+    UpstreamError,
+    UpstreamFailure,
+)
 from mirror.core.record import MAX_FILE, clean_info, clean_organization
 from mirror.core.repo import COMMIT_HASH, Repo, RepoType, check_ref
 from mirror.core.tree import RepoFile, check_disjoint, check_file_path, is_etag
@@ -45,6 +50,8 @@ from mirror.sync.connection_errors import advice, is_misconfigured, where
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from huggingface_hub.utils._xet import XetFileData
 
 _MAX_TRIES = 6
 _MAX_WAIT_S = 60.0
@@ -106,6 +113,17 @@ class Head:
     renamed_to: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The URL of a file's bytes, and the headers to send to it; they have a token only for the
+    origin of the hub. `xet` is set if the file can be fetched by Xet, with `xet_headers`."""
+
+    url: str
+    headers: dict[str, str]
+    xet: XetFileData | None
+    xet_headers: dict[str, str]
+
+
 class Upstream:
     """A hub to pull from.
 
@@ -118,21 +136,19 @@ class Upstream:
         *,
         token: str | None = None,
         first_wait: float = 1.0,
+        once: bool = False,
         retrying: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """`endpoint` is a URL; if it is empty, huggingface_hub's (`HF_ENDPOINT`) is used.
 
         `token` is the token for this hub: empty for no token, None for huggingface_hub's
         (`HF_TOKEN`). `first_wait` is the pause before the first retry, in seconds; each further
-        pause is twice as long. `retrying` is called before each pause with the cause and the
-        seconds. Raises ConfigError for an endpoint that is not an HTTP URL.
+        pause is twice as long. With `once`, a request is sent once, and no other
+        request is sent to explain a failure. `retrying` is called
+        before each pause with the cause and the seconds. Raises ConfigError for an endpoint that is
+        not an HTTP URL.
         """
-        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
-        if not re.match(r"https?://[^/]", self.endpoint):
-            raise ConfigError(
-                f"The upstream {self.endpoint!r} does not begin with http:// or https://. "
-                "Correct --upstream, HF_ENDPOINT or the url of its [[upstream]]."
-            )
+        self.endpoint = hub_url(endpoint or constants.ENDPOINT)
         self._token = False if token == "" else token
         self._login = (
             "log in with `hf auth login` or set HF_TOKEN"
@@ -140,6 +156,7 @@ class Upstream:
             else "set the token_file of its [[upstream]]"
         )
         self._first_wait = first_wait
+        self._once = once
         self._retrying = retrying
 
     def head(self, repo: Repo, revision: str) -> Head:
@@ -211,6 +228,20 @@ class Upstream:
     def _is_same_origin(self, url: str) -> bool:
         """Whether a URL has the origin of this hub. Only this origin receives the token."""
         return _origin(url) == _origin(self.endpoint)
+
+    def check_access(self, repo: Repo) -> None:
+        """Raises UpstreamError if the token may not read the files (`HfApi.auth_check`)."""
+        self._with_retries(repo, "main", lambda: self._get(f"{self._api(repo)}/auth-check"))
+
+    def refs(self, repo: Repo) -> dict[str, str]:
+        """The branches and tags of a repository: full ref names mapped to commit hashes."""
+
+        def named() -> dict[str, str]:
+            found = self._get_json(f"{self._api(repo)}/refs")
+            rows = (*found["tags"], *found["branches"], *found.get("converts", ()))
+            return {check_ref(row["ref"]): _commit_hash(row["targetCommit"]) for row in rows}
+
+        return self._with_retries(repo, "refs", named)
 
     def ref_name(self, head: Head, revision: str) -> str | None:
         """The full name of the ref `revision`; None for a commit hash or an unknown ref."""
@@ -302,8 +333,9 @@ class Upstream:
         """The path to which `fetch` writes. Each try creates a new file."""
         return staging / f"{file.etag}.incomplete"
 
-    def _download(self, head: Head, file: RepoFile, target: Path, bar: type[tqdm]) -> None:
-        """One try, like `huggingface_hub.file_download._download_to_tmp_and_move`."""
+    def locate(self, head: Head, file: RepoFile) -> Location:
+        """Where the bytes of a file are, with one HEAD. Raises UpstreamError if upstream names
+        another size, and the client's own errors, which `error_of` describes."""
         repo = head.repo
         url = hf_hub_url(
             repo.repo_id,
@@ -312,7 +344,7 @@ class Upstream:
             revision=head.commit_hash,
             endpoint=self.endpoint,
         )
-        headers = build_hf_headers(token=self._token)
+        headers = self._headers()
         found = get_hf_file_metadata(
             url, token=self._token, headers=headers, endpoint=self.endpoint
         )
@@ -322,17 +354,29 @@ class Upstream:
                 f"{found.size} bytes. The file was not fetched. Pull from another hub, or contact "
                 "the operator of this hub."
             )
+        xet = found.xet_file_data
+        if xet is not None and not (is_xet_available() and self._is_same_origin(xet.refresh_route)):
+            xet = None
+        open_headers = {name: headers[name] for name in headers if name != "authorization"}
+        is_own = self._is_same_origin(found.location)
+        return Location(found.location, headers if is_own else open_headers, xet, headers)
+
+    def _download(self, head: Head, file: RepoFile, target: Path, bar: type[tqdm]) -> None:
+        """One try, like `huggingface_hub.file_download._download_to_tmp_and_move`."""
+        found = self.locate(head, file)
         options: dict[str, Any] = {
             "expected_size": file.size, "displayed_filename": file.path, "tqdm_class": bar,
         }  # fmt: skip
-        xet = found.xet_file_data
         with target.open("xb") as writer:
-            if xet is not None and is_xet_available() and self._is_same_origin(xet.refresh_route):
-                xet_get(incomplete_path=target, xet_file_data=xet, headers=headers, **options)
-                return
-            if not self._is_same_origin(found.location):
-                headers.pop("authorization", None)
-            http_get(found.location, writer, headers=headers, **options)
+            if found.xet is not None:
+                xet_get(
+                    incomplete_path=target,
+                    xet_file_data=found.xet,
+                    headers=found.xet_headers,
+                    **options,
+                )
+            else:
+                http_get(found.url, writer, headers=found.headers, **options)
 
     def identities(self) -> set[str]:
         """The names of the caches that upstream serves; empty if it is not a hubmirror."""
@@ -342,6 +386,9 @@ class Upstream:
                 TypeError):  # fmt: skip
             return set()
 
+    def _headers(self) -> dict[str, str]:
+        return build_hf_headers(token=self._token)
+
     def _api(self, repo: Repo) -> str:
         return f"{self.endpoint}/api/{repo.repo_type.plural}/{repo.repo_id}"
 
@@ -350,8 +397,8 @@ class Upstream:
 
     def _get(self, url: str) -> httpx2.Response:
         """A GET with its whole body: at most `_MAX_ANSWER` bytes within `_MAX_ANSWER_S` seconds."""
-        limit, headers = constants.HF_HUB_DOWNLOAD_TIMEOUT, build_hf_headers(token=self._token)
-        with get_session().stream("GET", url, headers=headers, timeout=limit) as answer:
+        limit = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with get_session().stream("GET", url, headers=self._headers(), timeout=limit) as answer:
             body = self._read(answer)
         received = httpx2.Headers(answer.headers)
         for name in ("content-encoding", "content-length", "transfer-encoding"):
@@ -379,14 +426,14 @@ class Upstream:
     def _with_retries(self, repo: Repo, revision: str, request: Callable[[], _Result]) -> _Result:
         """The result of `request`, which is retried while upstream is busy or fails."""
         wait = self._first_wait
-        for tries_left in reversed(range(_MAX_TRIES)):
+        for tries_left in reversed(range(1 if self._once else _MAX_TRIES)):
             try:
                 return request()
             except (UpstreamError, CorruptBlobError):
                 raise
             except Exception as exc:  # hf_xet raises RuntimeError, the client for example OSError
-                if not tries_left or not _is_temporary(exc):
-                    raise self._error(repo, revision, exc) from exc
+                if not tries_left or not is_temporary(exc):
+                    raise self.error_of(repo, revision, exc) from exc
                 pause = max(_retry_after(exc), wait * random.uniform(0.75, 1.25))  # noqa: S311
                 self._retrying(f"{repo}: {_summary(exc)}", pause)
                 time.sleep(pause)
@@ -394,7 +441,7 @@ class Upstream:
         raise AssertionError
 
     def _absence(self, repo: Repo) -> str:
-        if other := self._other_type(repo):
+        if not self._once and (other := self._other_type(repo)):
             return f"{repo} is not on {self.endpoint}, but {other} is. Pull {other}."
         return (
             f"{repo} is not on {self.endpoint}, or it is private. Check the spelling, or "
@@ -410,7 +457,12 @@ class Upstream:
                     return other
         return None
 
-    def _error(self, repo: Repo, revision: str, exc: BaseException) -> UpstreamError:
+    def error_of(self, repo: Repo, revision: str, exc: BaseException) -> UpstreamError:
+        """The error for an exception of the client, with a message for the operator."""
+        text = self._message(repo, revision, exc)
+        return UpstreamError(text, _failure(exc), _retry_after(exc))
+
+    def _message(self, repo: Repo, revision: str, exc: BaseException) -> str:
         if isinstance(exc, GatedRepoError):
             text = (
                 f"{repo} is gated. Ask for access at {self.endpoint}/{repo}, {self._login}, and "
@@ -437,13 +489,30 @@ class Upstream:
         else:
             text = f"{repo} at {revision} cannot be pulled from {self.endpoint}: {_summary(exc)}."
             text = f"{text} {advice(exc)}".rstrip()
-        return UpstreamError(text)
+        return text
+
+
+def _failure(exc: BaseException) -> UpstreamFailure:
+    status = exc.response.status_code if isinstance(exc, HfHubHTTPError) else 0
+    if isinstance(exc, GatedRepoError) or status == 403:
+        return UpstreamFailure.REFUSED
+    if isinstance(exc, RepositoryNotFoundError):  # also 401 without a message of the hub
+        return UpstreamFailure.NO_REPOSITORY
+    if isinstance(exc, RevisionNotFoundError):
+        return UpstreamFailure.NO_REVISION
+    if status == 401:
+        return UpstreamFailure.REFUSED
+    if status == 429:
+        return UpstreamFailure.BUSY
+    if isinstance(exc, httpx2.TimeoutException):
+        return UpstreamFailure.TIMEOUT
+    return UpstreamFailure.FAILED
 
 
 _PERMANENT_ERRNOS = (errno.EACCES, errno.ENOSPC, errno.EROFS)
 
 
-def _is_temporary(exc: BaseException) -> bool:
+def is_temporary(exc: BaseException) -> bool:
     """Whether a retry may succeed."""
     if isinstance(exc, HfHubHTTPError):
         return exc.response.status_code not in _PERMANENT_STATUSES
@@ -503,3 +572,8 @@ def _origin(url: str) -> tuple[str, str, int | None]:
     except ValueError:
         return ("", url, None)
     return (parts.scheme, (parts.hostname or "").lower(), port)
+
+
+def is_same_host(url: str, other: str) -> bool:
+    """Whether two URLs name the same host, with any scheme and port."""
+    return _origin(url)[1] == _origin(other)[1]

@@ -24,12 +24,21 @@ class Upstreams:
         default: Upstream,
         specs: Sequence[UpstreamSpec] = (),
         *,
+        once: bool = False,
         retrying: Callable[[str, float], None] = lambda *_: None,
     ) -> None:
         """Raises ConfigError for a URL or a token file that cannot be used."""
-        self._default = default
+        self.default = default
         self._others = [
-            (spec.match, Upstream(spec.url, token=read_token(spec.token_file), retrying=retrying))
+            (
+                spec.match,
+                Upstream(
+                    spec.url,
+                    token=read_token(spec.token_file),
+                    once=once,
+                    retrying=retrying,
+                ),
+            )
             for spec in specs
         ]
 
@@ -38,4 +47,4 @@ class Upstreams:
         for patterns, upstream in self._others:
             if any(matches_repo(repo, pattern) for pattern in patterns):
                 return upstream
-        return self._default
+        return self.default

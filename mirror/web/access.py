@@ -126,7 +126,7 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         path, headers = scope["raw_path"], Headers(raw=scope["headers"])
-        access, token = self._access(path), _given(headers)
+        access, token = self._access(path), given_token(headers)
         if access is Access.OPEN:
             return
         if access is Access.SIGNATURE:
@@ -166,7 +166,7 @@ def _is_exact(match: Match, raw_path: bytes) -> bool:
     )
 
 
-def _given(headers: Headers) -> str:
+def given_token(headers: Headers) -> str:
     """The token in the Authorization header: a bearer token, or the password of basic auth (git,
     pip, uv)."""
     scheme, _, value = headers.get("authorization", "").partition(" ")

@@ -14,14 +14,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from mirror.core.errors import HubmirrorError, NotOfferedError, PendingError, ReadOnlyError
+from mirror.core.source import client_token
 from mirror.derived.catalog import Catalog
 from mirror.derived.digests import Digests
 from mirror.derived.xet_hashes import XetHashes
 from mirror.openllm.served_files import OpenLLMFiles
 from mirror.pages.status import StatusBoard
-from mirror.web.access import Gate
+from mirror.web.access import Gate, given_token
 from mirror.web.body import BodyReader
 from mirror.web.cors import Cors
+from mirror.web.errors import header_text
 from mirror.web.observe import Logs, Metrics, Observe
 from mirror.web.page_response import answer_error
 from mirror.web.pages import Pages
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from mirror.web.routing import Match
 
 _MAX_THREADS = 16  # more threads compete for the interpreter lock
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.25
 _READS = ("GET", "HEAD")
 
 
@@ -84,6 +86,7 @@ class HubApp:
 
     async def _respond(self, request: Request, match: Match) -> Response:
         """The response of the handler, or the response for its error."""
+        client_token.set(given_token(request.headers))
         hub_request = None
         try:
             hub_request = await self._read(request, match)
@@ -94,23 +97,31 @@ class HubApp:
             )
         except HubmirrorError as exc:
             response = answer_error(exc, request.scope, self._context.proxy)
-        if self._recorder is not None and hub_request is not None:
-            self._recorder.add(hub_request, response)
+        if hub_request is not None:
+            self._after(hub_request, response)
         return response
 
+    def _after(self, request: HubRequest, response: Response) -> None:
+        """Add what the answer says beside its body, and record the request."""
+        snapshot = request.asked.snapshot
+        if snapshot is not None and snapshot.stale:
+            response.headers["x-hubmirror-stale"] = header_text(snapshot.stale)
+        if self._recorder is not None:
+            self._recorder.add(request, response)
+
     async def _run(self, request: HubRequest) -> Response:
-        """Call the handler in a thread. If it needs what another thread computes, it is called
-        again until that is there; between two calls it uses no thread."""
-        route, pause = request.match.route, _FIRST_PAUSE_S
-        deadline = anyio.current_time() + route.pending_timeout_s
+        """Call the handler in a thread. If it needs what another thread or process prepares, it is
+        called again until that is there; between two calls it uses no thread."""
+        route, started, pause = request.match.route, anyio.current_time(), _FIRST_PAUSE_S
         while True:
             try:
                 return await anyio.to_thread.run_sync(route.handler, request, limiter=self._threads)
-            except PendingError:
-                if anyio.current_time() > deadline:
+            except PendingError as exc:
+                timeout_s = max(route.pending_timeout_s, exc.patience_s)
+                if anyio.current_time() - started > timeout_s:
                     raise
             await anyio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            pause = min(1.5 * pause, _LONGEST_PAUSE_S)
 
     async def _read(self, request: Request, match: Match) -> HubRequest:
         body = b""
@@ -177,7 +188,7 @@ def create_app(
         context.catalog.close()
         await anyio.to_thread.run_sync(on_stop)
 
-    recent = ResponseCache(ttl_s)
+    recent = ResponseCache(ttl_s if proxy.shares_answers else 0.0)
     middleware = [
         Middleware(Observe, metrics=context.metrics, log=logs.access, proxy=proxy),
         Middleware(Cors),

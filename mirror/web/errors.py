@@ -24,9 +24,12 @@ _TABLE: dict[type[Exception], tuple[int, str | None]] = {
     errors.ReadOnlyError: (403, None),
     errors.ForbiddenError: (403, None),
     errors.RefusedByRuleError: (403, None),
+    errors.RefusedError: (403, "GatedRepo"),
     errors.UnauthorizedError: (401, "GatedRepo"),
     errors.SlowRequestError: (408, None),
     errors.RequestError: (400, None),
+    errors.BadGatewayError: (502, None),
+    errors.GatewayTimeoutError: (504, None),
     errors.UnavailableError: (503, None),
 }
 

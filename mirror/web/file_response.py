@@ -13,7 +13,7 @@ import anyio
 from aiofiles.base import wrap
 from starlette.responses import Response
 
-from mirror.core.errors import BlobChangedError
+from mirror.core.errors import BlobChangedError, UpstreamPendingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from mirror.web.xorb import Segment, Xorb
 
 ZERO_COPY = "http.response.zerocopysend"
-"""The ASGI extension, and its message type, for a server that sends parts of an open file."""
+"""The ASGI extension, and its message type, for a server that sends parts of an open blob."""
 
 HALF_CLOSED = "half_closed"
 """The key in the state of a request: the client has closed its sending side, and may be gone."""
 
 CHUNK = 256 * 1024
+READY_POLL_S = 0.02
+"""The seconds between two looks at whether the next bytes of a blob have arrived."""
+
 _WINDOW = 1024 * 1024
 _MAX_DIGITS = 20
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*", re.IGNORECASE)
@@ -142,10 +145,12 @@ def _send(
         return Response(
             status_code=302, headers={**headers, "content-length": "0", "location": url}
         )
-    if span.count <= CHUNK and not request.on_loop:
+    segments = cut(span)
+    ready = _ready(stored, blob, segments)
+    if ready and span.count <= CHUNK and not request.on_loop:
         with contextlib.closing(blob):
-            return Response(_read(blob, cut(span)), status, headers)
-    return BlobResponse(blob, cut(span), status, headers, reopen)
+            return Response(_read(blob, segments), status, headers)
+    return BlobResponse(blob, segments, status, headers, reopen)
 
 
 def body_response(body: bytes, headers: Mapping[str, str], request: FileRequest) -> Response:
@@ -178,6 +183,20 @@ def accel_path(location: str) -> str:
     """The X-Accel-Redirect path. nginx sends the file and applies the range
     (deploy/nginx/hubmirror.conf)."""
     return quote(f"/-/files{location}")
+
+
+def _ready(stored: StoredFile, blob: Blob, cut: FileSegments) -> bool:
+    """Whether all bytes of the segments can be read now. Closes the blob and raises
+    UpstreamPendingError before the first byte, so that a failure still has a status."""
+    count = sum(count for _, count in cut.parts)
+    try:
+        ready = blob.ready(cut.offset)
+        if count and not ready:
+            raise UpstreamPendingError(stored.file.path)
+    except BaseException:
+        blob.close()
+        raise
+    return ready >= count
 
 
 def _read(blob: Blob, cut: FileSegments) -> bytes:
@@ -227,6 +246,7 @@ class BlobResponse(Response):
             tasks.start_soon(until_disconnect, receive, tasks.cancel_scope)
             for parts in _windows(self._cut.parts):
                 count = sum(length for _, length in parts)
+                await self._until_ready(offset, count)
                 with anyio.CancelScope(shield=True):  # the blob is closed afterwards
                     read = await pread(offset, count)
                 if len(read) < count:
@@ -238,6 +258,11 @@ class BlobResponse(Response):
         if is_short:
             raise BlobChangedError
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _until_ready(self, offset: int, count: int) -> None:
+        """Wait for bytes that are still arriving. Raises BlobUnreadableError if they do not."""
+        while self._blob.ready(offset) < count:  # noqa: ASYNC110  # by another process
+            await anyio.sleep(READY_POLL_S)
 
 
 def _windows(parts: Sequence[Segment]) -> Iterator[list[Segment]]:

@@ -29,7 +29,8 @@ class ProxySettings:
     The base is `public_url` if it is set; else the Host header, or X-Forwarded-Host and -Proto if
     the connection comes from one of the `trusted_proxies` (addresses and networks). `accel` is
     `nginx` if a trusted proxy obeys X-Accel-Redirect. `certificate` is the file of https, if there
-    is one.
+    is one. `shares_answers` is false if an answer depends on the token of the client: then no
+    answer is cached.
     """
 
     public_url: str = ""
@@ -39,6 +40,7 @@ class ProxySettings:
     accel: str = ""
     signer: Signer = field(default_factory=Signer)
     certificate: Path | None = None
+    shares_answers: bool = True
 
     def base_url(self, scope: Scope, headers: Headers) -> str:
         """The address that the client used, without a slash at its end. Raises RequestError."""

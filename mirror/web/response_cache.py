@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from mirror.core.errors import BlobUnreadableError
+from mirror.core.errors import UnavailableError
 from mirror.web.file_response import BlobResponse, FileRequest
 from mirror.web.reader import is_page, reader_key
 
@@ -102,7 +102,7 @@ class ResponseCache:
         try:
             asked = FileRequest(headers.get("range"), headers.get("if-range"), on_loop=True)
             return kept[1], kept[2](asked)
-        except BlobUnreadableError:
+        except UnavailableError:
             return None
 
     def _keep(self, scope: Scope, response: Response) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from mirror.core.blob import LocalBlob
 from mirror.web.file_response import ZERO_COPY
 from tests.servers import run_server
 
@@ -63,7 +66,7 @@ def test_many_requests_on_one_connection_are_no_head(port: int) -> None:
 
 async def _unreadable(scope: Scope, receive: Receive, send: Send) -> None:
     """A file that gives an error of the kernel when it is read."""
-    with _UNREADABLE.open("rb", buffering=0) as file:  # noqa: ASYNC230
+    with closing(LocalBlob(os.open(_UNREADABLE, os.O_RDONLY), 1000)) as file:
         headers = [(b"content-length", b"1000")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": ZERO_COPY, "file": file, "offset": 0, "parts": [(b"", 1000)]})

@@ -1,0 +1,1 @@
+"""Fetch from an upstream hub what the managed cache lacks, while clients already read it."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import CorruptBlobError, UpstreamError, UpstreamFailure
 from mirror.core.units import human
 from mirror.pull_through.fill import Fill
+from mirror.pull_through.metrics import RECEIVED
 from mirror.pull_through.partial_blob import PartialPaths
 from mirror.sync.ranges import RangeReader
 from mirror.sync.upstream import is_temporary
@@ -192,6 +193,7 @@ class Fetcher:
             self._retry(job, fill, exc)
         finally:
             self.received += fill.received - before
+            RECEIVED.inc(fill.received - before)
 
     def _retry(self, job: Job, fill: Fill, exc: Exception) -> None:
         """Try again after a pause, unless the failure is permanent or the last one."""

@@ -17,6 +17,7 @@ from mirror.core.errors import UpstreamError, UpstreamFailure
 from mirror.core.record import Record
 from mirror.core.repo import COMMIT_HASH, find_commit
 from mirror.pull_through.kept import Kept
+from mirror.pull_through.metrics import RESOLVED
 from mirror.pull_through.wire import Commit, Failure
 from mirror.sync.completeness import read_record
 
@@ -166,6 +167,7 @@ class Origin:
             self._check_pause(upstream)
             head = upstream.head(repo, revision)
             self._write_down(upstream, head)
+            RESOLVED.labels("resolved").inc()
             if COMMIT_HASH.fullmatch(revision):
                 return Commit(head.commit_hash, valid_s=_COMMIT_S), _COMMIT_S
             self._known.resolve(repo, revision, head.commit_hash)
@@ -175,6 +177,7 @@ class Origin:
             message = f"{repo} cannot be kept in this mirror: {cause}."
             return Failure(UpstreamFailure.FAILED, message), 0.0
         except UpstreamError as exc:
+            RESOLVED.labels(exc.failure.value).inc()
             keep_s = self._note(upstream, exc)
             if held and (exc.failure in _OUTAGES or question.token is None):
                 log.warning("%s The last known commit answers: %s.", exc, held[:12])

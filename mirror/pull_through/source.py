@@ -18,6 +18,7 @@ from mirror.core.repo import COMMIT_HASH
 from mirror.core.source import Layout, LocalFile, Snapshot, client_token
 from mirror.pull_through.fill_map import BLOCK
 from mirror.pull_through.last_reads import LastReads
+from mirror.pull_through.metrics import OPENED
 from mirror.pull_through.partial_blob import PartialBlob, PartialPaths
 from mirror.pull_through.wire import Question
 from mirror.sources.snapshot_cache import SnapshotCache
@@ -218,15 +219,18 @@ class PullThrough:
 
         self._reads.note(file.folder.path.name, file.commit_hash)
         if path := file.local_path:
+            OPENED.labels("disk").inc()
             return LocalFile(file.file, path).open()
         self.check(file)
         try:
-            return PartialBlob.open(paths, size, file.file.path, request)
+            blob = PartialBlob.open(paths, size, file.file.path, request)
         except (FileNotFoundError, ValueError):
             request(0)
             raise UpstreamPendingError(file.file.path) from None
         except OSError as exc:
             raise BlobUnreadableError(file.file.path, exc.strerror or "it cannot be read") from exc
+        OPENED.labels("upstream").inc()
+        return blob
 
 
 @dataclass(frozen=True, slots=True)

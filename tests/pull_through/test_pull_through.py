@@ -260,3 +260,13 @@ def test_a_second_mirror_chained_to_the_first(
     mirror.process.terminate()
     mirror.process.wait(20)
     assert sha256(get(rack, FILE).content) == sha256(LARGE)
+
+
+def test_metrics_say_what_upstream_sent(mirror: Command) -> None:
+    assert sha256(get(mirror, FILE).content) == sha256(LARGE)
+
+    def has(line: str) -> bool:
+        return line in get(mirror, "/metrics").text.splitlines()
+
+    until(lambda: has(f"hubmirror_upstream_received_bytes_total {float(len(LARGE))}"))
+    assert has('hubmirror_upstream_requests_total{outcome="resolved"} 1.0')

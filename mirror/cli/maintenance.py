@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.argument("repos", nargs=-1, metavar="[REPO…]")
 @settings(*PLACE, "upstream")
 @click.option("--repair", is_flag=True, help="Fetch missing and corrupt files again.")
+@click.option("--commit", is_flag=True, help="Prove each pulled revision from its commit hash.")
 @AS_JSON
 @click.pass_obj
 def verify(
@@ -59,10 +61,11 @@ def verify(
         for source in place.sources.sources:
             if source.layout is Layout.MANAGED_CACHE and source.root:
                 cache = Cache.of(source.root)
-                found = run.cache(cache, _folders(cache, names))
+                check = partial(run.cache, cache, commits=options["commit"])
+                found = check(_folders(cache, names))
                 if options["repair"] and any(problem.is_harmful for problem in found):
                     _repair(file, cache, found, options["upstream"], report)
-                    found = run.cache(cache, _folders(cache, names))
+                    found = check(_folders(cache, names))
                 problems += found
             elif chosen := _chosen(source, names):
                 found = run.source(source, chosen)

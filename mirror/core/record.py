@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mirror.core.commit import MAX_COMMIT, MODES, Commit
 from mirror.core.errors import RequestError
 from mirror.core.repo import COMMIT_HASH, Repo, RepoType, check_ref
 from mirror.core.tree import RepoFile, check_disjoint, check_file_path, is_etag
@@ -56,7 +58,8 @@ class Record:
     `files` are the wanted files; `left_out` are the other files that upstream has. `refs` are the
     full names (`refs/heads/main`, `refs/tags/v1`, `refs/pr/1`) that pointed to the commit at
     `pulled_at`. `info` is the body of upstream's `/api/models/{id}/revision/{commit}`, and
-    `organization`, for a kernel, that of its `/api/organizations/{name}/overview`.
+    `organization`, for a kernel, that of its `/api/organizations/{name}/overview`. `commit` is
+    upstream's commit object; `no_git` is true if upstream does not offer it.
     """
 
     repo: Repo
@@ -68,6 +71,8 @@ class Record:
     upstream: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     organization: Mapping[str, Any] = field(default_factory=dict)
+    commit: Commit | None = None
+    no_git: bool = False
 
     @classmethod
     def parse(cls, body: bytes) -> Record:
@@ -84,6 +89,8 @@ class Record:
                 upstream=str(data["upstream"]),
                 info=clean_info(data["info"]),
                 organization=clean_organization(data["organization"]),
+                commit=_parse_commit(data["commit"]),
+                no_git=data["no_git"] is True,
             )
         except _DAMAGED as exc:
             raise ManifestError(f"damaged: {exc!r}") from exc
@@ -103,9 +110,27 @@ class Record:
                 "left_out": render_files(self.left_out.values()),
                 "info": dict(self.info),
                 "organization": dict(self.organization),
+                "commit": _render_commit(self.commit),
+                "no_git": self.no_git,
             },
             option=orjson.OPT_INDENT_2,
         )
+
+
+def _parse_commit(value: Any) -> Commit | None:
+    if value is None:
+        return None
+    body = base64.b64decode(value["object"], validate=True)
+    modes = {check_file_path(path): mode for path, mode in value["modes"].items()}
+    if len(body) > MAX_COMMIT or not MODES.issuperset(modes.values()):
+        raise ValueError("an impossible commit object")
+    return Commit(body, modes)
+
+
+def _render_commit(commit: Commit | None) -> dict[str, Any] | None:
+    if commit is None:
+        return None
+    return {"object": base64.b64encode(commit.body).decode(), "modes": dict(commit.modes)}
 
 
 def parse_tree(body: bytes) -> dict[str, RepoFile]:

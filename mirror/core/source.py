@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from mirror.core.commit import Commit
     from mirror.core.repo import Repo
 
 
@@ -128,9 +129,10 @@ class Snapshot:
     `whole` is true if `files` and `absent` together are the whole tree of the commit. If it is
     false, `no_exist` may be set: the folder of huggingface_hub's markers for files that upstream
     does not have. `pulled_at` is set if a pull recorded it. `info` is the response of upstream's
-    API about the repository, and `organization` that about the publisher of a kernel. `note` is a
-    message for the operator. `stale` is the reason why the commit may not be the newest one of its
-    branch; empty if it is, or if no upstream is asked.
+    API about the repository, and `organization` that about the publisher of a kernel. `commit` is
+    the commit object, if the source has it. `note` is a message for the operator. `stale` is the
+    reason why the commit may not be the newest one of its branch; empty if it is, or if no
+    upstream is asked.
     """
 
     repo: Repo
@@ -145,6 +147,7 @@ class Snapshot:
     stale: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
     organization: Mapping[str, Any] = field(default_factory=dict)
+    commit: Commit | None = None
 
     @property
     def problems(self) -> list[StoredFile]:

@@ -52,10 +52,14 @@ class RepoFolder:
 
 
 class Tree:
-    """The files of a commit, by path, and the folders of these paths."""
+    """The files of a commit, by path, and the folders of these paths. `modes` has the files whose
+    mode is not 100644."""
 
-    def __init__(self, files: Mapping[str, RepoFile]) -> None:
+    def __init__(
+        self, files: Mapping[str, RepoFile], modes: Mapping[str, str] | None = None
+    ) -> None:
         self.files = files
+        self._modes = modes or {}
         self._children: dict[str, dict[str, RepoFile | str]] = {"": {}}
         for path in sorted(files):
             self._place(path, files[path])
@@ -95,20 +99,28 @@ class Tree:
         return found
 
     def tree_id(self, folder: str = "") -> str:
-        """The git tree id of a folder. Every file gets the mode 100644 (not executable)."""
+        """The git tree id of a folder."""
         if folder not in self._tree_ids:
-            rows = []
-            for name, child in self._children[folder].items():
-                if isinstance(child, RepoFile):
-                    rows.append((name, b"100644", name, child.blob_id))
-                else:
-                    rows.append((f"{name}/", b"40000", name, self.tree_id(child)))
-            body = b"".join(
-                mode + b" " + name.encode() + b"\0" + bytes.fromhex(oid)
-                for _, mode, name, oid in sorted(rows)
-            )
-            self._tree_ids[folder] = git_id("tree", body)
+            self._tree_ids[folder] = git_id("tree", self.body(folder))
         return self._tree_ids[folder]
+
+    def body(self, folder: str) -> bytes:
+        """The git tree object of a folder."""
+        rows = []
+        for name, child in self._children[folder].items():
+            if isinstance(child, RepoFile):
+                mode = self._modes.get(child.path, "100644").encode()
+                rows.append((name.encode(), mode, name, child.blob_id))
+            else:
+                rows.append((f"{name}/".encode(), b"40000", name, self.tree_id(child)))
+        return b"".join(
+            mode + b" " + name.encode() + b"\0" + bytes.fromhex(oid)
+            for _, mode, name, oid in sorted(rows)
+        )
+
+    def folders(self) -> list[str]:
+        """The paths of all folders; the root is the empty path."""
+        return list(self._children)
 
 
 def git_id(kind: str, body: bytes) -> str:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of a repository. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray`
-    or `unreadable`. `revisions` are the affected commit hashes."""
+    """A problem of a repository. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray`,
+    `unreadable` or `unproven`. `revisions` are the affected commit hashes."""
 
     repo: Repo
     path: str
@@ -68,8 +68,11 @@ class Verify:
         self._guard = threading.Lock()
         self._stopped = threading.Event()
 
-    def cache(self, cache: Cache, folders: Iterable[RepoDir]) -> list[Problem]:
-        """Check a managed cache. Corrupt blobs are set aside and not served."""
+    def cache(
+        self, cache: Cache, folders: Iterable[RepoDir], *, commits: bool = False
+    ) -> list[Problem]:
+        """Check a managed cache. Corrupt blobs are set aside and not served. With `commits`, each
+        revision must also be proven by its commit object."""
         problems: list[Problem] = []
         checks: list[Check] = []
         for folder in folders:
@@ -88,6 +91,8 @@ class Verify:
             ]
             problems += _link_problems(folder, records)
             problems += _pointer_problems(folder, records)
+            if commits:
+                problems += _unproven(folder, records)
             if not damaged:
                 problems += _stray_blobs(folder, wanted)
         return problems + self._run(checks)
@@ -216,6 +221,20 @@ def _wanted(records: Iterable[Record]) -> dict[str, tuple[RepoFile, tuple[str, .
             revisions = wanted.get(file.etag, (file, ()))[1]
             wanted[file.etag] = (file, (*revisions, record.commit_hash))
     return wanted
+
+
+def _unproven(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:
+    """Revisions whose commit hash does not follow from their files and their commit object."""
+    for record in records:
+        commit, commit_hash = record.commit, record.commit_hash
+        reason = (
+            commit.problem(commit_hash, {**record.files, **record.left_out})
+            if commit
+            else "its commit object is not here; pull it again from a hub that offers git"
+        )
+        if reason:
+            text = f"{commit_hash} is not proven: {reason}."
+            yield Problem(folder.repo, "", "unproven", text, (commit_hash,))
 
 
 def _link_problems(folder: RepoDir, records: Iterable[Record]) -> Iterator[Problem]:

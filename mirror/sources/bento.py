@@ -119,9 +119,11 @@ class BentoStore:
                 if files is None
                 else _as_written(replace(entry, files=files), files)
             )
+        commit = None if entry.commit_hash else found.commit()
         return Snapshot(
             repo=entry.repo,
-            commit_hash=entry.commit_hash or found.tree_id,
+            commit_hash=commit.commit_hash if commit else entry.commit_hash,
+            commit=commit,
             files=found.files,
             last_modified=entry.created_at,
             absent=found.absent,

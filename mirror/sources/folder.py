@@ -136,9 +136,11 @@ class Folder:
         return kept
 
     def _snapshot_of(self, found: PlainFiles) -> Snapshot:
+        commit = found.commit()
         return Snapshot(
             repo=self._repo,
-            commit_hash=found.tree_id,
+            commit_hash=commit.commit_hash,
+            commit=commit,
             files=found.files,
             last_modified=found.last_modified,
             absent=found.absent,

@@ -117,6 +117,7 @@ class ManagedRevisions:
             absent=dict.fromkeys(record.left_out, _LEFT_OUT),
             info=record.info,
             organization=record.organization,
+            commit=record.commit,
         )
 
     def _is_complete(self, record: Record) -> bool:

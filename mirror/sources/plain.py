@@ -9,10 +9,11 @@ import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mirror.core.commit import Commit
 from mirror.core.errors import BlobUnreadableError, RequestError
 from mirror.core.files import read_regular
 from mirror.core.source import LocalFile
-from mirror.core.tree import Tree, check_file_path, lfs_file
+from mirror.core.tree import check_file_path, lfs_file
 from mirror.derived.digests import DigestJob
 from mirror.sources.scan import LfsRule, digested, files_below, moment
 
@@ -40,10 +41,9 @@ class PlainFiles:
     last_modified: datetime
     rule: LfsRule | None = None
 
-    @property
-    def tree_id(self) -> str:
-        """The git tree id of the folder: the same files have the same id on every host."""
-        return Tree({path: stored.file for path, stored in self.files.items()}).tree_id()
+    def commit(self) -> Commit:
+        """The commit of the folder: the same files have the same commit on every host."""
+        return Commit.of_folder({path: stored.file for path, stored in self.files.items()})
 
     @classmethod
     def read(

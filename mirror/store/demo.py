@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from mirror import __version__
+from mirror.core.commit import Commit
 from mirror.core.record import Record
 from mirror.core.repo import Repo, RepoType
-from mirror.core.tree import RepoFile, Tree, git_id, lfs_file
+from mirror.core.tree import RepoFile, git_id, lfs_file
 from mirror.derived.state import write_atomically
 from mirror.store.cache import Cache
 from mirror.store.publish import publish
@@ -50,9 +51,11 @@ def write_demo(hub: Path) -> Record:
     blobs.mkdir(parents=True, exist_ok=True)
     for path, body in bodies.items():
         write_atomically(blobs / files[path].etag, body)
+    commit = Commit.of_folder(files)
     record = Record(
         repo=REPO,
-        commit_hash=Tree(files).tree_id(),
+        commit_hash=commit.commit_hash,
+        commit=commit,
         files=files,
         refs=("refs/heads/main",),
         pulled_at=datetime.now(UTC),

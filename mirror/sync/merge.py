@@ -45,7 +45,7 @@ def current_refs(folder: RepoDir, known: Record | None) -> tuple[str, ...]:
 
 
 def is_same_record(known: Record, record: Record) -> bool:
-    """Whether both records have the same files, refs and publisher."""
-    return (known.files.keys(), set(known.refs), known.organization) == (
-        record.files.keys(), set(record.refs), record.organization,
+    """Whether both records have the same files, refs, publisher and commit object."""
+    return (known.files.keys(), set(known.refs), known.organization, known.commit) == (
+        record.files.keys(), set(record.refs), record.organization, record.commit,
     )  # fmt: skip

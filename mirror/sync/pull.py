@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mirror.core.errors import (
     ConfigError,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache
     from mirror.store.progress import Report
-    from mirror.sync.upstream import Head
+    from mirror.sync.upstream import Head, Upstream
     from mirror.sync.upstreams import Upstreams
 
 _MAX_TRANSFERS = 8
@@ -205,6 +205,7 @@ class Pull:
             upstream=upstream.endpoint,
             info=head.info,
             organization=upstream.publisher(head.repo),
+            **self._commit(upstream, head, files, known),
         )
         missing = files_missing(self._cache, folder, record)
         for file in missing:  # one may be recorded since before the rule
@@ -241,6 +242,23 @@ class Pull:
             count = several(len(refused), "file")
             self._note("warning", f"{head.repo}: {count} left out by rules. The first: {first}")
         return {path: file for path, file in wanted.items() if path not in refused}
+
+    def _commit(
+        self, upstream: Upstream, head: Head, files: Mapping[str, RepoFile], known: Record | None
+    ) -> dict[str, Any]:
+        """The fields of the record about the commit object. Upstream is asked once."""
+        if known and (known.commit or (known.no_git and known.upstream == upstream.endpoint)):
+            return {"commit": known.commit, "no_git": known.no_git}
+        try:
+            commit = upstream.commit(head, files)
+        except UpstreamError as exc:
+            self._note(
+                "warning",
+                f"{head.repo}: its commit object was not fetched ({exc}), so that the mirror does "
+                "not offer it by git. To offer it, pull it again.",
+            )
+            return {}
+        return {"commit": commit, "no_git": commit is None}
 
     def _refs(
         self, folder: RepoDir, known: Record | None, head: Head, revision: str

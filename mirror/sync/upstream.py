@@ -46,12 +46,15 @@ from mirror.core.record import MAX_FILE, clean_info, clean_organization
 from mirror.core.repo import COMMIT_HASH, Repo, RepoType, check_ref
 from mirror.core.tree import RepoFile, check_disjoint, check_file_path, is_etag
 from mirror.sync.connection_errors import advice, is_misconfigured, where
+from mirror.sync.git_commit import fetch_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from huggingface_hub.utils._xet import XetFileData
+
+    from mirror.core.commit import Commit
 
 _MAX_TRIES = 6
 _MAX_WAIT_S = 60.0
@@ -282,6 +285,13 @@ class Upstream:
                 raise
 
         return self._with_retries(repo, "main", overview)
+
+    def commit(self, head: Head, files: Mapping[str, RepoFile]) -> Commit | None:
+        """The commit object of a revision, if this hub offers git and the object proves the
+        files."""
+        bearer = build_hf_headers(token=self._token).get("authorization", "")
+        url = f"{self.endpoint}/{head.repo}"
+        return fetch_commit(url, head.commit_hash, files, bearer.removeprefix("Bearer "))
 
     def fetch(
         self, head: Head, file: RepoFile, staging: Path, advanced: Callable[[int], None]

@@ -13,7 +13,6 @@ from mirror.core.errors import (
     EntryNotFoundError,
     NotFoundError,
     NotOfferedError,
-    ReadOnlyError,
     RequestError,
     UnavailableError,
 )
@@ -175,19 +174,6 @@ def identity(request: HubRequest) -> Response:
 
 def not_offered(_: HubRequest) -> Response:
     raise NotOfferedError
-
-
-def lfs_batch(request: HubRequest) -> Response:
-    """The route of git-lfs (git-lfs specification, Batch API)."""
-    try:
-        operation = orjson.loads(request.body)["operation"]
-    except (ValueError, TypeError, KeyError) as exc:
-        raise RequestError("The body is not a request of git-lfs.") from exc
-    if operation != "download":
-        raise ReadOnlyError
-    raise NotOfferedError(
-        "This mirror does not serve git-lfs. Download the repository with `hf download`."
-    )
 
 
 def _rows(

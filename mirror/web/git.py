@@ -35,7 +35,7 @@ from mirror.web.errors import error_response
 from mirror.web.file_response import CHUNK, BlobResponse, FileSegments, until_disconnect
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from anyio.abc import Process
@@ -70,11 +70,16 @@ _PATH = re.compile(r"(?<![\w.])/[^\s'\":]+")
 
 
 def refs(request: HubRequest) -> Response:
-    """`info/refs?service=git-upload-pack`. A push is refused; dumb HTTP is not supported."""
+    return advertise(request, lambda: _view(request))
+
+
+def advertise(request: HubRequest, find: Callable[[], Path]) -> Response:
+    """`info/refs?service=git-upload-pack` of the repository that `find` returns. A push is refused;
+    dumb HTTP is not supported."""
     service = request.query.get("service", "")
     if service == "git-receive-pack":
         raise ReadOnlyError
-    view = _view(request)
+    view = find()
     if service != "git-upload-pack":
         raise NotOfferedError("This mirror speaks git's smart HTTP alone: use a newer git.")
     protocol = request.headers.get("git-protocol", "")
@@ -84,15 +89,23 @@ def refs(request: HubRequest) -> Response:
 
 
 def upload_pack(request: HubRequest) -> Response:
-    """The objects that a clone or a fetch requests."""
-    view = _view(request)
+    return send_objects(request, lambda: _view(request))
+
+
+def send_objects(request: HubRequest, find: Callable[[], Path]) -> Response:
+    """The objects that a clone or a fetch requests, of the repository that `find` returns."""
+    view = find()
+    body = said(request)
+    protocol = request.headers.get("git-protocol", "")
+    return GitResponse(Run(_upload_pack(str(view)), protocol, body, view.parent), "result")
+
+
+def said(request: HubRequest) -> bytes:
+    """The body of a request of git. Raises RequestError."""
     body = request.body
     if len(body) > _MAX_WANTS:
         raise RequestError(f"The body is longer than {_MAX_WANTS} bytes.")
-    if request.headers.get("content-encoding") == "gzip":
-        body = _unzip(body)
-    protocol = request.headers.get("git-protocol", "")
-    return GitResponse(Run(_upload_pack(str(view)), protocol, body, view.parent), "result")
+    return _unzip(body) if request.headers.get("content-encoding") == "gzip" else body
 
 
 def receive_pack(_: HubRequest) -> Response:

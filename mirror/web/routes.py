@@ -16,6 +16,7 @@ from mirror.web import (
     ollama,
     package_index,
     pages,
+    repo_git,
     resolve,
     sign_in,
     weights,
@@ -36,6 +37,11 @@ def _repo_route(name: str, path: str, handler: Handler, *, max_body: int = 0) ->
     return Route(name, (f"/api/{{type}}/{{repo}}/{path}",), handler, max_body=max_body)
 
 
+def _of_repo(path: str) -> tuple[str, str]:
+    """The templates of a path below the address of a repository."""
+    return f"/{{repo}}/{path}", f"/{{prefix}}/{{repo}}/{path}"
+
+
 ROUTES = (
     # Files
     Route(
@@ -48,6 +54,22 @@ ROUTES = (
         resolve.resolve,
     ),
     Route("raw", ("/{repo}/raw/{revision+}", "/{prefix}/{repo}/raw/{revision+}"), resolve.raw),
+    # git and git-lfs
+    Route("repo-git-refs", _of_repo("info/refs"), repo_git.refs, vary=("git-protocol",)),
+    Route(
+        "repo-git-upload-pack",
+        _of_repo("git-upload-pack"),
+        repo_git.upload_pack,
+        is_cacheable=False,
+        max_body=_MB,
+    ),
+    Route(
+        "lfs-batch",
+        _of_repo("info/lfs/objects/batch"),
+        repo_git.lfs_batch,
+        is_cacheable=False,
+        max_body=_MB,
+    ),
     # Repositories
     Route("listing", ("/api/{type}",), listing.listing, pending_timeout_s=120.0),
     Route("info", ("/api/{type}/{repo}",), api.info),
@@ -162,15 +184,8 @@ ROUTES = (
     # Reads by POST that are not offered; all other POSTs are refused as uploads
     Route(
         "not-offered",
-        ("/{repo}/git-upload-pack", "/api/buckets/{namespace}/{name}/paths-info"),
+        ("/api/buckets/{namespace}/{name}/paths-info",),
         api.not_offered,
-        is_cacheable=False,
-        max_body=_MB,
-    ),
-    Route(
-        "lfs-batch",
-        ("/{repo}/info/lfs/objects/batch", "/{prefix}/{repo}/info/lfs/objects/batch"),
-        api.lfs_batch,
         is_cacheable=False,
         max_body=_MB,
     ),

@@ -611,8 +611,7 @@ def test_telemetry_is_taken_and_dropped(shelf: httpx2.Client) -> None:
         "/api/settings/webhooks", "/api/spaces/Org/Space/runtime", "/api/jobs/Org",
         "/api/models/gpt2/compare/a..b", "/api/datasets/Org/Data/croissant",
         "/api/models/gpt2/xet-write-token/main",
-        "/oauth/device", "/gpt2/info/refs?service=git-upload-pack", "/gpt2/info/main",
-        "/gpt2.git/info/refs?service=git-upload-pack", "/v2/gpt2/nope", "/a%0Ab",
+        "/oauth/device", "/gpt2/info/main", "/v2/gpt2/nope", "/a%0Ab",
     ],
 )  # fmt: skip
 def test_other_routes_are_declined(shelf: httpx2.Client, path: str) -> None:
@@ -621,7 +620,7 @@ def test_other_routes_are_declined(shelf: httpx2.Client, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/api/buckets/huggingface/skills/paths-info", "/gpt2.git/git-upload-pack"],
+    ["/api/buckets/huggingface/skills/paths-info"],
 )
 def test_reads_by_post_that_are_not_offered(shelf: httpx2.Client, path: str) -> None:
     assert _declined(shelf.post(path, json={"paths": ["a"]}))

@@ -281,7 +281,7 @@ BROKEN = {
     "no time": b"creation_time: 2026-99-99\nlabels: {backend: null}\n",
     "an origin of other kinds": b"metadata: {hubmirror: {repo_id: [a], repo_type: {}}}\n",
     "an origin that is no id": b"metadata: {hubmirror: {repo_id: ../../x, repo_type: model}}\n",
-    "an unknown type": b"metadata: {hubmirror: {repo_id: a/b, repo_type: kernel}}\n",
+    "an unknown type": b"metadata: {hubmirror: {repo_id: a/b, repo_type: table}}\n",
 }  # fmt: skip
 
 

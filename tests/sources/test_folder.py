@@ -46,16 +46,26 @@ def test_entries_are_those_of_the_real_hub(root: Path, plain: Folder) -> None:
     assert entries == Content().entries
 
 
-def test_the_commit_hash_is_gits_tree_id(root: Path, plain: Folder) -> None:
+def test_the_commit_has_gits_tree_and_git_gives_it_the_same_hash(root: Path, plain: Folder) -> None:
     for path, file in Content().entries.items():
         if file.lfs_sha256:
             write(root / path, lfs_pointer(file.lfs_sha256, file.size))
-    git = ["git", "-C", str(root), "-c", "filter.lfs.clean=cat", "-c", "filter.lfs.process="]
-    for words in (["init", "-q"], ["add", "."]):
-        subprocess.run([*git, *words], check=True)
-    tree = subprocess.run([*git, "write-tree"], check=True, capture_output=True, text=True)
+    who = {"NAME": "hubmirror", "EMAIL": "hubmirror@localhost", "DATE": "@0 +0000"}
+    roles = ("AUTHOR", "COMMITTER")
+    settings = {f"GIT_{role}_{key}": text for key, text in who.items() for role in roles}
+    git_lfs = ["-c", "filter.lfs.clean=cat", "-c", "filter.lfs.process="]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *git_lfs, *words]
+        environment = {**os.environ, **settings, "GIT_CONFIG_NOSYSTEM": "1"}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    git("add", ".")
+    commit = git("commit-tree", "-m", "The files of a folder", git("write-tree"))
     make_plain(root)
-    assert plain.snapshot(MODEL, "main").commit_hash == tree.stdout.strip()
+    assert plain.snapshot(MODEL, "main").commit_hash == commit
 
 
 def test_what_tools_leave_behind_is_not_served(root: Path, plain: Folder) -> None:

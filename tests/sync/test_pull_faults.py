@@ -180,7 +180,7 @@ def test_a_listed_file_that_the_hub_does_not_have(
 @pytest.mark.usefixtures("hasty")
 def test_a_hub_without_a_response_times_out(simulator: HubSimulator, filling: Filling) -> None:
     simulator.repo(MODEL).refs["other"] = simulator.repo(MODEL).refs["main"]
-    questions = "/revision/", "/tree/", "/refs"
+    questions = "/revision/", "/tree/", "/model/refs"
     for where in ("/-/identity", *questions):
         simulator.fail(where, stalled(3))
     assert filling.pull(f"{MODEL}@other").failed == []

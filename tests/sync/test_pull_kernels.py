@@ -75,7 +75,7 @@ def test_what_is_declared_is_not_pruned(commits: dict[str, str], filling: Fillin
     (filling.data.parent / "hubmirror.toml").write_text(declared)
     filling.run("pull", f"{KERNEL}@vendor")
     output = filling.run("pull", "--prune").output
-    assert f"{KERNEL}@{commits['vendor']} was removed" in output
+    assert f"Removed {KERNEL}@{commits['vendor']}" in output
     assert filling.shown("v1", KERNEL) == build(1)
     assert filling.shown("v2", KERNEL) == build(2)
 

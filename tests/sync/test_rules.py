@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,10 +210,12 @@ def test_the_first_upstream_that_matches_is_asked(
 
 
 def seeing(tokens: set[str]) -> Effect:
-    """The true answer; the Authorization header of its request is kept."""
+    """The true answer; the token of its request is kept. git sends it as a password."""
 
     def effect(request: Any, answer: Response) -> Response:
-        tokens.add(request.headers.get("authorization", ""))
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        is_git = scheme == "Basic"
+        tokens.add(base64.b64decode(given).decode().partition(":")[2] if is_git else given)
         return answer
 
     return effect
@@ -237,8 +240,8 @@ def test_each_upstream_gets_its_own_token_only(
     simulator.fail("", seeing(default_tokens), EVER)
     internal.fail("", seeing(internal_tokens), EVER)
     filling.run("pull", MODEL, "internal/model")
-    assert default_tokens == {"Bearer hf_default"}
-    assert internal_tokens == {"Bearer hf_internal" if token_file else ""}
+    assert default_tokens == {"hf_default"}
+    assert internal_tokens == {"hf_internal" if token_file else ""}
 
 
 def test_an_upstream_that_refuses_names_its_own_token(

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from mirror.core.errors import PendingError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,13 +41,16 @@ class Background(Generic[_Value]):
         return self._value
 
     def _renew(self) -> None:
-        started = time.monotonic()
+        started, hold_s = time.monotonic(), self._hold_s
         try:
             self._value = self._find()
+            self._known.set()
+        except PendingError:  # another thread still looks at the repositories
+            hold_s = 0.0
         except Exception:
             log.exception("The %s could not be found out.", self._name)
+            self._known.set()
         finally:
             cost = time.monotonic() - started
-            self._due = time.monotonic() + min(max(self._hold_s, _COST_FACTOR * cost), _LONGEST_S)
-            self._known.set()
+            self._due = time.monotonic() + min(max(hold_s, _COST_FACTOR * cost), _LONGEST_S)
             self._finding.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -200,6 +201,19 @@ def test_the_user_of_a_closed_command_is_the_same(site: Path) -> None:
     skip_unless_closed()
     ask = python(f"import os; assert (os.getuid(), os.getgid()) == {(os.getuid(), os.getgid())}")
     hubmirror(site, "record", "--closed", "--", *ask)
+
+
+def test_a_network_is_closed_without_root_where_user_namespaces_are_allowed(site: Path) -> None:
+    if os.getuid() != 0 or shutil.which("setpriv") is None:
+        pytest.skip("setpriv (util-linux) and root are needed to give up the rights of root")
+    under = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
+    user_namespace = [*under, "unshare", "--user", "--map-root-user", "--net", "true"]
+    if subprocess.run(user_namespace, capture_output=True, check=False).returncode:
+        pytest.skip("this machine has no user namespaces for processes that are not root")
+    assert subprocess.run([*under, "unshare", "--net", "true"], check=False).returncode
+    record = [sys.executable, "-m", "mirror", "record", "--closed", "--", *DOWNLOAD, "config.json"]
+    subprocess.run([*under, *record], cwd=site, env=environment(), check=True, timeout=100)
+    assert recorded(site)[0]["include"] == ["config.json"]
 
 
 @pytest.mark.parametrize("closed", [[], ["--closed"]])

@@ -509,7 +509,8 @@ def test_rm_takes_entries_away(home: Path, store: BentoStore) -> None:
     make_entry(home, f"vllm-org--model:{COMMIT}", metadata=added())
     latest = home / "models" / "org--model" / "latest"
     said = run(home, "rm", f"org/model@{COMMIT}")
-    assert f"Removed org--model:{COMMIT} from the Bento store. Removed vllm-org--model" in said
+    assert f"Removed org--model:{COMMIT} from the Bento store: " in said
+    assert f" freed. Removed vllm-org--model:{COMMIT} from the Bento store: " in said
     assert latest.read_text() == OLDER
     assert not (home / "models" / "vllm-org--model").exists()
     assert store.refs(MODEL) == {"refs/heads/v1": OLDER}

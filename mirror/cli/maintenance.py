@@ -51,7 +51,8 @@ def verify(
     """Check the digest of every file.
 
     Reports files that are missing, truncated, corrupt, dangling (a symlink without its blob) or
-    stray (a blob of no revision). In a managed cache, corrupt blobs are set aside and not served.
+    stray (a blob of no revision). Corrupt files are not served; in a managed cache, they are set
+    aside.
     """
     place = open_place(data, state, sources)
     problems: list[Problem] = []
@@ -68,12 +69,18 @@ def verify(
                     found = check(_folders(cache, names))
                 problems += found
             elif chosen := _chosen(source, names):
-                found = run.source(source, chosen)
+                found = run.source(source, chosen, place.state)
                 if options["repair"] and found:
                     text = f"{source.label} is served in place. --repair does not change it."
                     report(Message("warning", text))
                 problems += found
     place.digests.close()
+    if place.scratch and any(problem.kind == "corrupt" for problem in problems):
+        click.echo(
+            "The state folder is temporary, so a server does not learn which files are corrupt. "
+            "Run the command again with the --state of the server.",
+            err=True,
+        )
     _show_problems(problems, as_json=options["as_json"])
     sys.exit(1 if any(problem.is_harmful for problem in problems) else 0)
 

@@ -7,6 +7,7 @@ import importlib
 import itertools
 import logging
 import socket
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from mirror import __version__
 from mirror.cli.ls import warn_unrecorded
 from mirror.cli.settings import settings
 from mirror.config import SETTINGS, File, hub_url, size_limit
-from mirror.core.errors import ConfigError, HubmirrorError
+from mirror.core.errors import ConfigError, HubmirrorError, UnavailableError
 from mirror.core.source import unrecorded_text
 from mirror.core.units import several
+from mirror.derived.catalog import Catalog
 from mirror.server.run import listen, raise_descriptor_limit, run
 from mirror.server.uvicorn_adapter import check
 from mirror.server.worker import configure_log, open_config
@@ -39,6 +41,7 @@ log = logging.getLogger("hubmirror")
 
 CONTENT = ("data", "state", "token_file", "xet", "xet_min_size")
 _MAX_LOOKS = 20
+_MAX_PROBLEMS = 20
 _ANY_HOST = ("0.0.0.0", "::")
 
 
@@ -84,7 +87,8 @@ def serve(
         _greet(opened, listeners, config, proxy)
     else:
         _log_start(opened, listeners[0])
-    config = replace(config, state=opened.state.folder)
+    threading.Thread(target=_warn_problems, args=(opened,), name="problems", daemon=True).start()
+    config = replace(config, state=opened.state.folder, devices=opened.devices())
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn has stopped, and raises it again
         run(config, opened, listeners)
 
@@ -167,6 +171,21 @@ def _an_example(place: OpenedSources) -> str:
             with contextlib.suppress(HubmirrorError):
                 return str(source.snapshot(repo, "HEAD").repo)
     return "ORG/NAME"
+
+
+def _warn_problems(place: OpenedSources) -> None:
+    """Log which files cannot be served. With many repositories the first look takes a while, so
+    the server does not wait for it."""
+    try:
+        problems = Catalog(place.sources, place.state).problems()
+    except UnavailableError as exc:
+        log.warning("%s", exc)
+        return
+    for text in problems[:_MAX_PROBLEMS]:
+        log.warning(text)
+    if len(problems) > _MAX_PROBLEMS:
+        log.warning("%d more repositories have files that cannot be served. List them with "
+                    "`hubmirror ls`.", len(problems) - _MAX_PROBLEMS)  # fmt: skip
 
 
 def _log_start(place: OpenedSources, listener: socket.socket) -> None:

@@ -222,13 +222,14 @@ class XetHashNotFoundError(NotFoundError):
 
 
 class UnavailableError(HubmirrorError):
-    """The resource exists, or may exist, but cannot be served now. `retry_after` is in seconds.
+    """The resource exists, or may exist, but cannot be served now.
 
+    A client may try again after `retry_after` seconds; None if only the operator can mend it.
     `path` is the file or folder on this host that is the cause, for the operator; it is never part
     of a response.
     """
 
-    retry_after = 30
+    retry_after: int | None = 30
     path = ""
 
 
@@ -312,6 +313,8 @@ class ListingPendingError(PendingError):
 
 class BlobUnreadableError(UnavailableError):
     """A file is in the tree, but its bytes cannot be read or do not match the tree."""
+
+    retry_after = None
 
     def __init__(self, path: str, cause: str) -> None:
         self.cause = cause

@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +15,7 @@ from mirror.core.blob import Blob, LocalBlob
 from mirror.core.errors import BlobUnreadableError, EntryNotFoundError, UnavailableError
 from mirror.core.files import open_regular
 from mirror.core.tree import RepoFile, git_id
+from mirror.core.units import several
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -112,6 +113,18 @@ class LocalFile:
             )
 
 
+def refuse_corrupt(
+    files: Mapping[str, LocalFile], corrupt: Mapping[str, str]
+) -> Mapping[str, LocalFile]:
+    """The files, with a problem for those whose place on the disk is in `corrupt`."""
+    refused = {
+        path: replace(stored, problem=corrupt[stored.local_path])
+        for path, stored in files.items()
+        if stored.local_path in corrupt and not stored.problem
+    }
+    return {**files, **refused} if refused else files
+
+
 def local_path(stored: StoredFile) -> Path:
     """The path of a file on this host, for commands that link or rename the file. Raises
     BlobUnreadableError if the bytes are on another host."""
@@ -150,17 +163,29 @@ class Snapshot:
     commit: Commit | None = None
 
     @property
-    def problems(self) -> list[StoredFile]:
-        """The files that cannot be read."""
-        return [stored for stored in self.files.values() if stored.problem]
+    def problems(self) -> dict[str, str]:
+        """The files that cannot be served, each with the reason."""
+        return {path: stored.problem for path, stored in self.files.items() if stored.problem}
+
+    @property
+    def problem_text(self) -> str:
+        """The problems in one line; empty if there are none."""
+        problems = self.problems
+        if not problems:
+            return ""
+        path, reason = min(problems.items())
+        others = f" (and {several(len(problems) - 1, 'other file')})" if len(problems) > 1 else ""
+        return f"{path} cannot be served: {reason}{others}"
 
     @property
     def status(self) -> str:
-        """`complete` if a pull recorded the revision, else `partial` if files are missing or cannot
-        be read, else `foreign`."""
+        """`damaged` if a file cannot be served, else `complete` if a pull recorded the revision,
+        else `partial` if files of the commit are missing, else `foreign`."""
+        if self.problems:
+            return "damaged"
         if self.pulled_at is not None:
             return "complete"
-        return "partial" if self.absent or not self.whole or self.problems else "foreign"
+        return "partial" if self.absent or not self.whole else "foreign"
 
     def find(self, path: str) -> StoredFile:
         """The file at a path. Raises EntryNotFoundError; its `known` is true if the commit

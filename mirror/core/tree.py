@@ -20,6 +20,7 @@ MAX_DEPTH = 64
 """The maximum number of parts of a path inside a repository, including the file name."""
 
 _INVALID_PARTS = frozenset({"", ".", ".."})
+_UNSENDABLE = re.compile(r"[\ud800-\udfff\\]")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -167,6 +168,12 @@ def check_file_path(path: str) -> str:
             "folders. This mirror does not serve such paths."
         )
     return path
+
+
+def listed_path(path: str) -> str:
+    """The path under which a file is listed. Bytes that are not UTF-8 and backslashes cannot be
+    sent to clients, and are replaced."""
+    return _UNSENDABLE.sub("\ufffd", path)
 
 
 def check_disjoint(paths: Iterable[str]) -> None:

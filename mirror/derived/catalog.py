@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.core.errors import ListingPendingError, NotFoundError, UnavailableError
+from mirror.core.errors import (
+    DigestPendingError,
+    ListingPendingError,
+    NotFoundError,
+    UnavailableError,
+)
 from mirror.core.repo import RepoType
 from mirror.core.tree import used_storage
 from mirror.derived import hub_json
@@ -27,7 +32,7 @@ from mirror.derived.facts import Facts
 from mirror.derived.row_file import Entry, Kept, RowFile
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
     from mirror.core.repo import Repo
     from mirror.core.source import Snapshot, Source
@@ -53,7 +58,8 @@ _LOCK = "listing"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The result of a look at all repositories. `at` is its time on the monotonic clock. It is
+    """The result of a look at all repositories. `problems` has one line for each repository with
+    files that cannot be served. `at` is its time on the monotonic clock. It is
     valid for `hold_s` seconds."""
 
     at: float = -math.inf
@@ -62,6 +68,7 @@ class Look:
     by_type: Mapping[RepoType, list[Entry]] = field(default_factory=dict)
     visible: int = 0
     waiting: int = 0
+    problems: Sequence[str] = ()
 
     @classmethod
     def of(cls, rows: Mapping[str, Kept], age: float, hold_s: float) -> Look:
@@ -71,7 +78,8 @@ class Look:
             by_type[entry.repo.repo_type].append(entry)
         visible = sum(entry.visible for entry in entries)
         waiting = sum(entry.waiting for entry in entries)
-        return cls(time.monotonic() - age, hold_s, rows, by_type, visible, waiting)
+        problems = [f"{entry.repo}: {entry.problem}" for entry in entries if entry.problem]
+        return cls(time.monotonic() - age, hold_s, rows, by_type, visible, waiting, problems)
 
     @property
     def age(self) -> float:
@@ -87,7 +95,7 @@ class Catalog:
         self._source = source
         self._state = state
         self._ttl_s = ttl_s
-        self._file = RowFile(state.folder, _labels(source))
+        self._file = RowFile(state, _labels(source))
         self._file_stamp = (0, 0, 0)
         self._file_rows: Mapping[str, Kept] | None = None
         self._cost = 0.0
@@ -118,6 +126,13 @@ class Catalog:
                 self._renew()
         finally:
             self._lock.release()
+
+    def problems(self) -> Sequence[str]:
+        """One line for each repository with files that cannot be served. Blocks until all
+        repositories were looked at. Raises UnavailableError."""
+        with self._lock:
+            self._renew()
+        return self._look.problems
 
     def last_look(self) -> Look:
         """The result of the last look. Does not block: an old look is renewed in the background."""
@@ -206,14 +221,16 @@ class Catalog:
         try:
             stamp = self._source.stamp(repo)
             digest = _digest((str(repo), stamp))
-            if kept is not None and kept.stamp == digest and not kept.entry.waiting:
+            if kept is not None and kept.stamp == digest and not _is_unsettled(kept.entry):
                 return kept
             entry = self._read(repo)
             return Kept(digest if _is_settled(stamp, time.time_ns()) else "", entry)
         except NotFoundError:
             return Kept("", Entry(repo, b"", 0, 0))
-        except UnavailableError:
+        except DigestPendingError:
             return Kept("", Entry(repo, b"", 0, 1))
+        except UnavailableError as exc:
+            return Kept("", Entry(repo, b"", 0, 1, problem=str(exc)))
         except Exception:
             # An error in the files of one repository must not remove other repositories from the
             # listing.
@@ -243,6 +260,7 @@ class Catalog:
             facts.quantisation,
             snapshot.status,
             snapshot.pulled_at.isoformat() if snapshot.pulled_at else "",
+            snapshot.problem_text,
         )
 
     def _is_visible(self, repo: Repo, commit_hash: str) -> bool:
@@ -251,6 +269,11 @@ class Catalog:
         except (NotFoundError, UnavailableError):
             return False
         return True
+
+
+def _is_unsettled(entry: Entry) -> bool:
+    """Whether a repository is read again although its stamp is the same."""
+    return bool(entry.waiting or entry.problem)
 
 
 def full_row(entry: Entry) -> dict[str, Any] | None:

@@ -112,7 +112,7 @@ class Digests:
 
     def __init__(self, state: State, *, timeout_s: float = 5.0) -> None:
         """`timeout_s` is the maximum time in seconds that a caller of `of` waits."""
-        self._state = state
+        self.state = state
         self._timeout_s = timeout_s
         self._known: dict[str, tuple[int, int, str]] = {}
         self._running: dict[DigestJob, Future[str]] = {}
@@ -152,7 +152,7 @@ class Digests:
         """The digest, if it was computed before."""
         kept = self._known.get(one.key)
         if kept is None or kept[:2] != (one.size, one.mtime_ns):
-            fact = self._state.get("digests", one.key)  # another process may have computed it
+            fact = self.state.get("digests", one.key)  # another process may have computed it
             if fact is None or not _is_digest(fact, one.kind):
                 return None
             kept = self._known[one.key] = (fact[0], fact[1], fact[2])
@@ -202,13 +202,13 @@ class Digests:
         """Compute one digest, unless another process has a more urgent one."""
         if self._queue and self._queue[0][0] <= _HUGE:
             with (
-                self._state.lock(_FIRST, self._closed),
-                self._state.lock(State.MAIN, self._closed),
+                self.state.lock(_FIRST, self._closed),
+                self.state.lock(State.MAIN, self._closed),
             ):
                 self._compute_next()
             return
-        with self._state.lock(State.MAIN, self._closed):
-            if not self._state.is_locked(_FIRST):
+        with self.state.lock(State.MAIN, self._closed):
+            if not self.state.is_locked(_FIRST):
                 self._compute_next()
 
     def _compute_next(self) -> None:
@@ -234,7 +234,7 @@ class Digests:
             self._failed[one] = (time.monotonic() + _RETRY_AFTER_S, future)
         else:
             self._known[one.key] = (one.size, one.mtime_ns, digest)
-            self._state.put("digests", one.key, _fact_of(one, digest))
+            self.state.put("digests", one.key, _fact_of(one, digest))
             future.set_result(digest)
         with self._changed:
             del self._running[one]

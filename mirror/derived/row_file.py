@@ -25,9 +25,10 @@ from mirror.derived.state import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
-_FORMAT = 2
+    from mirror.derived.state import State
+
+_FORMAT = 3
 _MAX_BYTES = 1024 * 1024 * 1024
 _MAX_ROW = 4 * 1024 * 1024
 _MAX_COUNT = 10_000_000
@@ -44,7 +45,8 @@ class Entry:
     A repository without a row is waiting: it has no complete revision. `more` holds the fields that
     `full=true` adds to the row, compressed with zlib; empty if they are too long to store. `size`
     is in bytes. `parameters` is the number that upstream gave, else 0. `state` is the
-    `Snapshot.status` of `HEAD`, and `pulled_at` the time when a pull recorded it.
+    `Snapshot.status` of `HEAD`, and `pulled_at` the time when a pull recorded it. `problem` says in
+    one line what of the repository cannot be served, and why.
     """
 
     repo: Repo
@@ -57,6 +59,7 @@ class Entry:
     quantisation: str = ""
     state: str = "waiting"
     pulled_at: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,13 @@ class Kept:
 
 
 class RowFile:
-    """The file below `folder` for the sources with these labels."""
+    """The file in the state folder for the sources with these labels."""
 
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+    def __init__(self, state: State, labels: Sequence[str]) -> None:
         self._header = orjson.dumps([_FORMAT, __version__, *labels])
         name = hashlib.sha256(self._header).hexdigest()[:16]
-        self._folder = folder / "listing"
+        self._state = state
+        self._folder = state.folder / "listing"
         self._path = self._folder / f"{name}.jsonl"
         self._compared = self._folder / f"{name}.compared"
 
@@ -113,7 +117,7 @@ class RowFile:
         read-only, nothing is stored, and the repositories are read again later."""
         body = b"\n".join([self._header, *(_line(kept) for kept in rows), b""])
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._state.make_folder(self._folder)
             if not is_whole:
                 self._compared.unlink(missing_ok=True)
             write_atomically(self._path, body)
@@ -137,7 +141,7 @@ def _line(kept: Kept) -> bytes:
     return orjson.dumps([
         repo.repo_type.value, repo.repo_id, kept.stamp, entry.visible, entry.waiting,
         entry.row.decode(), entry.more, entry.size, entry.parameters, entry.quantisation,
-        entry.state, entry.pulled_at,
+        entry.state, entry.pulled_at, entry.problem,
     ])  # fmt: skip
 
 
@@ -145,11 +149,11 @@ def _parse(line: bytes) -> Kept | None:
     """Parse a line from `_line`; None if it is invalid."""
     try:
         repo_type, repo_id, stamp, visible, waiting, row, more, *rest = orjson.loads(line)
-        size, parameters, quantisation, state, pulled_at = rest
+        size, parameters, quantisation, state, pulled_at, problem = rest
         repo = Repo(RepoType(repo_type), repo_id)
     except (ValueError, TypeError):
         return None
-    texts = (stamp, row, more, quantisation, state, pulled_at)
+    texts = (stamp, row, more, quantisation, state, pulled_at, problem)
     counts = (visible, waiting)
     if not all(type(text) is str and len(text) <= _MAX_ROW for text in texts):
         return None
@@ -160,8 +164,9 @@ def _parse(line: bytes) -> Kept | None:
     if row and not _is_row(row, repo):
         return None
     entry = Entry(
-        repo, row.encode(), visible, waiting, more, size, parameters, quantisation, state, pulled_at
-    )
+        repo, row.encode(), visible, waiting, more, size, parameters, quantisation, state,
+        pulled_at, problem,
+    )  # fmt: skip
     return Kept(stamp, entry)
 
 

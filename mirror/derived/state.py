@@ -7,6 +7,7 @@ the folder, also on NFS, and the operator can delete it at any time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -19,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import orjson
 
 from mirror.core.files import read_regular, set_mode
+from mirror.core.presence import device_of
 
 if TYPE_CHECKING:
     import threading
@@ -41,6 +43,7 @@ class State:
         different state folders share a lock on the data folder."""
         self.folder = folder
         self._of = of
+        self._device = device_of(folder.parent)
 
     def get(self, kind: str, key: str) -> Any | None:
         """The fact, or None if it is not stored or cannot be read. Marks the fact as used."""
@@ -76,8 +79,17 @@ class State:
         computed again later."""
         path = self._path(kind, key)
         with contextlib.suppress(OSError, TypeError):  # a time of a file may have over 64 bits
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self.make_folder(path.parent)
             write_atomically(path, orjson.dumps(fact))
+
+    def make_folder(self, folder: Path) -> None:
+        """Create a folder of the state folder. Raises OSError.
+
+        If the disk of the state folder is unmounted, nothing is created on its mount point.
+        """
+        if not self.folder.is_dir() and device_of(self.folder.parent) != self._device:
+            raise FileNotFoundError(errno.ENOENT, "its disk is not mounted", str(self.folder))
+        folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def lock(self, name: str, give_up: threading.Event) -> Iterator[None]:
@@ -106,7 +118,7 @@ class State:
     def _lockable(self, name: str) -> Iterator[int]:
         """The open files to lock for `name`. A folder can be locked even if it is read-only."""
         with contextlib.suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.make_folder(self.folder)
             yield os.open(
                 self.folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
             )

@@ -67,19 +67,8 @@ def gguf_facts(file: BinaryIO) -> dict[str, Any]:
 
     Also `file_type`, the number of the quantisation (llama.cpp `llama_ftype`).
     """
-    magic, version = struct.unpack("<4sI", _read(file, 8))
-    if magic != b"GGUF" or version not in (2, 3):
-        raise HeaderError("not a gguf file of version 2 or 3")
-    tensors, entries = struct.unpack("<QQ", _read(file, 16))
-    if tensors > _MAX_TENSORS or entries > _MAX_ENTRIES:
-        raise HeaderError("an impossible number of entries")
-    metadata = {}
-    for _ in range(entries):
-        if file.tell() > _MAX_METADATA:
-            raise HeaderError("metadata too long to be kept")
-        key = _string(file)
-        metadata[key] = _value(file, struct.unpack("<I", _read(file, 4))[0])
-    total = sum(_tensor_size(file) for _ in range(tensors))
+    metadata, tensors = _gguf_metadata(file)
+    total = sum(_tensor(file)[1] for _ in range(tensors))
     if total > _MAX_VALUES:
         raise HeaderError("an impossible number of parameters")
     architecture = str(metadata.get("general.architecture", ""))
@@ -95,6 +84,30 @@ def gguf_facts(file: BinaryIO) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None}
 
 
+def gguf_tensors(file: BinaryIO) -> tuple[Any, list[tuple[int, int, int]]]:
+    """The alignment of the data after the header, and the type, number of values and offset in the
+    data of each tensor. Reads the whole header, and nothing after it."""
+    metadata, tensors = _gguf_metadata(file)
+    return metadata.get("general.alignment"), [_tensor(file) for _ in range(tensors)]
+
+
+def _gguf_metadata(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The metadata, and the number of the tensors that are described after it."""
+    magic, version = struct.unpack("<4sI", _read(file, 8))
+    if magic != b"GGUF" or version not in (2, 3):
+        raise HeaderError("not a gguf file of version 2 or 3")
+    tensors, entries = struct.unpack("<QQ", _read(file, 16))
+    if tensors > _MAX_TENSORS or entries > _MAX_ENTRIES:
+        raise HeaderError("an impossible number of entries")
+    metadata = {}
+    for _ in range(entries):
+        if file.tell() > _MAX_METADATA:
+            raise HeaderError("metadata too long to be kept")
+        key = _string(file)
+        metadata[key] = _value(file, struct.unpack("<I", _read(file, 4))[0])
+    return metadata, tensors
+
+
 def _token(metadata: dict[str, Any], key: str) -> str | None:
     tokens, index = metadata.get("tokenizer.ggml.tokens"), metadata.get(key)
     if isinstance(tokens, list) and isinstance(index, int) and 0 <= index < len(tokens):
@@ -102,14 +115,15 @@ def _token(metadata: dict[str, Any], key: str) -> str | None:
     return None
 
 
-def _tensor_size(file: BinaryIO) -> int:
+def _tensor(file: BinaryIO) -> tuple[int, int, int]:
+    """The type, the number of values and the offset of a tensor."""
     _string(file)
     (dimensions,) = struct.unpack("<I", _read(file, 4))
     if dimensions > _MAX_RANK:
         raise HeaderError("an impossible number of dimensions")
     sizes = struct.unpack(f"<{dimensions}Q", _read(file, 8 * dimensions))
-    _read(file, 12)
-    return _product(sizes)
+    kind, offset = struct.unpack("<IQ", _read(file, 12))
+    return kind, _product(sizes), offset
 
 
 def _product(sizes: Any) -> int:

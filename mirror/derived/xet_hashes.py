@@ -29,13 +29,16 @@ class XetHashes:
     advertise: bool = True
 
     def entry(self, stored: StoredFile) -> RepoFile:
-        """A file as clients see it: with its xet hash if it is known and advertised."""
-        file = stored.file
-        return replace(file, xet_hash=self._known(stored) if self._is_advertised(file) else None)
+        """A file as clients see it: with its xet hash if it is known and advertised.
+
+        A file with a problem has none: the error of a Xet request does not name the problem.
+        """
+        is_advertised = self._is_advertised(stored.file) and not stored.problem
+        return replace(stored.file, xet_hash=self._known(stored) if is_advertised else None)
 
     def want(self, stored: StoredFile) -> None:
         """Start to compute the hash of a file, if it is advertised and not known."""
-        if not self._is_advertised(stored.file) or self._known(stored):
+        if stored.problem or not self._is_advertised(stored.file) or self._known(stored):
             return
         if wanted := _wanted(stored):
             self.digests.start(wanted)

@@ -70,7 +70,8 @@ class Adopt:
             return
         with self._cache.lock(repo, lambda: None):
             for stored in snapshot.files.values():
-                self._add_blob(repo, stored)
+                if not stored.problem:
+                    self._add_blob(repo, stored)
             self._check_complete(snapshot)
             record = Record(
                 repo=repo,
@@ -88,7 +89,13 @@ class Adopt:
         """Raises ConfigError if files are missing, or if the source has no list of the files. The
         present files are already adopted, so that a pull fetches only the missing files."""
         pull = f"`hubmirror pull {snapshot.repo}@{snapshot.commit_hash}`"
-        adopted = f"Adopted {several(len(snapshot.files), 'present file')}."
+        count = len(snapshot.files) - len(snapshot.problems)
+        adopted = f"Adopted {several(count, 'present file')}."
+        if snapshot.problem_text:
+            raise ConfigError(
+                f"{snapshot.problem_text}. {adopted} Mend the folder and run this command again, "
+                f"or fetch the rest and publish the revision with {pull}."
+            )
         if snapshot.absent:
             path, reason = next(iter(snapshot.absent.items()))
             raise ConfigError(
@@ -106,8 +113,6 @@ class Adopt:
     def _add_blob(self, repo: Repo, stored: StoredFile) -> None:
         """Check the digest of a file, and add it as a blob."""
         file, folder = stored.file, self._cache.folder(repo)
-        if stored.problem:
-            raise CorruptBlobError(file.path, stored.problem)
         self._report(FileBegan(repo, file.path, file.size))
         if self._cache.has(folder, file):
             if digest(folder.blobs / file.etag, file.etag, file.size) != file.etag:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from mirror.core.errors import HubmirrorError, RevisionIncompleteError
 from mirror.core.record import ManifestError
 from mirror.core.source import local_path
+from mirror.core.tree import listed_path
+from mirror.core.units import several
+from mirror.derived.proofs import CORRUPT, CorruptFiles
 from mirror.sources.scan import files_below
 from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Planned
 from mirror.store.verify_digest import digest
@@ -24,8 +27,9 @@ if TYPE_CHECKING:
 
     from mirror.core.record import Record
     from mirror.core.repo import Repo
-    from mirror.core.source import Snapshot, Source
+    from mirror.core.source import Snapshot, Source, StoredFile
     from mirror.core.tree import RepoFile
+    from mirror.derived.state import State
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache
     from mirror.store.progress import Report
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A problem of a repository. `kind` is `missing`, `truncated`, `corrupt`, `dangling`, `stray`,
-    `unreadable` or `unproven`. `revisions` are the affected commit hashes."""
+    `partial`, `unreadable` or `unproven`. `revisions` are the affected commit hashes."""
 
     repo: Repo
     path: str
@@ -44,8 +48,9 @@ class Problem:
 
     @property
     def is_harmful(self) -> bool:
-        """Whether clients are affected; a stray blob affects no client."""
-        return self.kind != "stray"
+        """Whether something is damaged. A stray blob affects no client, and a cache that never held
+        all files of a commit is as its owner made it."""
+        return self.kind not in ("stray", "partial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ class Verify:
         self._report = report
         self._digests: dict[tuple[int, int, int], tuple[threading.Lock, list[str]]] = {}
         self._guard = threading.Lock()
+        self._failed: set[str] = set()
         self._stopped = threading.Event()
 
     def cache(
@@ -97,26 +103,42 @@ class Verify:
                 problems += _stray_blobs(folder, wanted)
         return problems + self._run(checks)
 
-    def source(self, source: Source, repos: Sequence[Repo]) -> list[Problem]:
-        """Check repositories of a source that is served in place. Does not change the source."""
+    def source(self, source: Source, repos: Sequence[Repo], state: State) -> list[Problem]:
+        """Check repositories of a source that is served in place. Does not change the source.
+
+        Corrupt files are recorded in the state folder, and not served until they are replaced.
+        """
         problems: list[Problem] = []
         checks: list[Check] = []
+        corrupt: list[str] = []
         for repo in repos:
             try:
                 for commit in source.commits(repo):
                     snapshot = source.snapshot(repo, commit)
                     problems += _reported_problems(repo, snapshot)
                     checks += [
-                        Check(repo, stored.file, local_path(stored), (commit,), _do_nothing)
+                        Check(
+                            repo,
+                            stored.file,
+                            local_path(stored),
+                            (commit,),
+                            partial(corrupt.append, stored.local_path),
+                        )
                         for stored in snapshot.files.values()
-                        if not stored.problem and stored.local_path
+                        if stored.local_path and stored.problem in ("", CORRUPT)
                     ]
             except RevisionIncompleteError as exc:
                 for path, reason in exc.absent.items():
                     problems.append(Problem(repo, path, "missing", f"{path} {reason}."))
+                if not exc.absent:
+                    problems.append(Problem(repo, "", "missing", str(exc)))
             except HubmirrorError as exc:
                 problems.append(Problem(repo, "", "unreadable", str(exc)))
-        return problems + self._run(checks)
+        found = self._run(checks)
+        if source.root:
+            sound = {str(check.location) for check in checks} - self._failed
+            CorruptFiles(state, source.root).record(corrupt, sound)
+        return problems + found
 
     def _run(self, checks: Sequence[Check]) -> list[Problem]:
         self._report(Planned(len(checks), sum(check.file.size for check in checks)))
@@ -146,6 +168,7 @@ class Verify:
                 text = f"{problem.text} It cannot be set aside: {exc.strerror}."
                 problem = replace(problem, text=text)
         if problem:
+            self._failed.add(str(check.location))
             self._report(Message("error", f"{repo}: {problem.text}"))
         self._report(FileDone(repo, file.path, file.size))
         return problem
@@ -205,12 +228,25 @@ def _records(folder: RepoDir) -> tuple[list[Record], list[Problem]]:
 def _reported_problems(repo: Repo, snapshot: Snapshot) -> Iterator[Problem]:
     """The problems that a source reports for the files of a snapshot, before they are read."""
     commit = snapshot.commit_hash
-    for path, reason in snapshot.absent.items():
-        yield Problem(repo, path, "missing", reason, (commit,))
     for path, stored in snapshot.files.items():
-        if stored.problem:
-            text = f"{path} cannot be read: {stored.problem}."
-            yield Problem(repo, path, "unreadable", text, (commit,))
+        if stored.problem not in ("", CORRUPT):
+            text = f"{path} cannot be served: {stored.problem}."
+            yield Problem(repo, path, _kind(stored), text, (commit,))
+    if snapshot.absent:
+        count, path = len(snapshot.absent), min(snapshot.absent)
+        others = f" and {several(count - 1, 'other file')}" if count > 1 else ""
+        text = f"{commit[:12]} is partial: {path}{others} of the commit were never downloaded."
+        yield Problem(repo, path, "partial", text, (commit,))
+
+
+def _kind(stored: StoredFile) -> str:
+    """The kind of the problem of a file that cannot be served."""
+    if stored.local_path is None:
+        return "unreadable"
+    place = local_path(stored)
+    if not place.exists():
+        return "dangling" if place.is_symlink() else "missing"
+    return "truncated" if place.stat().st_size < stored.file.size else "unreadable"
 
 
 def _wanted(records: Iterable[Record]) -> dict[str, tuple[RepoFile, tuple[str, ...]]]:
@@ -275,7 +311,7 @@ def _stray_blobs(
     folder: RepoDir, wanted: dict[str, tuple[RepoFile, tuple[str, ...]]]
 ) -> list[Problem]:
     try:
-        names = list(files_below(str(folder.blobs)))
+        names = list(map(listed_path, files_below(str(folder.blobs))))
     except OSError:
         return []
     return [

@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from packaging.utils import canonicalize_name
 
 from mirror.core.errors import NotOfferedError, UnavailableError
 from mirror.core.files import inside, read_regular
+from mirror.core.presence import Presence
 from mirror.derived.digests import DigestJob
 from mirror.openllm import git_view
 from mirror.openllm.git_view import UnsafeRepositoryError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mirror.derived.digests import Digests
 
 _PART = re.compile(r"(?!\.)[\w.-]{1,100}", re.ASCII)
+_FOLDERS = ("git", "wheels", "openllm")
 _MAX_CONSTRAINTS = 16 * 1024 * 1024
 
 
@@ -47,12 +49,31 @@ class Wheel:
     has_metadata: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenLLMFiles:
     """The git repositories, wheels and constraints of a data folder. All methods block."""
 
     data: Path
     digests: Digests
+    presence: Presence = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.presence = Presence(self.data, "The data folder", self._has_content)
+
+    def check(self) -> None:
+        """Raises UnavailableError if the folder had content, and its disk is away."""
+        if self._has_content():
+            self.presence.note_content()
+        self.presence.check()
+
+    def _has_content(self) -> bool:
+        return any((self.data / name).is_dir() for name in _FOLDERS)
+
+    def _not_offered(self, message: str) -> NotOfferedError:
+        """The error for what does not exist. Raises UnavailableError instead if the disk is
+        away."""
+        self.check()
+        return NotOfferedError(message)
 
     def git(self, views: Path, host: str, owner: str, name: str) -> Path:
         """The view of a bare repository to run git on; it is kept in the folder `views`.
@@ -64,7 +85,7 @@ class OpenLLMFiles:
         parts = (host, owner, name)
         folder = self.data / "git" / host / owner / f"{name}.git"
         if not all(map(_PART.fullmatch, parts)) or not os.path.lexists(folder / "HEAD"):
-            raise NotOfferedError(f"This mirror has no git repository {'/'.join(parts)[:200]}.")
+            raise self._not_offered(f"This mirror has no git repository {'/'.join(parts)[:200]}.")
         try:
             return git_view.shared_view(folder, self.data / "git", views)
         except (UnsafeRepositoryError, OSError) as exc:
@@ -77,6 +98,7 @@ class OpenLLMFiles:
 
     def projects(self) -> list[str]:
         """The normalized names of all projects with a wheel."""
+        self.check()
         return sorted({project for project, _ in self._wheels()})
 
     def wheels(self, project: str) -> list[Wheel]:
@@ -89,7 +111,7 @@ class OpenLLMFiles:
         paths = [path for found_name, path in self._wheels() if found_name == name]
         resolved = [(path, real) for path in paths if (real := self._resolve(path)) is not None]
         if not resolved:
-            raise NotOfferedError(f"This mirror has no wheel of {name[:100]}.")
+            raise self._not_offered(f"This mirror has no wheel of {name[:100]}.")
         stats = [real.stat() for _, real in resolved]
         jobs = [
             DigestJob(str(real), stat.st_size, stat.st_mtime_ns, "sha256")
@@ -106,7 +128,7 @@ class OpenLLMFiles:
         is_valid = "/" not in filename and _project(filename)
         real = self._resolve(self.data / "wheels" / filename) if is_valid else None
         if real is None:
-            raise NotOfferedError(f"This mirror has no wheel {filename[:200]!r}.")
+            raise self._not_offered(f"This mirror has no wheel {filename[:200]!r}.")
         return real
 
     def constraints(self, name: str) -> bytes:
@@ -119,7 +141,7 @@ class OpenLLMFiles:
                 return read_regular(real, _MAX_CONSTRAINTS, follow=False)
         except (OSError, ValueError):
             pass
-        raise NotOfferedError(f"This mirror has no constraints file {name[:200]!r}.")
+        raise self._not_offered(f"This mirror has no constraints file {name[:200]!r}.")
 
     def _resolve(self, path: Path) -> Path | None:
         """The real path of a wheel; None if it is not a regular file in the folder of wheels."""

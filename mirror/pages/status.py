@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _MAX_PROBLEMS = 200
 _MAX_LARGEST = 20
-_BROKEN = ("waiting", "corrupt", "partial", "failed", "stopped")
+_BROKEN = ("waiting", "corrupt", "damaged", "partial", "failed", "stopped")
 _HOLD_S = 15.0
 _GARBAGE_HOLD_S = 300.0
 _FIRST_WAIT_S = 3.0

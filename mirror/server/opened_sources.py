@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mirror.config import DEFAULT_DATA, SourceSpec
 from mirror.core.errors import ConfigError
+from mirror.core.presence import device_of
 from mirror.derived.digests import Digests
 from mirror.derived.state import State
 from mirror.sources.bento import BentoStore
@@ -21,21 +22,30 @@ from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mirror.core.source import Source
+    from collections.abc import Mapping, Sequence
 
 log = logging.getLogger("hubmirror")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedSources:
-    """The open sources and the state folder. `scratch` is the state folder if it is temporary."""
+    """The open sources, the data folder if there is one, and the state folder. `scratch` is the
+    state folder if it is temporary."""
 
     sources: FirstFound
     state: State
     digests: Digests
+    data: Path | None = None
     scratch: Path | None = None
+
+    def devices(self) -> tuple[str, ...]:
+        """The folders that are served, and the device of each, for `parse_devices`."""
+        folders = [self.data, *(source.root for source in self.sources.sources)]
+        return tuple(
+            f"{device} {folder}"
+            for folder in folders
+            if folder and (device := device_of(folder)) is not None
+        )
 
     def close(self) -> None:
         """Stop the computation of digests, and remove the temporary folder."""
@@ -45,15 +55,22 @@ class OpenedSources:
 
 
 def open_sources(
-    data: Path, state: Path | None, declared: Sequence[SourceSpec], *, timeout_s: float = 5.0
+    data: Path,
+    state: Path | None,
+    declared: Sequence[SourceSpec],
+    *,
+    timeout_s: float = 5.0,
+    devices: Mapping[str, int] | None = None,
 ) -> OpenedSources:
     """The sources in the order in which they are asked: the managed hub/ of `data`, those that
     were declared, and a Bento store in bentoml/ of `data`. One that is declared for the same folder
     takes its place. Those of `data` may come later.
 
-    Raises ConfigError where a folder is not there.
+    Raises ConfigError where a folder is not there. `devices` says on which devices the folders were
+    when the server started.
     """
-    specs = list(declared)
+    specs, devices = list(declared), devices or {}
+    _check_not_away(data, devices)
     if not data.is_dir() and (not declared or data != DEFAULT_DATA):
         raise ConfigError(
             f"The data folder {data} is not there. Create it, name another with --data, or serve "
@@ -77,12 +94,34 @@ def open_sources(
         folder = scratch = _temporary_state()
     kept = State(folder, data if data.is_dir() else None)
     digests = Digests(kept, timeout_s=timeout_s)
+    sources = [_open(spec, digests) for spec in specs]
+    for source in sources:
+        source.presence.expect(devices.get(str(source.root)))
     return OpenedSources(
-        FirstFound([_open(spec, digests) for spec in specs]), kept, digests, scratch
+        FirstFound(sources), kept, digests, data if data.is_dir() else None, scratch
     )
 
 
-def _open(spec: SourceSpec, digests: Digests) -> Source:
+def parse_devices(texts: Sequence[str]) -> dict[str, int]:
+    """The folders of `OpenedSources.devices`, each with its device."""
+    pairs = (text.partition(" ") for text in texts)
+    return {folder: int(device) for device, _, folder in pairs}
+
+
+def _check_not_away(data: Path, devices: Mapping[str, int]) -> None:
+    """Raises ConfigError if the data folder is on another device than before, and empty: its disk
+    is not mounted. Nothing must be written to the mount point."""
+    before = devices.get(str(data))
+    if before in (None, device_of(data)):
+        return
+    if not data.is_dir() or not any(data.iterdir()):
+        raise ConfigError(
+            f"The data folder {data} is away: it was on another device when the server started. "
+            "Mount its disk."
+        )
+
+
+def _open(spec: SourceSpec, digests: Digests) -> Folder | BentoStore | HfCache:
     if spec.repo is not None:
         return Folder(spec.path, spec.repo, digests, label=str(spec))
     if spec.kind == "bento":

@@ -11,6 +11,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from mirror.server.hang_up import HangUp
+from mirror.server.worker_config import CANNOT_START
 
 if TYPE_CHECKING:
     import socket
@@ -162,10 +163,11 @@ class Supervisor:
             if self.is_stopping or old.process.is_alive():
                 continue
             if old.restart_at is None:
-                is_early = now - old.started_at < _EARLY_S
+                is_early = now - old.started_at < _EARLY_S or old.process.exitcode == CANNOT_START
                 self._failures = min(self._failures + 1, _MAX_FAILURES) if is_early else 0
                 old.restart_at = now + (2.0**self._failures - 1) / 2
-                log.error("A worker died with exit code %s.", old.process.exitcode)
+                if old.process.exitcode != CANNOT_START:
+                    log.error("A worker died with exit code %s.", old.process.exitcode)
             if now >= old.restart_at:
                 self._workers[index] = self._start(old.module)
 

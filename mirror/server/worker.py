@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mirror.core.errors import HubmirrorError, operator_text
 from mirror.derived.xet_hashes import XetHashes
 from mirror.openllm.served_files import OpenLLMFiles
-from mirror.server.opened_sources import open_sources
+from mirror.server.opened_sources import open_sources, parse_devices
 from mirror.server.parent_watch import ParentWatch
 from mirror.server.repeated_warnings import RepeatedWarnings
 from mirror.server.uvicorn_adapter import add_https, make_server
-from mirror.server.worker_config import WorkerConfig
+from mirror.server.worker_config import CANNOT_START, WorkerConfig
 from mirror.web.app import create_app
 from mirror.web.observe import AccessLog, JsonFormatter, Logs
 from mirror.web.recorder import Recorder
@@ -53,11 +53,13 @@ def main(
     # If the terminal hangs up, all its processes get the signal. The supervisor stops the workers.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     config = WorkerConfig.parse(description)
+    configure_log(config.log_format)
     try:
         server = build_server(config, listeners)
-    except HubmirrorError as exc:
-        log.error("A worker cannot start: %s", operator_text(exc))  # noqa: TRY400
-        sys.exit(1)
+    except (HubmirrorError, OSError) as exc:
+        text = operator_text(exc) if isinstance(exc, HubmirrorError) else exc
+        log.error("A worker cannot start: %s", text)  # noqa: TRY400
+        sys.exit(CANNOT_START)
     serve(server, listeners, ready)
 
 
@@ -121,7 +123,8 @@ def _build_app(config: WorkerConfig, opened: OpenedSources | None) -> Starlette:
 def open_config(config: WorkerConfig) -> OpenedSources:
     """The sources, which wait for digests for a moment only: the web layer waits longer. Raises
     ConfigError."""
-    return open_sources(config.data, config.state, config.source_specs(), timeout_s=_NO_WAIT_S)
+    specs, devices = config.source_specs(), parse_devices(config.devices)
+    return open_sources(config.data, config.state, specs, timeout_s=_NO_WAIT_S, devices=devices)
 
 
 def configure_log(log_format: str) -> None:

@@ -16,6 +16,9 @@ from mirror.web.proxy import ProxySettings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+CANNOT_START = 78
+"""The exit code of a worker that cannot start, and has logged why (sysexits.h, EX_CONFIG)."""
+
 _VERSION = 1
 
 
@@ -27,7 +30,8 @@ class WorkerConfig:
     `certificate` is a file with a certificate and its key, for `names`, if https is served.
     `upstream` is the hub to fetch from; empty if nothing is fetched. `config_file` has the rules
     of what may come in, and other hubs; it is read at each start of a process. `recording` is the
-    file that gets what clients ask for. `temporary` are folders that all workers share, and that
+    file that gets what clients ask for. `devices` are the folders that are served, and the device
+    of each at the start of the server. `temporary` are folders that all workers share, and that
     are removed when the server ends.
     """
 
@@ -51,6 +55,7 @@ class WorkerConfig:
     finish: str = "always"
     cache_size: int = 0
     forward_token: bool = False
+    devices: tuple[str, ...] = ()
     temporary: tuple[Path, ...] = ()
 
     @property
@@ -80,7 +85,7 @@ class WorkerConfig:
         for name in ("data", "state", "token_file", "certificate", "recording", "config_file"):
             if name in values:
                 values[name] = Path(values[name])
-        for name in ("sources", "trusted_proxies", "names"):
+        for name in ("sources", "trusted_proxies", "names", "devices"):
             if name in values:
                 values[name] = tuple(values[name])
         values["temporary"] = tuple(map(Path, values.get("temporary", ())))

@@ -12,8 +12,10 @@ from mirror.core.errors import (
     RevisionIncompleteError,
     RevisionNotFoundError,
 )
+from mirror.core.presence import Presence
 from mirror.core.repo import COMMIT_HASH, find_commit
-from mirror.core.source import Layout, LocalFile, Snapshot, disk_errors
+from mirror.core.source import Layout, LocalFile, Snapshot, disk_errors, refuse_corrupt
+from mirror.derived.proofs import CorruptFiles
 from mirror.sources.bento_index import BentoIndex
 from mirror.sources.plain import PlainFiles
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
@@ -41,8 +43,10 @@ class BentoStore:
         self.layout = Layout.BENTO_STORE
         self.root = Path(os.path.realpath(home))
         self._digests = digests
+        self._corrupt = CorruptFiles(digests.state, self.root)
         self._recent = SnapshotCache(ttl_s)
         self._index = BentoIndex(self.root, ttl_s)
+        self.presence = Presence(self.root, "The Bento store", self._has_content)
 
     def repos(self) -> list[Repo]:
         found: dict[str, Repo] = {}
@@ -87,13 +91,22 @@ class BentoStore:
     def entries(self) -> Sequence[Entry]:
         """All valid entries, by tag, without their lists of files."""
         with disk_errors("The Bento store"):
-            return self._index.get().entries
+            found = self._index.get().entries
+        if found:
+            self.presence.note_content()
+        self.presence.check()
+        return found
+
+    def _has_content(self) -> bool:
+        return any((self.root / "models").iterdir())
 
     def _of(self, repo: Repo) -> tuple[Entry, ...]:
         with disk_errors("The Bento store"):
             found = self._index.of(repo)
         if not found:
+            self.presence.check()
             raise RepositoryNotFoundError(repo)
+        self.presence.note_content()
         return found
 
     def _stamp(self, entry: Entry) -> Hashable:
@@ -124,9 +137,8 @@ class BentoStore:
             repo=entry.repo,
             commit_hash=commit.commit_hash if commit else entry.commit_hash,
             commit=commit,
-            files=found.files,
+            files=refuse_corrupt(found.files, self._corrupt.find()),
             last_modified=entry.created_at,
-            absent=found.absent,
             # An entry can hold only the files that OpenLLM needs to start a model.
             whole=entry.whole or not entry.commit_hash,
             note=_DERIVED.format(entry.tag) if entry.derived else "",
@@ -147,7 +159,7 @@ def _as_written(entry: Entry, files: Mapping[str, RepoFile]) -> PlainFiles:
             absent=changed,
         )
     stored = {path: LocalFile(file, str(entry.folder / path)) for path, file in files.items()}
-    return PlainFiles(stored, {}, entry.created_at)
+    return PlainFiles(stored, entry.created_at)
 
 
 def _mtime_ns(folder: Path) -> int:

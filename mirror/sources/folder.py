@@ -18,14 +18,17 @@ from mirror.core.errors import (
     RevisionNotFoundError,
     UnavailableError,
 )
+from mirror.core.presence import Presence
 from mirror.core.repo import Repo, find_commit
-from mirror.core.source import Layout, Snapshot, disk_errors
+from mirror.core.source import Layout, Snapshot, disk_errors, refuse_corrupt
+from mirror.derived.proofs import CorruptFiles
 from mirror.sources.plain import PlainFiles
 from mirror.sources.snapshot_cache import TTL_S, hold_s
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from mirror.core.source import LocalFile
     from mirror.derived.digests import Digests
 
 
@@ -49,8 +52,10 @@ class Folder:
         self.label = label or f"folder={repo}"
         self.layout = Layout.OTHER
         self.root = Path(root).absolute()
+        self.presence = Presence(self.root, str(repo), self._has_content)
         self._repo = repo
         self._digests = digests
+        self._corrupt = CorruptFiles(digests.state, self.root)
         self._ttl_s = ttl_s
         self._kept: tuple[PlainFiles, Snapshot] | None = None
         self._until = 0.0
@@ -61,6 +66,7 @@ class Folder:
     def repos(self) -> list[Repo]:
         if not self.root.is_dir():
             raise UnavailableError(f"{self._repo} cannot be read: its folder does not exist.")
+        self.presence.check()
         return [self._repo]
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
@@ -82,13 +88,17 @@ class Folder:
 
     def stamp(self, repo: Repo) -> Hashable:
         snapshot = self.snapshot(repo, "main")
-        return snapshot.commit_hash, snapshot.last_modified.isoformat(), len(snapshot.absent)
+        problems = sum(1 for stored in snapshot.files.values() if stored.problem)
+        return snapshot.commit_hash, snapshot.last_modified.isoformat(), problems
 
     def identities(self) -> list[str]:
         return []
 
     def unrecorded(self) -> list[Repo]:
         return []
+
+    def _has_content(self) -> bool:
+        return any(self.root.iterdir())
 
     def _check(self, repo: Repo) -> None:
         if repo.key != self._repo.key:
@@ -129,19 +139,25 @@ class Folder:
         before = kept[0] if kept is not None else None
         started = time.monotonic()
         found = PlainFiles.read(self.root, str(self._repo), self._digests, before=before)
-        if kept is None or found is not before:
-            kept = found, self._snapshot_of(found)
+        if not found.files:
+            raise UnavailableError(
+                f"{self._repo} cannot be served: its folder is empty. Ask the mirror's operator "
+                "whether its disk is mounted, and its copy has begun."
+            )
+        self.presence.note_content()
+        files = refuse_corrupt(found.files, self._corrupt.find())
+        if kept is None or found is not before or files != kept[1].files:
+            kept = found, self._snapshot_of(found, files)
         self._cost = time.monotonic() - started
         self._until = time.monotonic() + hold_s(self._ttl_s, self._cost)
         return kept
 
-    def _snapshot_of(self, found: PlainFiles) -> Snapshot:
+    def _snapshot_of(self, found: PlainFiles, files: Mapping[str, LocalFile]) -> Snapshot:
         commit = found.commit()
         return Snapshot(
             repo=self._repo,
             commit_hash=commit.commit_hash,
             commit=commit,
-            files=found.files,
+            files=files,
             last_modified=found.last_modified,
-            absent=found.absent,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -10,9 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.core.errors import RepositoryNotFoundError
+from mirror.core.errors import NotFoundError, RepositoryNotFoundError
+from mirror.core.presence import Presence
 from mirror.core.repo import Repo
 from mirror.core.source import Layout, disk_errors
+from mirror.derived.proofs import CorruptFiles
 from mirror.sources.foreign import ForeignRevisions
 from mirror.sources.managed import ManagedRevisions
 from mirror.sources.pull_status import read_pull
@@ -20,7 +23,7 @@ from mirror.sources.repo_dir import RepoDir, identity, stamp_of
 from mirror.sources.snapshot_cache import TTL_S, SnapshotCache
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Iterator, Mapping
 
     from mirror.core.source import Snapshot
     from mirror.derived.digests import Digests
@@ -43,8 +46,10 @@ class HfCache:
         self.layout = Layout.MANAGED_CACHE if managed else Layout.HF_CACHE
         self.managed = managed
         self._digests = digests
+        self._corrupt = CorruptFiles(digests.state, self.root)
         self._recent = SnapshotCache(ttl_s)
         self._ttl_s = ttl_s
+        self.presence = Presence(self.root, f"A source ({self._kind})", self._has_content)
         self._folders: tuple[float, dict[str, list[tuple[Repo, str]]]] = (0.0, {})
         self._lock = threading.Lock()
 
@@ -52,25 +57,27 @@ class HfCache:
         with disk_errors(f"A source ({self._kind})"):
             listed = self._folders_listed()
             if listed and not any(_is_readable(f"{self.root}/{name}") for _, name in listed):
+                self.presence.check()
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.root))
-            return [repo for repo, _ in listed]
+        self.presence.check()
+        return [repo for repo, _ in listed]
 
     def refs(self, repo: Repo) -> Mapping[str, str]:
-        with disk_errors(str(repo)):
+        with self._not_away(repo):
             return self._revisions(repo).refs()
 
     def commits(self, repo: Repo) -> list[str]:
-        with disk_errors(str(repo)):
+        with self._not_away(repo):
             return self._revisions(repo).commits()
 
     def snapshot(self, repo: Repo, revision: str) -> Snapshot:
-        with disk_errors(str(repo)):
+        with self._not_away(repo):
             return self._recent.get(
                 (repo, revision), lambda: self._revisions(repo).snapshot(revision)
             )
 
     def stamp(self, repo: Repo) -> Hashable:
-        with disk_errors(str(repo)):
+        with self._not_away(repo):
             found = stamp_of(f"{self.root}/{repo.folder_name}", is_managed=self.managed)
             return found or stamp_of(str(self._folder(repo).path), is_managed=self.managed)
 
@@ -94,7 +101,7 @@ class HfCache:
         folder = self._folder(repo)
         if self.managed or folder.recorded():
             return ManagedRevisions(folder, self._recent)
-        return ForeignRevisions(folder, self._digests, self._recent)
+        return ForeignRevisions(folder, self._digests, self._recent, self._corrupt)
 
     def _folder(self, repo: Repo) -> RepoDir:
         exact = self.root / repo.folder_name
@@ -109,6 +116,20 @@ class HfCache:
     def _folders_listed(self) -> list[tuple[Repo, str]]:
         return list(itertools.chain.from_iterable(self._list().values()))
 
+    @contextlib.contextmanager
+    def _not_away(self, repo: Repo) -> Iterator[None]:
+        """Raise UnavailableError for a disk error, and for "not found" if the folder is away."""
+        try:
+            with disk_errors(str(repo)):
+                yield
+        except NotFoundError:
+            self.presence.check()
+            raise
+
+    def _has_content(self) -> bool:
+        is_repo = (Repo.from_folder_name(name) is not None for name in os.listdir(self.root))
+        return identity(self.root) != "" or any(is_repo)
+
     def _list(self) -> dict[str, list[tuple[Repo, str]]]:
         """Repos and their folders by key, in order: two folders can differ only in case. The cache
         is listed at most once in `ttl_s` seconds."""
@@ -119,6 +140,8 @@ class HfCache:
                 for name in sorted(self._names()):
                     if repo := Repo.from_folder_name(name):
                         folders.setdefault(repo.key, []).append((repo, name))
+                if folders or identity(self.root):
+                    self.presence.note_content()
                 self._folders = (time.monotonic() + self._ttl_s, folders)
             return folders
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mirror.core.repo import Repo
-    from mirror.core.source import Snapshot, Source
+    from mirror.core.source import Source
     from mirror.sources.first_found import FirstFound
     from mirror.sources.pull_status import PullStatus
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 class Row:
     """One revision. `size` is in bytes. A recorded revision has the `status` `complete`, `waiting`
     (files are missing) or `corrupt` (files were quarantined). A revision without a record is
-    `foreign` or `partial`. If another source serves the repository, the status is `shadowed`.
-    A revision that is not published yet has the status of its `pull`: `running`, `failed` or
-    `stopped`. `note` gives the reason. `blobs` are the sizes of the files by etag."""
+    `foreign` or `partial`, or `damaged` if a file of it cannot be served. If another source serves
+    the repository, the status is `shadowed`. A revision that is not published yet has the status of
+    its `pull`: `running`, `failed` or `stopped`. `note` gives the reason. `blobs` are the sizes of
+    the files by etag."""
 
     repo: Repo
     commit_hash: str
@@ -131,18 +132,10 @@ def _row(
         "shadowed" if shadow else snapshot.status,
         len(files),
         used_storage(files),
-        f"{shadow} answers for it" if shadow else _note(snapshot),
+        f"{shadow} answers for it" if shadow else snapshot.problem_text or snapshot.note,
         snapshot.pulled_at,
         blobs={file.etag: file.size for file in files},
     )
-
-
-def _note(snapshot: Snapshot) -> str:
-    problems = snapshot.problems
-    if not problems:
-        return snapshot.note
-    more = f", and {len(problems) - 1} others" if len(problems) > 1 else ""
-    return f"{problems[0].file.path} cannot be read: {problems[0].problem}{more}"
 
 
 def _shadow(sources: FirstFound, source: Source, repo: Repo) -> str:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror.core.commit import Commit
-from mirror.core.errors import BlobUnreadableError, RequestError
+from mirror.core.errors import BlobUnreadableError
 from mirror.core.files import read_regular
+from mirror.core.foreign_names import unfinished_path
 from mirror.core.source import LocalFile
-from mirror.core.tree import check_file_path, lfs_file
+from mirror.core.tree import lfs_file, listed_path
 from mirror.derived.digests import DigestJob
+from mirror.derived.proofs import problem_of
+from mirror.sources.lost import UNFINISHED, lost_shards, name_problem
 from mirror.sources.scan import LfsRule, digested, files_below, moment
 
 if TYPE_CHECKING:
@@ -30,14 +33,14 @@ _POINTER = re.compile(
 )
 
 _LONGEST_POINTER = 200
+_NO_CONTENT = "it is a git-lfs pointer without content: `git lfs pull` downloads it"
 
 
 @dataclass(frozen=True, slots=True)
 class PlainFiles:
-    """The served files by path, and the paths that are not served, each with the reason."""
+    """The files by path. Those that cannot be served have a problem."""
 
     files: Mapping[str, LocalFile]
-    absent: Mapping[str, str]
     last_modified: datetime
     rule: LfsRule | None = None
 
@@ -63,24 +66,47 @@ class PlainFiles:
         root = os.path.realpath(folder, strict=True)
         paths = list(files_below(root, _SKIPPED.union(skip)))
         rule = LfsRule.of(root, paths)
-        absent: dict[str, str] = {}
         found: dict[str, DigestJob | LocalFile] = {}
+        unfinished: set[str] = set()
         newest, kept = 0, before.files if before and before.rule == rule else {}
         for path in paths:
+            if final := unfinished_path(path):
+                unfinished.add(listed_path(final))
+                continue
             try:
-                check_file_path(path)
-                location, size, mtime_ns = _follow(root, path)
-                newest = max(newest, mtime_ns)
-                found[path] = (
-                    _unchanged(kept.get(path), location, size, mtime_ns)
-                    or _pointed_at(root, path, location, size)
-                    or by_rule(path, DigestJob(location, size, mtime_ns, "sha256"), rule)
-                )
-            except (_NotServed, RequestError) as exc:
-                absent[path] = f"This mirror does not serve the file: {exc}"
-        files = _digested(found, name, digests)
-        now = cls(files, absent, moment(newest / 1e9), rule)
+                location, status = _follow(root, path)
+            except _NotServedError as exc:
+                listed = listed_path(path)
+                found[listed] = LocalFile.unreadable(listed, f"{root}/{path}", 0, str(exc))
+                continue
+            newest = max(newest, status.st_mtime_ns)
+            found[path] = _unchanged(kept.get(path), location, status) or _look_at(
+                root, path, location, status, rule
+            )
+        _add_lost(root, found, unfinished)
+        now = cls(_digested(found, name, digests), moment(newest / 1e9), rule)
         return before if now == before else now
+
+
+def _look_at(
+    root: str, path: str, location: str, status: os.stat_result, rule: LfsRule
+) -> DigestJob | LocalFile:
+    """The entry of a file, or the digest to compute for it."""
+    size = status.st_size
+    if pointed_at := _pointed_at(root, path, location, size):
+        return pointed_at
+    if problem := problem_of(path, location, status, None):
+        return LocalFile.unreadable(path, location, size, problem)
+    return by_rule(path, DigestJob(location, size, status.st_mtime_ns, "sha256"), rule)
+
+
+def _add_lost(root: str, found: dict[str, DigestJob | LocalFile], unfinished: set[str]) -> None:
+    """Add the files that belong to the repository and are not in the folder."""
+    lost = dict.fromkeys(unfinished - found.keys(), UNFINISHED)
+    locations = {path: f"{root}/{path}" for path in found}
+    lost |= lost_shards({*found, *lost}, locations, is_whole=True)
+    for path, reason in lost.items():
+        found[path] = LocalFile.unreadable(path, f"{root}/{path}", 0, reason)
 
 
 def _digested(
@@ -111,37 +137,39 @@ def by_rule(path: str, want: DigestJob, rule: LfsRule) -> DigestJob | LocalFile:
         return LocalFile.unreadable(path, want.location, want.size, cause)
 
 
-def _unchanged(kept: LocalFile | None, location: str, size: int, mtime_ns: int) -> LocalFile | None:
+def _unchanged(kept: LocalFile | None, location: str, status: os.stat_result) -> LocalFile | None:
     """The previous entry of a file, if the file has not changed."""
-    if kept is None or kept.problem or kept.mtime_ns != mtime_ns:
+    if kept is None or kept.problem or kept.mtime_ns != status.st_mtime_ns:
         return None
-    return kept if (kept.local_path, kept.file.size) == (location, size) else None
+    return kept if (kept.local_path, kept.file.size) == (location, status.st_size) else None
 
 
-class _NotServed(Exception):
+class _NotServedError(Exception):
     """The reason why a file of the folder is not served."""
 
 
-def _follow(root: str, path: str) -> tuple[str, int, int]:
-    """The real path of a file, its size and its mtime. Symlinks inside the folder are followed."""
+def _follow(root: str, path: str) -> tuple[str, os.stat_result]:
+    """The real path of a file, and its status. Symlinks inside the folder are followed."""
+    if problem := name_problem(path):
+        raise _NotServedError(problem)
     location = f"{root}/{path}"  # only the last part of the path can be a symlink
     try:
         found = os.lstat(location)
         if stat.S_ISREG(found.st_mode):
-            return location, found.st_size, found.st_mtime_ns
+            return location, found
         location = os.path.realpath(location, strict=True)
         found = os.stat(location)
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise _NotServed("it is a symlink to a path that does not exist.") from exc
+        raise _NotServedError("it is a symlink to a path that does not exist") from exc
     except OSError as exc:
         if exc.errno == errno.ELOOP:
-            raise _NotServed("it is a symlink that points to itself.") from exc
+            raise _NotServedError("it is a symlink that points to itself") from exc
         raise
     if not location.startswith(f"{root}{os.sep}"):
-        raise _NotServed("it is a symlink to a path outside the folder.")
+        raise _NotServedError("it is a symlink to a path outside the folder")
     if not stat.S_ISREG(found.st_mode):
-        raise _NotServed("it is a symlink to a path that is not a regular file.")
-    return location, found.st_size, found.st_mtime_ns
+        raise _NotServedError("it is not a regular file")
+    return location, found
 
 
 def _pointed_at(root: str, path: str, location: str, size: int) -> LocalFile | None:
@@ -157,5 +185,5 @@ def _pointed_at(root: str, path: str, location: str, size: int) -> LocalFile | N
     sha256, true_size = match[1].decode(), int(match[2])
     kept = os.path.join(root, ".git/lfs/objects", sha256[:2], sha256[2:4], sha256)
     if not os.path.isfile(kept) or os.path.getsize(kept) != true_size:
-        raise _NotServed("it is a git-lfs pointer without content: `git lfs pull` downloads it.")
+        return LocalFile(lfs_file(path, true_size, sha256), location, problem=_NO_CONTENT)
     return LocalFile(lfs_file(path, true_size, sha256), kept)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mirror.core.files import read_regular
+from mirror.core.foreign_names import is_foreign
 from mirror.core.record import MAX_SIDE_FILE, ManifestError, Record, parse_tree
 from mirror.core.repo import COMMIT_HASH, Repo, check_ref, is_ref, ref_name, short_ref
 from mirror.core.tree import is_etag
@@ -113,13 +114,14 @@ class RepoDir:
         """All refs by full name. The value is empty if the ref cannot be read or has no hash.
 
         The result does not contain the refs that huggingface_hub writes for abbreviated hashes,
-        and files whose names are not valid in git (for example temporary files of a copy).
+        and files that are not refs: their names are not valid in git, or are those of operating
+        systems and copying tools.
         """
         folder = f"{self.path}/refs/"
         found = {}
         for file in sorted(itertools.islice(_files_below(folder), _MAX_REFS)):
             short = file.removeprefix(folder)
-            if not is_ref(ref_name(short)):
+            if not is_ref(ref_name(short)) or is_foreign(short):
                 continue
             commit = _read_ref(file)
             if not (_SHORT_HASH.fullmatch(short) and commit.startswith(short)):
@@ -174,7 +176,7 @@ class RepoDir:
             names.append(os.path.basename(path))
             found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise LinkError("it is a symlink to a path that is not a regular file")
+            raise LinkError("it is not a regular file, and not a symlink to one")
         if not self.is_real(os.path.dirname(path)):
             raise LinkError("its folder is a symlink")
         etag, xet_hash = [name if is_etag(name) else None for name in [*names, "", ""][:2]]

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mirror.core.files import is_outage, open_regular, read_regular
+from mirror.core.foreign_names import is_system_file
 from mirror.core.tree import MAX_DEPTH, RepoFile, lfs_file
 from mirror.sources.git_attributes import AttributesFile, GitAttributes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from mirror.derived.digests import DigestJob, Kind
 
@@ -25,11 +26,13 @@ _LFS_SIZE = 10 * 1000 * 1000
 _GIT_LOOKS_AT = 8000
 
 
-def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
-    """Paths below a folder, relative to it, without `.git` folders and the paths in `skip`.
+def files_below(folder: str, skip: Container[str] = (), keep: Container[str] = ()) -> Iterator[str]:
+    """Paths below a folder, relative to it, without `.git`, the paths in `skip`, and what operating
+    systems leave behind, unless it is a symlink or in `keep`.
 
-    Symlinks are yielded, but not followed. If a folder is deeper than MAX_DEPTH, the folder is
-    yielded, and its files are not. Raises OSError if a folder cannot be listed.
+    Everything that is not a folder is yielded; symlinks are not followed. If a folder is deeper
+    than MAX_DEPTH, the folder is yielded, and its files are not. Raises OSError if a folder cannot
+    be listed.
     """
     pending = [""]
     while pending:
@@ -37,14 +40,13 @@ def files_below(folder: str, skip: Collection[str] = ()) -> Iterator[str]:
         with os.scandir(os.path.join(folder, parent)) as entries:
             for entry in entries:
                 path = f"{parent}{entry.name}"
-                if entry.name == ".git" or path in skip or not _is_unicode(entry.name):
+                if entry.name == ".git" or path in skip:
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    if path.count("/") < MAX_DEPTH:
-                        pending.append(f"{path}/")
-                    else:
-                        yield path
-                elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                if is_system_file(entry.name) and path not in keep and not entry.is_symlink():
+                    continue
+                if entry.is_dir(follow_symlinks=False) and path.count("/") < MAX_DEPTH:
+                    pending.append(f"{path}/")
+                else:
                     yield path
 
 
@@ -63,11 +65,6 @@ def folder_stamps(root: str) -> tuple[tuple[str, int, int], ...]:
             continue
         found.append((folder, here.st_mtime_ns, here.st_ino))
     return tuple(sorted(found))
-
-
-def _is_unicode(name: str) -> bool:
-    """Whether a name can be encoded as UTF-8. The hub accepts no other names."""
-    return name.isascii() or not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def error_response(exc: Exception) -> Response:
         headers["x-error-code"] = code
     if isinstance(exc, errors.EntryNotFoundError) and exc.known:
         headers["x-repo-commit"] = exc.commit_hash
-    if isinstance(exc, errors.UnavailableError):
+    if isinstance(exc, errors.UnavailableError) and exc.retry_after is not None:
         headers["retry-after"] = str(exc.retry_after)
     if isinstance(exc, errors.SlowRequestError):
         headers["connection"] = "close"

@@ -12,18 +12,33 @@ if TYPE_CHECKING:
     from mirror.web.request import HubRequest
 
 
+_MAX_PROBLEMS = 100
+
+
 def healthz(_: HubRequest) -> Response:
     """200 while the process runs. The handler uses no thread and no disk."""
     return PlainTextResponse("ok\n")
 
 
 def readyz(request: HubRequest) -> Response:
-    """200 if every source can be listed."""
+    """200 if every source can be listed, with the files that cannot be served, as of the last look.
+
+    Names of repositories and files are shown only if the mirror has no token: the route is open.
+    """
+    context = request.context
     try:
-        count = sum(1 for _ in request.context.source.repos())
+        context.openllm_files.check()
+        count = sum(1 for _ in context.source.repos())
     except UnavailableError as exc:
         return PlainTextResponse(f"{exc}\n", 503)
-    return PlainTextResponse(f"ready: {count} repositories\n")
+    lines = [f"ready: {count} repositories"]
+    if problems := context.catalog.last_look().problems:
+        lines.append(
+            f"{len(problems)} of them have files that cannot be served. `hubmirror ls` lists them."
+        )
+        if not context.proxy.signer.closed:
+            lines += problems[:_MAX_PROBLEMS]
+    return PlainTextResponse("\n".join(lines) + "\n")
 
 
 def metrics(request: HubRequest) -> Response:

@@ -145,8 +145,8 @@ def test_no_link_leads_out(kind: str, served: tuple[httpx2.Client, Mapping[str, 
                 assert b"root:" not in answer.content
 
 
-def test_no_link_that_leads_out_is_listed(
-    kind: str, served: tuple[httpx2.Client, Mapping[str, str]]
+def test_a_link_that_leads_out_is_listed_without_its_target(
+    served: tuple[httpx2.Client, Mapping[str, str]],
 ) -> None:
     client, repos = served
     for name in LINKS:
@@ -155,8 +155,6 @@ def test_no_link_that_leads_out_is_listed(
             answer = client.get(path, timeout=8)
             assert answer.status_code in (200, 404, 503)
             assert "passwd" not in answer.text
-            if kind != "managed" or name == "blob-link":
-                assert "sub/link" not in answer.text, (name, path)
         told = client.post(f"{base}/paths-info/main", json={"paths": ["sub/link", "sub"]})
-        assert kind == "managed" or "sub/link" not in told.text
+        assert "passwd" not in told.text
     assert "passwd" not in client.get("/api/models?full=true").text

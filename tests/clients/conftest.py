@@ -69,7 +69,8 @@ class Mirror:
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     """Org/Model is managed, Org/Partial is foreign and without a tree: each with a tag and a pull
-    request. hubmirror/demo is the demo model. Large files are offered by Xet."""
+    request. Org/Lost is like Org/Partial, without the blob of its weights.
+    hubmirror/demo is the demo model. Large files are offered by Xet."""
     folder = tmp_path_factory.mktemp("mirror")
     managed, foreign, state = folder / "managed", folder / "foreign", State(folder / "state")
     folders.make_managed(managed, WHOLE)
@@ -81,6 +82,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
     older = Content(OLD_FILES, OLDER, PARTIAL.repo)
     folders.write(folders.make_classic(foreign, older, "refs/pr/1") / "refs/v1.0", OLDER.encode())
     with closing(Digests(state)) as digests:
+        lost = Content(PARTIAL.files, repo=Repo.parse("Org/Lost"))
+        folder = folders.make_classic(foreign, lost)
+        (folder / "blobs" / lost.entries["model.safetensors"].etag).unlink()
         sources: list[Source] = [
             HfCache(managed, digests, managed=True),
             HfCache(foreign, digests, managed=False),

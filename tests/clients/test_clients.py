@@ -139,6 +139,15 @@ def test_what_is_absent_is_named(
     assert message in told["message"]
 
 
+@each("errors", *HUBS)
+def test_a_lost_file_fails_the_download_and_is_named(run: Run) -> None:
+    """No file of the weights is left in the client's cache, and no marker that it is absent."""
+    errors = run("lost", "Org/Lost")
+    assert "503" in "".join(errors)
+    assert "model.safetensors" in "".join(errors)
+    assert not list(run.home.rglob("model.safetensors"))
+
+
 @each("errors", NODE, CURL)
 @pytest.mark.parametrize(
     ("asked", "message"),

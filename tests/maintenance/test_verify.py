@@ -285,7 +285,7 @@ def test_a_foreign_cache_is_checked_but_not_changed(data: Path, tmp_path: Path) 
     assert sorted(row.split()[:2] for row in rows) == [
         ["2", "problems."],
         ["corrupt", "Org/Twin"],
-        ["missing", "Org/Twin"],
+        ["dangling", "Org/Twin"],
     ]
     assert names_below(folder) == before
 

@@ -34,6 +34,15 @@ from tests.folders import (
 WEIGHTS = "model.safetensors"
 
 
+def _refusal(source: HfCache, path: str) -> str:
+    """The error that a client gets for a file that is listed and cannot be served."""
+    stored = source.snapshot(MODEL, "main").find(path)
+    for serve in (stored.open, stored.check):
+        with pytest.raises(BlobUnreadableError) as failure:
+            serve()
+    return str(failure.value)
+
+
 def _lookup(source: HfCache, path: str) -> EntryNotFoundError:
     with pytest.raises(EntryNotFoundError) as failure:
         source.snapshot(MODEL, "main").find(path)
@@ -67,18 +76,21 @@ def test_a_file_that_was_never_downloaded_is_no_promise(hub: Path, foreign: HfCa
     assert "Upstream has the file" in str(missing)
 
 
-def test_a_dangling_link_is_not_offered(hub: Path, foreign: HfCache) -> None:
+def test_a_dangling_link_is_listed_and_refused(hub: Path, foreign: HfCache) -> None:
     folder = make_classic(hub)
-    (folder / "blobs" / Content().entries["config.json"].etag).unlink()
-    assert "config.json" not in foreign.snapshot(MODEL, "main").files
-    assert not _lookup(foreign, "config.json").known
+    (folder / "blobs" / Content().entries[WEIGHTS].etag).unlink()
+    assert "blob that is not here" in _refusal(foreign, WEIGHTS)
+    file = foreign.snapshot(MODEL, "main").find(WEIGHTS).file
+    assert file.lfs_sha256 == Content().entries[WEIGHTS].lfs_sha256
+    add_tree(folder, Content())
+    assert foreign.snapshot(MODEL, "main").find(WEIGHTS).file == Content().entries[WEIGHTS]
 
 
-def test_shared_blobs_that_rsync_left_behind_are_not_offered(hub: Path, foreign: HfCache) -> None:
+def test_shared_blobs_that_rsync_left_behind_are_refused(hub: Path, foreign: HfCache) -> None:
     make_shared(hub)
     for blob in (hub / "blobs").rglob("??/*"):
         blob.unlink()
-    assert WEIGHTS not in foreign.snapshot(MODEL, "main").files
+    assert "blob that is not here" in _refusal(foreign, WEIGHTS)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +103,7 @@ def test_a_link_that_leaves_the_repository_is_not_followed(
     write(hub.parent / "outside", b"secret")
     write(hub / "models--Org--Other" / "blobs" / "x", b"secret")
     (folder / "snapshots" / COMMIT / "evil.txt").symlink_to(target)
-    missing = _lookup(foreign, "evil.txt")
-    assert "outside the blobs of the cache" in str(missing)
-    assert not missing.known
+    assert "outside the blobs of the cache" in _refusal(foreign, "evil.txt")
 
 
 def test_a_link_loop_is_not_followed(hub: Path, foreign: HfCache) -> None:
@@ -102,7 +112,7 @@ def test_a_link_loop_is_not_followed(hub: Path, foreign: HfCache) -> None:
     link(one, two)
     link(two, one)
     link(folder / "snapshots" / COMMIT / "loop.txt", one)
-    assert "not a regular file" in str(_lookup(foreign, "loop.txt"))
+    assert "not a regular file" in _refusal(foreign, "loop.txt")
 
 
 def test_a_blob_of_the_wrong_size_is_never_served(hub: Path, foreign: HfCache) -> None:
@@ -186,7 +196,7 @@ def test_every_type_and_bare_ids(hub: Path, foreign: HfCache, repo: str) -> None
 
 def test_other_folders_of_a_cache_are_no_repositories(hub: Path, foreign: HfCache) -> None:
     make_shared(hub)
-    for name in (".locks", "kernels--org--name", "models--a--b--c", "version.txt"):
+    for name in (".locks", "others--org--name", "models--a--b--c", "version.txt"):
         (hub / name).mkdir()
     assert foreign.repos() == [MODEL]
 

@@ -14,7 +14,7 @@ import orjson
 
 from mirror.cli.progress import showing
 from mirror.cli.settings import AS_JSON, settings
-from mirror.config import File, RepoSpec
+from mirror.config import DEFAULT_DATA, File, RepoSpec
 from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.repo import RepoType
 from mirror.core.units import human, several
@@ -69,6 +69,7 @@ def pull(
     REVISION is main; of a kernel, all its branches v1, v2, … Without REPO, all [[repo]] of the
     configuration are pulled.
     """
+    _check_data(data)
     declared = file.repos if file else ()
     specs = [_named(text, options, declared) for text in repos] or list(declared)
     _check(repos, specs, options)
@@ -88,6 +89,16 @@ def pull(
                 has_failed = bool(outcome.failed)
                 _prune(cache, pinned, report, remove=options["prune"], has_failed=has_failed)
     sys.exit(1 if outcome.failed else 0)
+
+
+def _check_data(data: Path) -> None:
+    """Raises ConfigError for a folder that does not exist and is not the default: it may be a
+    spelling error, or the mount point of a disk that is away."""
+    if not data.is_dir() and data != DEFAULT_DATA:
+        raise ConfigError(
+            f"The data folder {data} does not exist. If its disk is mounted and the path is right, "
+            f"create it: mkdir -p {data}"
+        )
 
 
 def _named(text: str, options: dict[str, Any], declared: Sequence[RepoSpec]) -> RepoSpec:

@@ -20,6 +20,7 @@ from mirror.sources.bento import BentoStore
 from mirror.sources.first_found import FirstFound
 from mirror.sources.folder import Folder
 from mirror.sources.hf_cache import HfCache
+from mirror.sources.wrong_level import is_cache, wrong_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,24 +72,14 @@ def open_sources(
     """
     specs, devices = list(declared), devices or {}
     _check_not_away(data, devices)
-    if not data.is_dir() and (not declared or data != DEFAULT_DATA):
-        raise ConfigError(
-            f"The data folder {data} is not there. Create it, name another with --data, or serve "
-            "an existing cache with --source hf-cache:FOLDER."
-        )
+    _check_data(data, is_alone=not declared)
     hub = data / "hub"
     if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
         specs.insert(0, SourceSpec("managed", hub))
     store = data / "bentoml"
     if data.is_dir() and not any(spec.path.resolve() == store.resolve() for spec in specs):
         specs.append(SourceSpec("bento", store))
-    for spec in specs:
-        may_come = spec.path in (hub, store) and not spec.path.exists()
-        if not spec.path.is_dir() and not may_come:
-            raise ConfigError(
-                f"The source {spec} does not exist, or is not a folder. Check its path, and that "
-                "its disk is mounted."
-            )
+    _check_folders(data, specs, declared)
     folder, scratch = _state_folder(data, state), None
     if folder is None:
         folder = scratch = _temporary_state()
@@ -100,6 +91,32 @@ def open_sources(
     return OpenedSources(
         FirstFound(sources), kept, digests, data if data.is_dir() else None, scratch
     )
+
+
+def _check_data(data: Path, *, is_alone: bool) -> None:
+    if not data.is_dir() and (is_alone or data != DEFAULT_DATA):
+        raise ConfigError(
+            f"The data folder {data} is not there. Create it, name another with --data, or serve "
+            "an existing cache with --source hf-cache:FOLDER."
+        )
+    if is_cache(data) and not (data / "hub").is_dir():
+        raise ConfigError(
+            f"{data} is an HF cache, not a data folder. Write --source hf-cache:{data}, or name "
+            "another data folder with --data."
+        )
+
+
+def _check_folders(data: Path, specs: Sequence[SourceSpec], declared: Sequence[SourceSpec]) -> None:
+    for spec in specs:
+        may_come = spec.path in (data / "hub", data / "bentoml") and not spec.path.exists()
+        if not spec.path.is_dir() and not may_come:
+            raise ConfigError(
+                f"The source {spec} does not exist, or is not a folder. Check its path, and that "
+                "its disk is mounted."
+            )
+    for spec in declared:
+        if text := wrong_level(spec):
+            raise ConfigError(f"The source {spec} has no repository. {text}")
 
 
 def parse_devices(texts: Sequence[str]) -> dict[str, int]:

@@ -78,6 +78,9 @@ class Filling:
     url: str
     events: list[Event] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.data.mkdir(parents=True, exist_ok=True)
+
     @property
     def hub(self) -> Path:
         return self.data / "hub"

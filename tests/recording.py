@@ -54,6 +54,7 @@ def carry(folder: Path, command: Sequence[str]) -> str:
     """Record a command at `data`, pull what it wrote into the empty folder `further`, rehearse, and
     start the command there with no network. Returns what the rehearsal says."""
     hubmirror(folder, "record", "--", *command)
+    (folder / "further").mkdir()
     with run_command(folder, "--data", "data", "--workers", "1") as server:
         pull = ["pull", "--config", "recorded.toml", "--data", "further"]
         hubmirror(folder, *pull, "--upstream", server.url)

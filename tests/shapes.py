@@ -350,20 +350,20 @@ def glm_tts() -> Shape:
     """Parts in folders and in many formats; at the root there is neither config nor weights."""
     halves = [_blocks("model.layers", 14, 2048, 6144, first) for first in (0, 14)]
     halves[1] |= _linears({"model.embed_tokens": (98304, 2048)})
-    zip_magic = b"PK\x03\x04"
+    pickle_magic = b"\x80\x02"
     files: dict[str, bytes | Sparse] = {
         "README.md": _card("license: mit\nlanguage: [zh, en]", "text-to-speech", library=None),
         "flow/config.yaml": b"token_rate: 25\n",
-        "flow/flow.pt": Sparse(1_710_000_000, zip_magic),
+        "flow/flow.pt": Sparse(1_710_000_000, pickle_magic),
         "frontend/campplus.onnx": Sparse(28_300_000, b"\x08\x06"),
         "frontend/cosyvoice_frontend.yaml": b"sample_rate: 24000\n",
-        "frontend/spk2info.pt": Sparse(260_000, zip_magic),
-        "hift/hift.pt": Sparse(83_400_000, zip_magic),
+        "frontend/spk2info.pt": Sparse(260_000, pickle_magic),
+        "hift/hift.pt": Sparse(83_400_000, pickle_magic),
         "llm/config.json": _json({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}),
         "speech_tokenizer/config.json": _json({"model_type": "whisper"}),
         "speech_tokenizer/model.safetensors": _safetensors(_blocks("layers", 16, 1280, 2560)),
         "speech_tokenizer/preprocessor_config.json": _json({"feature_size": 128}),
-        "vocos2d/generator_jit.ckpt": Sparse(1_060_000_000, zip_magic),
+        "vocos2d/generator_jit.ckpt": Sparse(1_060_000_000, pickle_magic),
         "vq32k-phoneme-tokenizer/tokenization_chatglm4.py": _TOKENIZATION.encode(),
         "vq32k-phoneme-tokenizer/tokenizer.model": _tiktoken(),
         "vq32k-phoneme-tokenizer/tokenizer_config.json": _json({"eos_token": "<|endoftext|>"}),

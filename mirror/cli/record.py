@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import httpx2
 
-from mirror.cli.serve import CONTENT, content_config
+from mirror.cli.serve import CONTENT, UPSTREAM, content_config, with_upstream
 from mirror.cli.settings import settings
 from mirror.config import File, read_token
 from mirror.core.errors import ConfigError
@@ -45,7 +45,8 @@ _TIMEOUT_S = 60.0
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@settings(*CONTENT)
+@click.pass_obj
+@settings(*CONTENT, *UPSTREAM)
 @click.option(
     "-o",
     "--output",
@@ -61,6 +62,8 @@ _TIMEOUT_S = 60.0
     help="HF_HOME of the command [default: a new temporary folder].",
 )
 def record(
+    file: File | None,
+    /,
     command: tuple[str, ...],
     data: Path,
     state: Path | None,
@@ -75,6 +78,7 @@ def record(
     """
     _check(command, output)
     opened, config = _open(data, state, sources, rest)
+    config = with_upstream(config, file, rest)
     with contextlib.closing(opened), _scratch() as folder:
         lines = folder / "requests.jsonl"
         lines.touch()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hubmirror")
 
 CONTENT = ("data", "state", "token_file", "xet", "xet_min_size")
+UPSTREAM = ("proxy_upstream", "fresh", "cache_size", "finish", "forward_token")
 _MAX_LOOKS = 20
 _MAX_PROBLEMS = 20
 _ANY_HOST = ("0.0.0.0", "::")
@@ -73,13 +74,8 @@ def serve(
         certificate=certificate,
         names=tuple(rest["names"]) if certificate else (),
         workers=rest["workers"],
-        upstream=hub_url(rest["proxy_upstream"]) if rest["proxy_upstream"] else "",
-        config_file=file.path.absolute() if file else None,
-        fresh_s=rest["fresh"],
-        finish=rest["finish"],
-        cache_size=size_limit(rest["cache_size"]),
-        forward_token=rest["forward_token"],
     )
+    config = with_upstream(config, file, rest)
     proxy = config.proxy_settings()
     opened = open_config(config)
     listeners = [listen(host, port), *secure]
@@ -104,6 +100,19 @@ def content_config(
         token_file=rest["token_file"],
         advertise_xet=rest["xet"],
         xet_min_size=rest["xet_min_size"],
+    )
+
+
+def with_upstream(config: WorkerConfig, file: File | None, rest: dict[str, Any]) -> WorkerConfig:
+    """The configuration with the settings of `UPSTREAM`. Raises ConfigError."""
+    return replace(
+        config,
+        upstream=hub_url(rest["proxy_upstream"]) if rest["proxy_upstream"] else "",
+        config_file=file.path.absolute() if file else None,
+        fresh_s=rest["fresh"],
+        finish=rest["finish"],
+        cache_size=size_limit(rest["cache_size"]),
+        forward_token=rest["forward_token"],
     )
 
 

@@ -90,6 +90,14 @@ class Filler:
             is_offline=lambda: is_offline(work_dir),
         )
 
+    def publish_rest(self) -> None:
+        """Publish what an earlier filler fetched and could not publish any more."""
+        for folder in self.cache.folders():
+            for commit_hash in self.known.commits(folder.repo):
+                record = self.known.record(folder.repo, commit_hash)
+                if record is not None and not self._closed.is_set():
+                    self.publisher.note(Head(record.repo, commit_hash, record.info))
+
     def keep_size(self) -> None:
         """Remove old revisions from time to time, until `close`, if the cache has a limit."""
         while self.settings.cache_size and not self._closed.wait(_EVICT_EVERY_S):

@@ -31,6 +31,11 @@ class Kept(Generic[_Answer]):
             until, answer = self._kept.get(key, (0.0, None))
             return answer if time.monotonic() < until else None
 
+    def remaining_s(self, key: Hashable) -> float:
+        """For how many more seconds the answer is kept."""
+        with self._lock:
+            return max(0.0, self._kept.get(key, (0.0, None))[0] - time.monotonic())
+
     def start(
         self, key: Hashable, compute: Callable[[], tuple[_Answer, float]]
     ) -> Future[tuple[_Answer, float]]:

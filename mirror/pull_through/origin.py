@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,8 @@ class Origin:
         """The commit of a revision, whose tree is written down."""
         repo, revision = question.repo, question.revision
         key = (repo.key, revision, _fingerprint(question.token))
-        if kept := self._commits.find(key):
-            return kept
+        if kept := self._commits.find(key):  # all processes forget it at the same time
+            return replace(kept, valid_s=self._commits.remaining_s(key))
         held = self._held(repo, revision)
         if self._is_offline():
             return self._without_upstream(question, held, "This mirror is switched to offline.")

@@ -103,8 +103,8 @@ class Publisher:
             for file in tree.values():
                 _add_if_empty(folder, file)
             here = {path: file for path, file in tree.items() if self._cache.has(folder, file)}
-            if not here:
-                return
+            if not here or (record is not None and not here.keys() > record.files.keys()):
+                return  # nothing new is here, or a wanted file is missing
             refs = self._refs(folder, head, here)
             new = replace(
                 base,

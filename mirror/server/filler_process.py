@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -13,18 +16,22 @@ import orjson
 import uvicorn
 
 from mirror.config import File
+from mirror.core.errors import HubmirrorError, operator_text
 from mirror.derived.state import try_lock
 from mirror.pull_through.filler import Filler, FillerSettings, create_app
 from mirror.pull_through.wire import socket_path
+from mirror.server.opened_sources import check_not_away, parse_devices
 from mirror.server.parent_watch import ParentWatch
 from mirror.server.worker import GRACE_S, configure_log
-from mirror.server.worker_config import WorkerConfig
+from mirror.server.worker_config import CANNOT_START, WorkerConfig
 from mirror.store.cache import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
     from pathlib import Path
+
+log = logging.getLogger("hubmirror")
 
 _POLL_INTERVAL_S = 0.25
 _LOCK = "filler.lock"
@@ -42,6 +49,16 @@ def main(
     ParentWatch(config.temporary, GRACE_S)
     with suppress(OSError):
         ready.send(b"ready")
+    try:
+        check_not_away(config.data, parse_devices(config.devices))
+        _work(config)
+    except (HubmirrorError, OSError) as exc:
+        text = operator_text(exc) if isinstance(exc, HubmirrorError) else exc
+        log.error("The process that asks upstream cannot start: %s", text)  # noqa: TRY400
+        sys.exit(CANNOT_START)
+
+
+def _work(config: WorkerConfig) -> None:
     cache = Cache.of(config.data / "hub")
     cache.work_dir.mkdir(parents=True, exist_ok=True)
     with (cache.work_dir / _LOCK).open("a+") as lock:
@@ -65,7 +82,11 @@ def _serve(cache: Cache, config: WorkerConfig) -> None:
         config.forward_token,
     )
     listener = _listen(socket_path(cache.work_dir))
+    # uvicorn sends itself the signal again when it has stopped, and the rest is still to be done.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     filler = Filler(cache, settings)
+    threading.Thread(target=filler.publish_rest, name="publish-rest", daemon=True).start()
     threading.Thread(target=filler.keep_size, name="cache-size", daemon=True).start()
     try:
         app = create_app(filler)

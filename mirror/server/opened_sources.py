@@ -71,7 +71,7 @@ def open_sources(
     when the server started.
     """
     specs, devices = list(declared), devices or {}
-    _check_not_away(data, devices)
+    check_not_away(data, devices)
     _check_data(data, is_alone=not declared)
     hub = data / "hub"
     if data.is_dir() and not any(spec.path.resolve() == hub.resolve() for spec in specs):
@@ -125,7 +125,7 @@ def parse_devices(texts: Sequence[str]) -> dict[str, int]:
     return {folder: int(device) for device, _, folder in pairs}
 
 
-def _check_not_away(data: Path, devices: Mapping[str, int]) -> None:
+def check_not_away(data: Path, devices: Mapping[str, int]) -> None:
     """Raises ConfigError if the data folder is on another device than before, and empty: its disk
     is not mounted. Nothing must be written to the mount point."""
     before = devices.get(str(data))

@@ -7,6 +7,7 @@ import logging
 import threading
 
 _INTERVAL_S = 60.0
+_MAX_TEXTS = 50
 
 
 class RepeatedWarnings(logging.Filter):
@@ -27,8 +28,8 @@ class RepeatedWarnings(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
             return True
-        text = str(record.msg)
         with self._lock:
+            text = self._key(record)
             is_first = text not in self._counts
             self._counts[text] = self._counts.get(text, -1) + 1
             self._last[text] = record
@@ -37,6 +38,12 @@ class RepeatedWarnings(logging.Filter):
             timer.daemon = True
             timer.start()
         return is_first
+
+    def _key(self, record: logging.LogRecord) -> str:
+        """The text that identical warnings share: without the arguments, unless the record says
+        that they matter (`extra={"is_distinct": True}`), and there are not too many texts."""
+        is_distinct = getattr(record, "is_distinct", False) and len(self._counts) < _MAX_TEXTS
+        return record.getMessage() if is_distinct else str(record.msg)
 
     def _report(self, text: str) -> None:
         with self._lock:

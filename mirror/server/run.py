@@ -75,8 +75,8 @@ def run(
     ready: Connection | None = None,
 ) -> None:
     """Serve until a signal ends it, by one process or by several under a supervisor. `listeners`
-    are that of http, and that of https if there is one. `ready` gets a message from a single
-    process once requests are accepted.
+    are that of http, and that of https if there is one. `ready` gets a message once requests are
+    accepted.
 
     Raises ConfigError if the workers do not start.
     """
@@ -91,7 +91,8 @@ def run(
         modules = ["mirror.server.worker"] * config.workers
         if config.upstream:
             modules.append("mirror.server.filler_process")
-        if not Supervisor(description, listeners, modules, GRACE_S).run():
+        supervisor = Supervisor(description, listeners, modules, GRACE_S)
+        if not supervisor.run(lambda: ready.send(b"ready") if ready else None):
             raise ConfigError("The workers did not start. Their own messages are above.")
 
 

@@ -15,7 +15,7 @@ from mirror.server.worker_config import CANNOT_START
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from multiprocessing.connection import Connection
 
 log = logging.getLogger("hubmirror")
@@ -113,8 +113,9 @@ class Supervisor:
         self._failures = 0
         self.is_stopping = False
 
-    def run(self) -> bool:
-        """Serve until a signal ends it; whether the workers could be started."""
+    def run(self, started: Callable[[], None] = lambda: None) -> bool:
+        """Serve until a signal ends it; whether the workers could be started. `started` is called
+        when they accept requests."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         HangUp(self._on_reload, self._on_stop)
@@ -122,6 +123,8 @@ class Supervisor:
         is_started = all(one.wait_until_ready(self) or one.was_killed for one in self._workers)
         if not is_started and not self.is_stopping:
             log.error("A worker did not start. Its own message is above.")
+        if is_started:
+            started()
         while is_started and not self.is_stopping:
             alive = [one for one in (*self._workers, *self._retiring) if one.process.is_alive()]
             wait([one.process.sentinel for one in alive], _POLL_INTERVAL_S)

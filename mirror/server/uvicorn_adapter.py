@@ -101,6 +101,7 @@ def _context(certificate: Path, names: Sequence[str]) -> ssl.SSLContext:
             "A client asked for %r over TLS, which the certificate does not name. If it is to be "
             "answered, add it with --names.",
             name[:100],
+            extra={"is_distinct": True},
         )
         return None
 

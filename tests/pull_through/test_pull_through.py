@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from mirror.core.record import Record
 from mirror.pull_through.fill_map import BLOCK
 from tests.hub import HubSimulator, flipped, refused, reset, slow, stalled, truncated
 from tests.pull_through.conftest import StartMirror
+from tests.recording import hubmirror, recorded
 from tests.servers import Command
 from tests.waiting import until
 
@@ -97,7 +99,7 @@ def test_a_branch_that_moves_is_followed(mirror: Command, hub: HubSimulator, rep
     assert get(mirror, "/api/models/Org/Model").json()["sha"] == repo
     moved = hub.repo("Org/Model").commit({"config.json": b"[]"})
     until(lambda: get(mirror, "/api/models/Org/Model").json()["sha"] == moved)
-    assert get(mirror, "/Org/Model/resolve/main/config.json").content == b"[]"
+    until(lambda: get(mirror, "/Org/Model/resolve/main/config.json").content == b"[]")
     assert get(mirror, f"/Org/Model/resolve/{repo}/config.json").content == b"{}"
 
 
@@ -224,6 +226,14 @@ def test_a_killed_filler_is_replaced_and_goes_on(
     assert hub.sent["model.safetensors"] < 3 * len(LARGE)
 
 
+def test_what_a_killed_filler_did_not_publish_is_published_by_the_next(
+    mirror: Command, data: Path, repo: str
+) -> None:
+    assert get(mirror, "/Org/Model/resolve/main/config.json").content == b"{}"
+    kill_filler(data)
+    until(lambda: "config.json" in record_of(data, repo).files)
+
+
 def next_map(data: Path) -> Path:
     fills = data / "hub/.hubmirror/fills"
     until(lambda: bool(list(fills.glob("*/*.map"))))
@@ -271,3 +281,13 @@ def test_metrics_say_what_upstream_sent(mirror: Command) -> None:
 
     until(lambda: values().get("hubmirror_upstream_received_bytes_total") == len(LARGE))
     assert values()['hubmirror_upstream_requests_total{outcome="resolved"}'] == 1
+
+
+def test_a_command_is_recorded_through_upstream(
+    upstream: str, data: Path, tmp_path: Path, repo: str
+) -> None:
+    """What the command asks for is fetched, recorded, and complete without upstream."""
+    download = [str(Path(sys.executable).with_name("hf")), "download", "--quiet", "Org/Model"]
+    hubmirror(tmp_path, "record", "--upstream", upstream, "--", *download)
+    assert recorded(tmp_path) == [{"repo_id": "Org/Model", "revision": "main", "commit_hash": repo}]
+    assert "Everything is here" in hubmirror(tmp_path, "rehearse", "recorded.toml")

@@ -70,14 +70,14 @@ def test_workers_that_cannot_start_are_tried_less_and_less_often(tmp_path: Path)
         (tmp_path / "data").rename(tmp_path / "away")
         seen = _workers(command)
         os.kill(min(seen), signal.SIGKILL)
-        until(lambda: "A worker died with exit code 1" in errors.read_text(), 60)
+        until(lambda: "A worker cannot start" in errors.read_text(), 60)
         tried = set()
         for _ in range(100):
             tried |= _workers(command) - seen
             time.sleep(0.1)
         assert len(tried) < 7
         assert "Traceback" not in errors.read_text()
-        assert "The data folder data is not there" in errors.read_text()
+        assert "The data folder data is away" in errors.read_text()
         assert _status(command, "/api/models/Org/Model") in (404, 503)
         (tmp_path / "away").rename(tmp_path / "data")
         until(lambda: len(_workers(command)) == 2, 90)

@@ -46,7 +46,7 @@ class Bytes:
         return max(0, here - offset)
 
     def pread(self, offset: int, count: int) -> bytes:
-        assert self.ready(offset) >= count
+        assert self.ready(offset) >= min(count, self.size - offset)
         return self.body[offset : offset + count]
 
     def fileno(self) -> None:

@@ -48,7 +48,7 @@ def test_a_small_answer_is_remembered_for_a_moment(client: httpx2.Client, blobs:
     write(blobs / Content(FILES).entries["config.json"].etag, b"[]")
     assert client.get(SMALL).content == b"{}"
     time.sleep(3 * TTL_S)
-    assert client.get(SMALL).content == b"[]"
+    assert client.get(SMALL).status_code == 503  # these are not the bytes of this digest
 
 
 def test_an_absence_is_remembered_for_a_moment(client: httpx2.Client, blobs: Path) -> None:

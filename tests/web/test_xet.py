@@ -615,7 +615,8 @@ def test_that_is_every_route_of_a_repository() -> None:
         if any("{repo}" in one or one.startswith("/api/") for one in route.templates)
     }
     beside = {
-        "blocks", "cas-telemetry", "lfs-batch", "not-offered", "reconstructions", "xet-read-token",
+        "blocks", "cas-telemetry", "lfs-batch", "not-offered", "reconstructions", "repo-git-refs",
+        "repo-git-upload-pack", "xet-read-token",
         *(route.name for route in declined.ROUTES),
     }  # fmt: skip
     assert asked >= of_repositories - beside

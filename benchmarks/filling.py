@@ -126,6 +126,7 @@ def run(words: Sequence[str | Path], cwd: Path, **environment: str) -> Run:
 def pull(server: Server, dest: Path, *repos: str) -> Run:
     url = f"http://127.0.0.1:{server.port}"
     words = [sys.executable, "-m", "mirror", "pull", *repos, "--upstream", url]
+    (dest / "data").mkdir(parents=True, exist_ok=True)
     return run([*words, "--data", dest / "data"], dest)
 
 

@@ -301,6 +301,7 @@ def _pull(folder: Path, url: str, revision: str) -> tuple[int, str]:
         "TMPDIR": str(folder / "temporary"), "PYTHONPATH": str(ROOT),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }  # fmt: skip
+    (folder / "data").mkdir(exist_ok=True)
     words = "pull", f"{REPO}@{revision}", "--upstream", url, "--data", str(folder / "data")
     try:
         done = subprocess.run(

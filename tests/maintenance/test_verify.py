@@ -397,6 +397,7 @@ def test_594_gb_are_listed(kimi: _Kimi) -> None:
 def test_594_gb_are_planned_and_small_files_verified(kimi: _Kimi, tmp_path: Path) -> None:
     """`verify` reads all files of a repository, so this repository has only the small files."""
     served, kimi.data = kimi.data, tmp_path / "data"
+    kimi.data.mkdir(exist_ok=True)
     with run_command(tmp_path, "--data", str(served), "--workers", "1") as server:
         pull = "pull", kimi.name, "--upstream", server.url
         is_small = shutil.disk_usage(tmp_path).free < 500e9

@@ -36,6 +36,7 @@ def secure(tmp_path: Path) -> Iterator[str]:
 
 
 def _pull(tmp_path: Path, url: str, repo: str = MODEL) -> str:
+    (tmp_path / "data").mkdir(exist_ok=True)
     output = hubmirror(tmp_path / "data", "pull", repo, "--upstream", url, status=1).output
     return " ".join(output.split())
 
@@ -51,6 +52,7 @@ def test_an_authority_of_the_site_is_trusted(
     secure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca" / "ca.pem"))
+    (tmp_path / "data").mkdir()
     process = start(
         tmp_path / "data", "pull", MODEL, "--upstream", secure, stderr=subprocess.STDOUT
     )

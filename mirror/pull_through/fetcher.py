@@ -120,9 +120,19 @@ class Fetcher:
 
     def _open(self, job: Job) -> Fill:
         try:
-            return Fill(job.file, self._paths(job), RangeReader(job.upstream, job.head, job.file))
+            return Fill(
+                job.file,
+                self._paths(job),
+                RangeReader(job.upstream, job.head, job.file),
+                self._note_received,
+            )
         except (OSError, ValueError) as exc:
             raise _disk_error(job, exc) from exc
+
+    def _note_received(self, count: int) -> None:
+        with self._changed:
+            self.received += count
+        RECEIVED.inc(count)
 
     def _drop_leftovers(self, job: Job) -> None:
         """Remove the map of a file whose filler ended after the blob was accepted."""
@@ -178,7 +188,6 @@ class Fetcher:
                 fill.close()
 
     def _fetch(self, job: Job, fill: Fill, run: Run) -> None:
-        before = fill.received
         try:
             fill.fetch(run)
         except CorruptBlobError as exc:
@@ -191,9 +200,6 @@ class Fetcher:
                 self._retry(job, fill, exc)
         except Exception as exc:  # noqa: BLE001  # hf_xet raises RuntimeError
             self._retry(job, fill, exc)
-        finally:
-            self.received += fill.received - before
-            RECEIVED.inc(fill.received - before)
 
     def _retry(self, job: Job, fill: Fill, exc: Exception) -> None:
         """Try again after a pause, unless the failure is permanent or the last one."""

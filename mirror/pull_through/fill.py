@@ -16,7 +16,7 @@ from mirror.pull_through.fill_map import BLOCK, FillState
 from mirror.pull_through.partial_blob import open_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mirror.core.tree import RepoFile
     from mirror.pull_through.partial_blob import PartialPaths
@@ -47,8 +47,15 @@ class Fill:
     `take` chooses the blocks that a thread fetches next: those that a reader waits for come first.
     """
 
-    def __init__(self, file: RepoFile, paths: PartialPaths, reader: RangeReader) -> None:
-        """Continues with the bytes that have arrived before. Raises OSError."""
+    def __init__(
+        self,
+        file: RepoFile,
+        paths: PartialPaths,
+        reader: RangeReader,
+        received: Callable[[int], None],
+    ) -> None:
+        """Continues with the bytes that have arrived before. `received` is called with the count
+        of each piece that arrives. Raises OSError."""
         self.file = file
         self.paths = paths
         self.reader = reader
@@ -56,7 +63,7 @@ class Fill:
         self.not_before = 0.0
         self.failures = 0
         self.error: UpstreamError | None = None
-        self.received = 0
+        self._received = received
         self._descriptor, self.map = open_for_writing(paths, file.size)
         self._lock = threading.Lock()
         self._claimed: set[int] = set()
@@ -159,7 +166,7 @@ class Fill:
             position += len(part)
             if self.map.is_full(block):
                 self._note_full(block)
-        self.received += len(piece)
+        self._received(len(piece))
         self.failures = 0
         return position
 

@@ -23,6 +23,8 @@ def wrong_level(spec: SourceSpec) -> str:
     """What the folder of a source seems to be instead, and the declaration to write. Empty if
     it may be what was declared."""
     path = Path(os.path.abspath(spec.path))
+    if not os.access(path, os.R_OK | os.X_OK):
+        return ""
     if spec.kind == "bento":
         return _not_bento(path)
     if spec.kind == "folder":

@@ -183,7 +183,7 @@ def test_the_operator_confirms_needed_repositories(
     config = b'{"auto_map": {"AutoModel": "org/code--modeling.Model"}}'
     simulator.repo("org/model").commit({"config.json": config})
     simulator.repo("org/code").commit({"modeling.py": b"pass"})
-    filling.data.mkdir()
+    filling.data.mkdir(exist_ok=True)
     words = ("pull", "org/model", "--upstream", filling.url)
     shown = _on_a_terminal(filling.data, *words, typed=b"y\n")
     assert shown.status == 0

@@ -65,7 +65,7 @@ def test_an_authority_that_could_not_be_written_can_be_created_again(tmp_path: P
 
 
 def test_no_modes(filling: Filling, tmp_path: Path) -> None:
-    filling.data.mkdir()
+    filling.data.mkdir(exist_ok=True)
     bundle, site = filling.data / "bundle", filling.data / "site"
     with without_modes(filling.data):
         with pytest.raises(PermissionError):

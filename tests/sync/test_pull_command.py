@@ -302,7 +302,7 @@ def test_a_mirror_with_a_token_requires_it(
 def test_a_full_disk_is_reported(simulator: HubSimulator, filling: Filling, tmp_path: Path) -> None:
     simulator.repo(MODEL).commit({"large.bin": bytes(72_000_000)})
     simulator.fail("GET .*/large.bin", stalled(4))
-    filling.data.mkdir()
+    filling.data.mkdir(exist_ok=True)
     pull = f"{sys.executable} -m mirror pull {MODEL} --data data --upstream {filling.url}"
     began = "ls data/hub/.hubmirror/staging/*/*.incomplete"
     other = f"for _ in $(seq 200); do {began} && break; sleep 0.1; done; cat /dev/zero > data/other"

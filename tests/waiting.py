@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def until(is_true: Callable[[], bool], seconds: float = 30, interval: float = 0.01) -> None:
-    """Ask again and again, and fail if it has not come true in time."""
+def until(ask: Callable[[], T | None], seconds: float = 30, interval: float = 0.01) -> T:
+    """Ask until the answer is true, and return it. Fail if it is not in time."""
     deadline = time.monotonic() + seconds
-    while not is_true():
+    while not (answer := ask()):
         assert time.monotonic() < deadline, f"not true after {seconds:g} s"
         time.sleep(interval)
+    return answer

@@ -292,16 +292,12 @@ def _abandoned(cache: Cache) -> Iterator[Garbage]:
         folder = cache.work_dir / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             name = path.name.removesuffix(".json")
-            if kind == "fills" and not _is_abandoned_fill(path):
+            # Without locks, several pulls share one state, and the first that ends removes it.
+            by_age = kind == "fills" or (kind == "staging" and not cache.has_locks)
+            if by_age and not all(map(is_old, [path, *path.rglob("*")])):
                 continue
             if kind not in ("staging", "pulls") or not _is_locked(cache, name):
                 yield Garbage(text.format(name), folder_size(path), path)
-
-
-def _is_abandoned_fill(folder: Path) -> bool:
-    """Whether a folder has partial files, and all of them are at least a day old."""
-    files = list(folder.iterdir())
-    return bool(files) and all(map(is_old, files))
 
 
 def _is_locked(cache: Cache, name: str) -> bool:

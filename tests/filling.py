@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mirror.cli import main
-from mirror.config import RepoSpec
+from mirror.config.specs import RepoSpec
 from mirror.core.record import Record
 from mirror.core.repo import Repo
 from mirror.derived.digests import Digests

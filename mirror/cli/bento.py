@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mirror.cli.settings import PLACE, settings
-from mirror.config import RepoSpec, SourceSpec
+from mirror.config.specs import RepoSpec, SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.units import several
 from mirror.server.opened_sources import open_sources

@@ -10,7 +10,7 @@ import click
 import orjson
 
 from mirror.cli.settings import PLACE, settings
-from mirror.config import RepoSpec, SourceSpec
+from mirror.config.specs import RepoSpec, SourceSpec
 from mirror.core.errors import UnavailableError, operator_text
 from mirror.core.repo import Repo, RepoType, short_ref
 from mirror.core.source import unrecorded_text

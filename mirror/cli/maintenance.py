@@ -13,7 +13,7 @@ import orjson
 from mirror.cli.progress import showing
 from mirror.cli.pull import open_pull
 from mirror.cli.settings import AS_JSON, PLACE, settings
-from mirror.config import File, RepoSpec, SourceSpec
+from mirror.config.specs import RepoSpec, SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo
 from mirror.core.source import Layout
@@ -28,6 +28,7 @@ from mirror.sync.completeness import wanted_files
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from mirror.config.file import File
     from mirror.core.source import Source
     from mirror.sources.repo_dir import RepoDir
 

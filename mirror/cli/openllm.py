@@ -13,7 +13,8 @@ from mirror.cli.openllm_env import FORMATS, constraints_url, format_variable, va
 from mirror.cli.progress import showing
 from mirror.cli.pull import open_pull
 from mirror.cli.settings import PLACE, settings
-from mirror.config import File, SourceSpec, read_token
+from mirror.config.specs import SourceSpec
+from mirror.config.values import read_token
 from mirror.core.errors import ConfigError, HubmirrorError, operator_text
 from mirror.core.repo import Repo
 from mirror.core.units import human, several
@@ -30,6 +31,7 @@ from mirror.store.progress import FileAdvanced, FileBegan, FileDone, Message, Pl
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mirror.config.file import File
     from mirror.sync.pull import Pull, PullPlan
 
 _WHEELS = Repo.parse("wheels")

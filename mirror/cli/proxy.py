@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mirror.cli.settings import settings
-from mirror.config import RepoSpec
+from mirror.config.specs import RepoSpec
 from mirror.core.errors import ConfigError
 from mirror.pull_through.mode import Mode, read_mode, write_mode
 from mirror.pull_through.pins import read_pins, write_pins

@@ -14,7 +14,8 @@ import orjson
 
 from mirror.cli.progress import showing
 from mirror.cli.settings import AS_JSON, settings
-from mirror.config import DEFAULT_DATA, File, RepoSpec
+from mirror.config.settings import DEFAULT_DATA
+from mirror.config.specs import RepoSpec
 from mirror.core.errors import ConfigError, HubmirrorError
 from mirror.core.repo import RepoType
 from mirror.core.units import human, several
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from mirror.config.file import File
     from mirror.core.repo import Repo
     from mirror.sync.dependencies import Need
 

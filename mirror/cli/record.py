@@ -18,7 +18,8 @@ import httpx2
 
 from mirror.cli.serve import CONTENT, UPSTREAM, content_config, with_upstream
 from mirror.cli.settings import settings
-from mirror.config import File, read_token
+from mirror.config.file import File
+from mirror.config.values import read_token
 from mirror.core.errors import ConfigError
 from mirror.core.units import human, several
 from mirror.derived.state import write_atomically

@@ -13,7 +13,7 @@ from mirror.cli.maintenance import open_place, other_sources, parse_name
 from mirror.cli.progress import showing
 from mirror.cli.pull import waiting_for
 from mirror.cli.settings import AS_JSON, PLACE, settings
-from mirror.config import size_limit
+from mirror.config.values import size_limit
 from mirror.core.errors import ConfigError
 from mirror.core.files import folder_size
 from mirror.core.repo import find_commit
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mirror.config import File
+    from mirror.config.file import File
     from mirror.core.repo import Repo
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.progress import Report

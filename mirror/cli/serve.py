@@ -19,7 +19,8 @@ from rich.markup import escape
 from mirror import __version__
 from mirror.cli.ls import warn_unrecorded
 from mirror.cli.settings import settings
-from mirror.config import SETTINGS, File, hub_url, size_limit
+from mirror.config.settings import SETTINGS
+from mirror.config.values import hub_url, size_limit
 from mirror.core.errors import ConfigError, HubmirrorError, UnavailableError
 from mirror.core.source import unrecorded_text
 from mirror.core.units import several
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mirror.config.file import File
     from mirror.server.opened_sources import OpenedSources
     from mirror.web.proxy import ProxySettings
 

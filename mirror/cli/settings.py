@@ -9,14 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mirror.config import (
-    DEFAULT_FILE,
-    SETTINGS,
-    File,
-    Setting,
-    is_service_address,
-    refuse_unknown_variables,
-)
+from mirror.config.file import DEFAULT_FILE, File
+from mirror.config.settings import SETTINGS, Setting, is_service_address, refuse_unknown_variables
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 PLACE = ("data", "state")

@@ -12,7 +12,7 @@ import orjson
 
 from mirror.cli.progress import showing
 from mirror.cli.settings import AS_JSON, settings
-from mirror.config import parse_repo
+from mirror.config.values import parse_repo
 from mirror.core.errors import ConfigError
 from mirror.core.units import human, parse_size, several
 from mirror.store.progress import Message

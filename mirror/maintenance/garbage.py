@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from mirror.config import RepoSpec
+    from mirror.config.specs import RepoSpec
     from mirror.core.record import Record
     from mirror.derived.state import State
     from mirror.sources.bento_entry import Entry

@@ -20,7 +20,7 @@ from mirror.sync.filters import Filters
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
-    from mirror.config import RepoSpec
+    from mirror.config.specs import RepoSpec
     from mirror.core.repo import Repo
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from mirror.config import RepoSpec
+from mirror.config.specs import RepoSpec
 from mirror.core.errors import ConfigError
 from mirror.core.repo import Repo, RepoType
 from mirror.openllm.model_repository import parse

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.config import RepoSpec
+from mirror.config.specs import RepoSpec
 from mirror.core.errors import ConfigError
 from mirror.core.files import inside, read_regular
 from mirror.core.repo import Repo

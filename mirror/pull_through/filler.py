@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from mirror.config import UpstreamSpec
+    from mirror.config.specs import UpstreamSpec
     from mirror.core.repo import Repo
     from mirror.store.cache import Cache
 

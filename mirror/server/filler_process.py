@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import uvicorn
 
-from mirror.config import File
+from mirror.config.file import File
 from mirror.core.errors import HubmirrorError, operator_text
 from mirror.derived.state import try_lock
 from mirror.pull_through.filler import Filler, FillerSettings, create_app

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirror.config import DEFAULT_DATA, SourceSpec
+from mirror.config.settings import DEFAULT_DATA
+from mirror.config.specs import SourceSpec
 from mirror.core.errors import ConfigError
 from mirror.core.presence import device_of
 from mirror.derived.digests import Digests

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirror.config import File
+from mirror.config.file import File
 from mirror.pull_through.client import FillerClient
 from mirror.pull_through.known_revisions import KnownRevisions
 from mirror.pull_through.source import PullThrough

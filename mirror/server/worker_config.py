@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror.config import SourceSpec, read_token
+from mirror.config.specs import SourceSpec
+from mirror.config.values import read_token
 from mirror.core.errors import ConfigError
 from mirror.web.access import Signer
 from mirror.web.proxy import ProxySettings

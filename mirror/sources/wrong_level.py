@@ -12,7 +12,7 @@ from mirror.core.repo import Repo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mirror.config import SourceSpec
+    from mirror.config.specs import SourceSpec
 
 _MAX_ENTRIES = 1000
 _MAX_ANCESTORS = 4

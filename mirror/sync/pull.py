@@ -50,7 +50,7 @@ from mirror.sync.rules import Rules
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from mirror.config import RepoSpec
+    from mirror.config.specs import RepoSpec
     from mirror.core.tree import RepoFile
     from mirror.sources.repo_dir import RepoDir
     from mirror.store.cache import Cache

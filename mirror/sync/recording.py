@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from mirror.config import RepoSpec
+from mirror.config.specs import RepoSpec
 from mirror.core.errors import HubmirrorError
 from mirror.core.repo import Repo, RepoType
 from mirror.core.source import Layout

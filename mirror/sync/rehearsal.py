@@ -16,7 +16,7 @@ from mirror.sync.filters import Filters, matches
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from mirror.config import RepoSpec
+    from mirror.config.specs import RepoSpec
     from mirror.core.source import Snapshot, Source
 
 _MAX_SHOWN = 5

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror.config import DEFAULT_FILE, File
+from mirror.config.file import DEFAULT_FILE, File
 from mirror.core.errors import RefusedByRuleError
 from mirror.core.units import human
 from mirror.sync.filters import matches, matches_repo

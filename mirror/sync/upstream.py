@@ -35,7 +35,7 @@ from huggingface_hub.utils import (
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._runtime import is_xet_available
 
-from mirror.config import hub_url
+from mirror.config.values import hub_url
 from mirror.core.errors import (
     CorruptBlobError,
     RequestError,

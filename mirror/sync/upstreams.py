@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirror.config import read_token
+from mirror.config.values import read_token
 from mirror.sync.filters import matches_repo
 from mirror.sync.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mirror.config import UpstreamSpec
+    from mirror.config.specs import UpstreamSpec
     from mirror.core.repo import Repo
 
 

@@ -9,7 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from mirror.cli import main
-from mirror.config import SETTINGS, File, SourceSpec, read_token, refuse_unknown_variables
+from mirror.config.file import File
+from mirror.config.settings import SETTINGS, refuse_unknown_variables
+from mirror.config.specs import SourceSpec
+from mirror.config.values import read_token
 from mirror.core.errors import ConfigError, RevisionNotFoundError
 from mirror.core.repo import Repo
 from mirror.server.opened_sources import open_sources

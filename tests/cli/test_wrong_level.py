@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import SourceSpec
+from mirror.config.specs import SourceSpec
 from mirror.sources.wrong_level import wrong_level
 from tests.carried import hubmirror
 from tests.folders import COMMIT, MODEL, make_classic, make_plain

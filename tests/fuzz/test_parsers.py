@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirror.config import File
+from mirror.config.file import File
 from mirror.core.errors import (
     CarryError,
     ConfigError,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.config import RepoSpec
+from mirror.config.specs import RepoSpec
 from mirror.core.record import parse_tree
 from mirror.core.repo import Repo
 from mirror.store.cache import Cache

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from mirror.config import File
+from mirror.config.file import File
 from mirror.core.errors import RefusedByRuleError
 from mirror.core.repo import Repo
 from mirror.core.tree import RepoFile

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirror.config import SourceSpec
+from mirror.config.specs import SourceSpec
 from mirror.core.repo import Repo
 from mirror.core.source import Snapshot
 from mirror.derived.catalog import Catalog

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check fmt lock test-clients fuzz bench clean
+.PHONY: serve test check fmt lock test-clients test-docker fuzz bench clean
 
 serve: $(VENV)/serve.stamp
 	@$(BIN)/hubmirror demo
@@ -15,6 +15,11 @@ test: $(VENV)/dev.stamp
 # Every client in an environment of its own, below .venvs/: some GB, and some minutes.
 test-clients: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/clients tests/openllm -n 2 -m ""
+
+# The images and docker-compose.yml, by a Docker engine that the tests start as root: ten minutes.
+# HUBMIRROR_TEST_DOCKER names a folder that keeps what was built for the next time.
+test-docker: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest tests/docker -m docker
 
 # Wrong bytes of every sort, in numbers: some ten minutes. `make test` tries fewer of them.
 FUZZ ?= 20
@@ -41,10 +46,12 @@ fmt: $(VENV)/dev.stamp
 
 # Pin what pyproject.toml asks for. It needs uv, and names no index in what it writes.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --no-emit-index-url pyproject.toml --extra bentoml --extra openllm
+	--no-header --no-annotate --no-emit-index-url pyproject.toml
+EXTRAS := --extra bentoml --extra openllm
 lock:
-	$(LOCK) --group build -o requirements.txt
-	$(LOCK) --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) $(EXTRAS) --group build -o requirements.txt
+	$(LOCK) --group build -c requirements.txt -o requirements-slim.txt
+	$(LOCK) $(EXTRAS) --group dev -c requirements.txt -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .venvs

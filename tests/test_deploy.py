@@ -1,4 +1,5 @@
-"""The files for Prometheus and Grafana: they are valid, and name metrics that exist."""
+"""The files in deploy: those for Prometheus and Grafana are valid, and name metrics that exist; the
+units of systemd and the scripts for Slurm are understood."""
 
 from __future__ import annotations
 
@@ -42,7 +43,12 @@ def test_no_panel_covers_another() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [("check", "rules", RULES.name), ("test", "rules", "hubmirror.test.yml")]
+    "words",
+    [
+        ("check", "rules", RULES.name),
+        ("test", "rules", "hubmirror.test.yml"),
+        ("check", "config", "prometheus.yml"),
+    ],
 )
 def test_prometheus_accepts_the_rules_and_each_alert_fires(words: tuple[str, ...]) -> None:
     promtool = shutil.which("promtool")

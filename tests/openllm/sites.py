@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -33,6 +34,16 @@ class Site:
     def copy(self, folder: Path) -> Path:
         """The same data folder, by hard links."""
         return Path(shutil.copytree(self.data, folder, symlinks=True, copy_function=os.link))
+
+    def is_served_whole(self, answer: str) -> bool:
+        """Whether the bento has the model, at its commit, without what it leaves out."""
+        facts = json.loads(answer)
+        return bool(
+            facts["folder"] == self.record.commit_hash
+            and facts["files"] == sorted(self.record.files)
+            and facts["architectures"] == ["LlamaForCausalLM"]
+            and facts["tensors"] > 10
+        )
 
 
 def hubmirror(*words: str | Path, cwd: Path, code: int = 0) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,17 +45,6 @@ def serve(closed: Closed, program: Path, env: dict[str, str], *words: str) -> Se
     server = closed.start("openllm", command, env)
     closed.wait_for(READY, server, 300)
     return server
-
-
-def is_whole(answer: str, site: Site) -> bool:
-    """Whether the service was given the model, at its commit, without what the bento leaves out."""
-    facts = json.loads(answer)
-    return bool(
-        facts["folder"] == site.record.commit_hash
-        and facts["files"] == sorted(site.record.files)
-        and facts["architectures"] == ["LlamaForCausalLM"]
-        and facts["tensors"] > 10
-    )
 
 
 def test_a_dry_run_tells_the_closure(site: Site) -> None:
@@ -118,7 +106,7 @@ def test_openllm_serves_a_bento(site: Site, close: Close, home: Path, program: P
     openllm(closed, program, env, *documented("openllm repo update"))
     assert VERSION in openllm(closed, program, env, "model", "list")
     serve(closed, program, env, *documented("openllm serve llama3.2:1b"))
-    assert is_whole(closed.ask(FACTS, "{}"), site)
+    assert site.is_served_whole(closed.ask(FACTS, "{}"))
     asked = mirror.requests()
     commit_hash = site.record.commit_hash
     assert f"GET /api/models/hubmirror/demo/tree/{commit_hash} 200" in asked
@@ -162,6 +150,6 @@ def test_openllm_serves_an_unmodified_bento(
     serve(closed, program, env, *documented("openllm serve llama3.2:1b --repo site"))
     [cloned] = (home / ".openllm" / "repos" / "github.com" / "site").rglob("bento.yaml")
     assert f"endpoint: {ENDPOINT}\n" in cloned.read_text()
-    assert is_whole(closed.ask(FACTS, "{}"), site)
+    assert site.is_served_whole(closed.ask(FACTS, "{}"))
     wanted = f"GET /hubmirror/demo/resolve/{site.record.commit_hash}/model.safetensors 200"
     assert wanted in mirror.requests()

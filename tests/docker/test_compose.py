@@ -1,0 +1,112 @@
+"""docker-compose.yml, run by a real engine: the mirror, its token, its replicas, its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.docker.conftest import SITE, Clone
+from tests.docker.engine import ROOT, Engine
+from tests.folders import Content, make_managed
+from tests.waiting import until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
+
+SCRIPTS = Path(__file__).parent / "scripts"
+MIB = 1 << 20
+MIRROR = {"HF_ENDPOINT": "http://mirror:8400", "HF_HOME": "/tmp/hf"}
+DOWNLOAD = ("hf", "download", "hubmirror/demo", "--local-dir", "/tmp/model")
+OUT = "import socket; socket.create_connection(('192.0.2.1', 80), 3)"
+
+
+def build(engine: Engine) -> None:
+    """Also proves that docker-compose builds what it starts."""
+    engine.run("docker-compose", "--profile", "cluster", "--profile", "monitoring", "build")
+
+
+def is_healthy(clone: Clone, service: str) -> bool:
+    health = ("inspect", "--format", "{{.State.Health.Status}}", clone.container(service))
+    return clone.engine.docker(*health) == "healthy"
+
+
+def test_the_demo_of_a_fresh_clone_reaches_a_client_on_an_internal_network(clone: Clone) -> None:
+    clone.compose("up", "--detach")
+    clone.join("mirror")
+    until(lambda: is_healthy(clone, "mirror"), 120, 1)
+    assert "OSError" in clone.client("python3", "-c", OUT, code=1)
+    hashes = "cd /tmp/model && find . -type f ! -path './.cache/*' -exec sha256sum {} +"
+    said = clone.client("sh", "-c", f"{' '.join(DOWNLOAD)} && {hashes}", variables=MIRROR)
+    lines = [line.split("  ") for line in said.splitlines() if "  ./" in line]
+    sent = {path: digest for digest, path in lines}
+    [snapshot] = (clone.folder / "data/hub/models--hubmirror--demo/snapshots").iterdir()
+    assert sent == {
+        f"./{file.relative_to(snapshot)}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in snapshot.rglob("*")
+        if file.is_file()
+    }
+    url = "http://mirror:8400/hubmirror/demo"
+    cloned = clone.client("sh", "-c", f"git clone {url} /tmp/one && ls /tmp/one")
+    assert "model.safetensors" in cloned
+    write = ("exec", clone.container("mirror"), "touch", "/srv/data/hub/new")
+    assert "Read-only file system" in clone.engine.docker(*write, code=1)
+
+
+def test_a_token_closes_the_mirror(clone: Clone, tmp_path: Path) -> None:
+    token = secrets.token_hex()
+    file = tmp_path / "token"
+    file.write_text(token)
+    clone.variables["HUBMIRROR_TOKEN_FILE"] = str(file)
+    clone.variables["COMPOSE_FILE"] = "docker-compose.yml:deploy/docker/token.yml"
+    clone.compose("up", "--detach")
+    clone.join("mirror")
+    until(lambda: is_healthy(clone, "mirror"), 120, 1)
+    assert "approval" in clone.client(*DOWNLOAD, variables=MIRROR, code=1)
+    clone.client(*DOWNLOAD, variables={**MIRROR, "HF_TOKEN": token})
+
+
+def test_a_rolling_update_breaks_no_download(clone: Clone) -> None:
+    body = secrets.token_bytes(32 * MIB)
+    make_managed(clone.folder / "data" / "hub", Content({"model.safetensors": body}))
+    clone.compose("up", "--detach", "balancer")
+    clone.join("balancer")
+    before = [clone.container(f"replica-{number}") for number in (1, 2, 3)]
+    url = "http://balancer:8400/Org/Model/resolve/main/model.safetensors"
+    ready = "import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=10).read(1)"
+    until(lambda: "Error" not in clone.client("python3", "-c", ready, url, code=None), 60, 1)
+    downloads = clone.engine.docker(
+        "run", "--detach", "--network", SITE, f"--volume={SCRIPTS}:/scripts:ro",
+        "--entrypoint", "python3", "hubmirror:slim",
+        "/scripts/download.py", url, hashlib.sha256(body).hexdigest(),
+    )  # fmt: skip
+    until(lambda: "started" in clone.engine.docker("logs", downloads), 60, 0.5)
+    said = clone.engine.run(
+        "deploy/docker/roll", cwd=clone.folder,
+        variables={**clone.variables, "COMPOSE": "docker-compose", "ROLL_SECONDS": "300"},
+    )  # fmt: skip
+    assert said.count("is replaced") == 3
+    clone.engine.docker("stop", "--time", "120", downloads)
+    told = clone.engine.docker("logs", downloads).splitlines()[-1]
+    assert clone.engine.docker("wait", downloads) == "0", told
+    assert int(told) >= 8
+    after = [clone.container(f"replica-{number}") for number in (1, 2, 3)]
+    assert not set(before) & set(after)
+
+
+def test_prometheus_reads_the_mirror_and_answers_the_dashboard(clone: Clone) -> None:
+    clone.compose("up", "--detach", "mirror", "prometheus")
+    prometheus = clone.container("prometheus")
+
+    def ask(expression: str, code: int | None = 0) -> str:
+        words = ("promtool", "query", "instant", "http://127.0.0.1:9090", expression)
+        return clone.engine.docker("exec", prometheus, *words, code=code)
+
+    until(lambda: "=> 1 @" in ask('up{job="hubmirror"}', code=None), 120, 1)
+    dashboard = json.loads((ROOT / "deploy/grafana/hubmirror.json").read_text())
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            ask(target["expr"].replace("$__rate_interval", "1m"))
+    assert "hubmirror_" in ask('{__name__=~"hubmirror_.+"}')

@@ -4,6 +4,7 @@ units of systemd and the scripts for Slurm are understood."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -58,3 +59,46 @@ def test_prometheus_accepts_the_rules_and_each_alert_fires(words: tuple[str, ...
         [promtool, *words], cwd=RULES.parent, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_systemd_understands_the_units(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    system = Path("/usr/lib/systemd/system")
+    if analyze is None or not system.is_dir():
+        pytest.skip("systemd-analyze is not installed here (Debian: systemd)")
+    units = tmp_path / "etc/systemd/system"
+    shutil.copytree(DEPLOY / "systemd", units)
+    shutil.copytree(system, tmp_path / "usr/lib/systemd/system", symlinks=True)
+    for name in ("opt/hubmirror/bin/hubmirror", "bin/kill"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2("/bin/true", tmp_path / name)
+    names = sorted(unit.name for unit in units.iterdir())
+    words = ("verify", f"--root={tmp_path}", "--man=no", "--recursive-errors=yes")
+    done = subprocess.run([analyze, *words, *names], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_slurm_gives_each_task_the_mirror_and_a_folder_of_its_user(tmp_path: Path) -> None:
+    """Run as Slurm runs them; `/local` is a folder of the test."""
+    scripts = tmp_path / "slurm"
+    shutil.copytree(DEPLOY / "slurm", scripts)
+    for script in scripts.iterdir():
+        script.write_text(script.read_text().replace("/local/", f"{tmp_path}/local/"))
+    user = {"SLURM_JOB_UID": str(os.getuid()), "SLURM_JOB_NUM_NODES": "2", **os.environ}
+    subprocess.run([scripts / "prolog.sh"], env=user, check=True)
+    printed = subprocess.check_output([scripts / "task_prolog.sh"], env=user, text=True)
+    told = dict(line.removeprefix("export ").split("=", 1) for line in printed.splitlines())
+    assert told["HF_ENDPOINT"].startswith("http://")
+    folder = Path(told["HF_HOME"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\necho "${HF_HUB_OFFLINE:-0} $*"\n')
+    srun.chmod(0o755)
+    path = f"{srun.parent}:{os.environ['PATH']}"
+    job = ["sh", str(scripts / "job.sbatch")]
+    steps = subprocess.check_output(job, env={**user, "PATH": path}, text=True).splitlines()
+    assert steps == [
+        "0 --ntasks-per-node=1 --ntasks=2 hf download Qwen/Qwen3-8B",
+        "1 python train.py",
+    ]

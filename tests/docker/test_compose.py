@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.docker.conftest import SITE, Clone
 from tests.docker.engine import ROOT, Engine
@@ -19,6 +20,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 SCRIPTS = Path(__file__).parent / "scripts"
 MIB = 1 << 20
 MIRROR = {"HF_ENDPOINT": "http://mirror:8400", "HF_HOME": "/tmp/hf"}
+LOAD = ("sh", "-c", "hf download hubmirror/demo --local-dir /tmp/model && ls /tmp/model")
 DOWNLOAD = ("hf", "download", "hubmirror/demo", "--local-dir", "/tmp/model")
 OUT = "import socket; socket.create_connection(('192.0.2.1', 80), 3)"
 
@@ -110,3 +112,28 @@ def test_prometheus_reads_the_mirror_and_answers_the_dashboard(clone: Clone) -> 
         for target in panel["targets"]:
             ask(target["expr"].replace("$__rate_interval", "1m"))
     assert "hubmirror_" in ask('{__name__=~"hubmirror_.+"}')
+
+
+def test_a_cache_of_a_node_fetches_from_the_mirror(clone: Clone) -> None:
+    """With the arguments, the user and the read-only system that the DaemonSet gives it."""
+    clone.compose("up", "--detach", "mirror")
+    clone.join("mirror", "hubmirror.hubmirror.svc")
+    manifest = ROOT / "deploy/kubernetes/node-cache/node-cache.yaml"
+    pod = next(yaml.safe_load_all(manifest.read_text()))["spec"]["template"]["spec"]
+    [owner], [cache] = pod["initContainers"], pod["containers"]
+    volume = ("--volume", "node:/srv/data")
+    clone.engine.docker(
+        "run", "--rm", "--network", "none", "--read-only", "--user", "0", "--cap-drop", "ALL",
+        "--cap-add", *owner["securityContext"]["capabilities"]["add"], *volume,
+        "--entrypoint", owner["command"][0], owner["image"], *owner["command"][1:],
+    )  # fmt: skip
+    clone.engine.docker(
+        "run", "--detach", "--network", SITE, "--network-alias", "hubmirror-node",
+        "--read-only", "--user", str(cache["securityContext"]["runAsUser"]), "--cap-drop", "ALL",
+        *volume, "--tmpfs", "/tmp", "--volume", "/var/lib/hubmirror",
+        cache["image"], *cache["args"],
+    )  # fmt: skip
+    node = {**MIRROR, "HF_ENDPOINT": "http://hubmirror-node:8400"}
+    until(lambda: "model.safetensors" in clone.client(*LOAD, variables=node, code=None), 60, 1)
+    clone.compose("stop", "mirror")
+    assert "model.safetensors" in clone.client(*LOAD, variables=node)

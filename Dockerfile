@@ -16,29 +16,34 @@ RUN if [ -n "$SITE_CERTIFICATES" ]; then \
 FROM certified AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends binutils git python3-venv \
-    && rm -rf /var/lib/apt/lists/* \
-    && dpkg-query --show --showformat '${Package} ${Version} ${Architecture}\n' git > /opt/copied
+    && rm -rf /var/lib/apt/lists/*
+# Debian's git depends on perl. The programs of git that the mirror runs do not.
+RUN mkdir --parents /opt/git/usr/bin /opt/git/usr/lib/git-core /opt/git/usr/share/git-core \
+        /opt/git/usr/share/hubmirror \
+    && cp /usr/bin/git /opt/git/usr/bin \
+    && cp --no-dereference /usr/lib/git-core/git-remote-http* /opt/git/usr/lib/git-core \
+    && cp --recursive /usr/share/git-core/templates /opt/git/usr/share/git-core \
+    && dpkg-query --show --showformat '${Package} ${Version} ${Architecture}\n' git \
+        > /opt/git/usr/share/hubmirror/copied
 ARG PIP_INDEX_URL
 ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
-RUN python3 -m venv pip && python3 -m venv --without-pip /opt/hubmirror
-COPY requirements-slim.txt ./
-RUN pip/bin/pip --python /opt/hubmirror/bin/python install --require-hashes -r requirements-slim.txt
+COPY requirements-build.txt requirements-slim.txt ./
+RUN python3 -m venv --without-pip /opt/hubmirror && python3 -m venv tools \
+    && tools/bin/pip install --require-hashes -r requirements-build.txt \
+    && tools/bin/pip --python /opt/hubmirror/bin/python install --require-hashes -r requirements-slim.txt \
+    && find /opt/hubmirror -name '*.so' -size +1M -exec strip --strip-unneeded {} +
 COPY pyproject.toml README.md LICENSE ./
 COPY mirror mirror
-RUN pip/bin/pip --python /opt/hubmirror/bin/python install --no-build-isolation --no-deps . \
-    && find /opt/hubmirror -name '*.so' -size +1M -exec strip --strip-unneeded {} +
+RUN tools/bin/pip wheel --no-build-isolation --no-deps --wheel-dir wheel . \
+    && tools/bin/pip --python /opt/hubmirror/bin/python install --no-index --no-deps wheel/*.whl
 
-# Debian's git depends on perl, which none of the commands that the mirror runs needs.
 FROM certified AS programs
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libcurl3-gnutls openssh-client rsync \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10400 --create-home --home-dir /var/lib/hubmirror hubmirror
-COPY --from=build /usr/bin/git /usr/bin/
-COPY --from=build /usr/lib/git-core/git-remote-http /usr/lib/git-core/git-remote-https /usr/lib/git-core/
-COPY --from=build /usr/share/git-core/templates /usr/share/git-core/templates
-COPY --from=build /opt/copied /usr/share/hubmirror/copied
+COPY --from=build /opt/git /
 COPY deploy/docker/sbom.py /usr/share/hubmirror/
 ENV PATH=/opt/hubmirror/bin:$PATH \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
@@ -59,7 +64,7 @@ USER hubmirror
 
 FROM build AS build-full
 COPY requirements.txt ./
-RUN pip/bin/pip --python /opt/hubmirror/bin/python install --require-hashes -r requirements.txt
+RUN tools/bin/pip --python /opt/hubmirror/bin/python install --require-hashes -r requirements.txt
 
 FROM programs AS full
 COPY --from=build-full /opt/hubmirror /opt/hubmirror

@@ -46,12 +46,13 @@ fmt: $(VENV)/dev.stamp
 
 # Pin what pyproject.toml asks for. It needs uv, and names no index in what it writes.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-header --no-annotate --no-emit-index-url pyproject.toml
-EXTRAS := --extra bentoml --extra openllm
+	--no-header --no-annotate --no-emit-index-url
+ALL := pyproject.toml --extra bentoml --extra openllm
 lock:
-	$(LOCK) $(EXTRAS) --group build -o requirements.txt
-	$(LOCK) --group build -c requirements.txt -o requirements-slim.txt
-	$(LOCK) $(EXTRAS) --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) $(ALL) --group build -o requirements.txt
+	$(LOCK) --group build -c requirements.txt -o requirements-build.txt
+	$(LOCK) pyproject.toml -c requirements.txt -o requirements-slim.txt
+	$(LOCK) $(ALL) --group dev -c requirements.txt -o requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) .venvs

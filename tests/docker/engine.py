@@ -89,11 +89,11 @@ class Engine:
         self.docker("volume", "prune", "--force")
         self.docker("network", "prune", "--force")
 
-    def build(self, target: str, image: str) -> None:
+    def build(self, target: str, image: str, *more: str, code: int = 0) -> str:
         """Build a target of the Dockerfile."""
         arguments = ("--build-arg", f"SITE_CERTIFICATES={self.environment['SITE_CERTIFICATES']}")
-        network = ("--network", "host")
-        self.docker("build", *network, *arguments, "--target", target, "--tag", image, ".")
+        words = ("build", "--network", "host", *arguments, *more, "--target", target)
+        return self.docker(*words, "--tag", image, ".", code=code)
 
     def size(self, image: str) -> int:
         """The size of an image, in bytes."""

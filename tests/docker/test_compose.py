@@ -1,9 +1,8 @@
-"""docker-compose.yml, run by a real engine: the mirror, its token, its replicas, its figures."""
+"""docker-compose.yml, run by a real engine: the mirror, its token, its replicas, a node cache."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from pathlib import Path
 
@@ -27,7 +26,7 @@ OUT = "import socket; socket.create_connection(('192.0.2.1', 80), 3)"
 
 def build(engine: Engine) -> None:
     """Also proves that docker-compose builds what it starts."""
-    engine.run("docker-compose", "--profile", "cluster", "--profile", "monitoring", "build")
+    engine.run("docker-compose", "--profile", "cluster", "build")
 
 
 def is_healthy(clone: Clone, service: str) -> bool:
@@ -65,13 +64,12 @@ def test_a_token_closes_the_mirror(clone: Clone, tmp_path: Path) -> None:
     clone.variables["COMPOSE_FILE"] = "docker-compose.yml:deploy/docker/token.yml"
     clone.compose("up", "--detach")
     clone.join("mirror")
-    until(lambda: is_healthy(clone, "mirror"), 120, 1)
-    assert "approval" in clone.client(*DOWNLOAD, variables=MIRROR, code=1)
+    until(lambda: "approval" in clone.client(*DOWNLOAD, variables=MIRROR, code=None), 60, 1)
     clone.client(*DOWNLOAD, variables={**MIRROR, "HF_TOKEN": token})
 
 
 def test_a_rolling_update_breaks_no_download(clone: Clone) -> None:
-    body = secrets.token_bytes(32 * MIB)
+    body = secrets.token_bytes(28 * MIB)
     make_managed(clone.folder / "data" / "hub", Content({"model.safetensors": body}))
     clone.compose("up", "--detach", "balancer")
     clone.join("balancer")
@@ -96,22 +94,6 @@ def test_a_rolling_update_breaks_no_download(clone: Clone) -> None:
     assert int(told) >= 8
     after = [clone.container(f"replica-{number}") for number in (1, 2, 3)]
     assert not set(before) & set(after)
-
-
-def test_prometheus_reads_the_mirror_and_answers_the_dashboard(clone: Clone) -> None:
-    clone.compose("up", "--detach", "mirror", "prometheus")
-    prometheus = clone.container("prometheus")
-
-    def ask(expression: str, code: int | None = 0) -> str:
-        words = ("promtool", "query", "instant", "http://127.0.0.1:9090", expression)
-        return clone.engine.docker("exec", prometheus, *words, code=code)
-
-    until(lambda: "=> 1 @" in ask('up{job="hubmirror"}', code=None), 120, 1)
-    dashboard = json.loads((ROOT / "deploy/grafana/hubmirror.json").read_text())
-    for panel in dashboard["panels"]:
-        for target in panel["targets"]:
-            ask(target["expr"].replace("$__rate_interval", "1m"))
-    assert "hubmirror_" in ask('{__name__=~"hubmirror_.+"}')
 
 
 def test_a_cache_of_a_node_fetches_from_the_mirror(clone: Clone) -> None:

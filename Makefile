@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The tests start hundreds of processes; without its bytecode, each would compile the package again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: serve test check fmt lock test-clients test-docker fuzz bench clean
 
@@ -10,7 +12,7 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/hubmirror serve
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4
 
 # Every client in an environment of its own, below .venvs/: some GB, and some minutes.
 test-clients: $(VENV)/dev.stamp

@@ -33,7 +33,7 @@ from mirror.store.publish import publish
 from tests.folders import MODEL, Content, make_record, write
 from tests.waiting import until
 
-KILLS = int(os.environ.get("HUBMIRROR_TEST_KILLS", "12"))
+KILLS = int(os.environ.get("HUBMIRROR_TEST_KILLS", "5"))
 TWIN = Repo.parse("Org/Twin")
 _ROOT = Path(__file__).parents[1]
 _SHARDS = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -21,15 +22,53 @@ from starlette.types import ASGIApp
 from mirror.server.uvicorn_protocol import Protocol
 
 
+class _Server(uvicorn.Server):
+    """Stops at once, where uvicorn waits up to 0.2 s: thousands of tests start a server."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """Called from another thread."""
+        self.should_exit = True
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for _ in range(20):
+            if not (self.server_state.connections or self.server_state.tasks):
+                break
+            await asyncio.sleep(0.001)
+        else:
+            await super().shutdown(sockets)
+            return
+        for listening in self.servers:
+            listening.close()
+        for one in sockets or []:
+            one.close()
+        await self.lifespan.shutdown()
+
+
 @contextlib.contextmanager
 def run_server(app: ASGIApp, **options: Any) -> Iterator[str]:
     """Serve the app on a free port of loopback; yields its base URL. `options` are uvicorn's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        options = {"http": Protocol, **options}
+        options = {"http": Protocol, "timeout_graceful_shutdown": 1, **options}
         config = uvicorn.Config(
             app, ws="none", log_config=None, access_log=False, proxy_headers=False, **options
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         deadline = time.monotonic() + 10
@@ -40,7 +79,7 @@ def run_server(app: ASGIApp, **options: Any) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join(10)
 
 

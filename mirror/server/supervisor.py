@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import signal
+import socket
 import time
 from importlib import import_module
 from multiprocessing.connection import wait
@@ -14,8 +16,7 @@ from mirror.server.hang_up import HangUp
 from mirror.server.worker_config import CANNOT_START
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.connection import Connection
 
 log = logging.getLogger("hubmirror")
@@ -35,6 +36,19 @@ def _run_main(
 ) -> None:
     """In the new process: run `main` of a module. It sends `b"ready"` when it has started."""
     import_module(module).main(description, listeners, ready)
+
+
+@contextlib.contextmanager
+def signalled() -> Iterator[socket.socket]:
+    """A socket that becomes readable when a signal arrives, so that a wait for it ends."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.settimeout(0)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 class Worker:
@@ -119,6 +133,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         HangUp(self._on_reload, self._on_stop)
+        with signalled() as woken:
+            return self._run(started, woken)
+
+    def _run(self, started: Callable[[], None], woken: socket.socket) -> bool:
         self._workers = [self._start(module) for module in self._modules]
         is_started = all(one.wait_until_ready(self) or one.was_killed for one in self._workers)
         if not is_started and not self.is_stopping:
@@ -127,7 +145,8 @@ class Supervisor:
             started()
         while is_started and not self.is_stopping:
             alive = [one for one in (*self._workers, *self._retiring) if one.process.is_alive()]
-            wait([one.process.sentinel for one in alive], _POLL_INTERVAL_S)
+            if woken in wait([woken, *(one.process.sentinel for one in alive)], _POLL_INTERVAL_S):
+                woken.recv(1024)
             if self._restart:
                 self._restart = False
                 self._replace_all()

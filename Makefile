@@ -12,7 +12,7 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/hubmirror serve
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 3
 
 # Every client in an environment of its own, below .venvs/: some GB, and some minutes.
 test-clients: $(VENV)/dev.stamp

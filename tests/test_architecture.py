@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import tomllib
@@ -19,6 +20,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _NAME = re.compile(r"[A-Z][a-z]\w*|[A-Z]+|[a-z]+(?:_[a-z]+)+|\w+\(.*\)")
 
 
+@functools.cache
 def _defined(folder: str) -> tuple[set[str], set[str]]:
     """The names that the modules below a folder define, alone and as `Class.name`."""
     names: set[str] = set()
@@ -46,10 +48,6 @@ def _names_of(node: ast.AST) -> list[str]:
     return []
 
 
-IN_MIRROR, MEMBERS = _defined("mirror")
-IN_TESTS, _ = _defined("tests")
-
-
 def _is_importable(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
     try:
@@ -62,9 +60,9 @@ def _exists(name: str) -> bool:
     if _PATH.fullmatch(name):
         return (ROOT / name).exists()
     if _DOTTED.fullmatch(name):
-        return name in MEMBERS or _is_importable(name)
+        return name in _defined("mirror")[1] or _is_importable(name)
     if _NAME.fullmatch(name):
-        return name.partition("(")[0] in IN_MIRROR | IN_TESTS
+        return name.partition("(")[0] in _defined("mirror")[0] | _defined("tests")[0]
     return True
 
 

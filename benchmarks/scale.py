@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,8 +72,9 @@ def main() -> None:
             f"{time.perf_counter() - started:.0f} s; {os.cpu_count()} cores, "
             f"Python {sys.version.split()[0]}, client: asyncio on uvloop\n"
         )
-        rows = [Row.median("start to first 200 of /readyz", start(folder, options))]
-        with serving(folder, options.kind) as server:
+        words = ["--source", f"hf-cache:{folder}/hub"] if options.kind == "foreign" else []
+        rows = [Row.median("start to first 200 of /readyz", start(folder, words, options.rounds))]
+        with serving(folder, *words) as server:
             memory = [f"{server.memory():.0f} when ready"]
             rows.append(measure("first listing", server, lambda: list_all(server, options.repos)))
             memory.append(f"{server.memory():.0f} after the first listing")
@@ -84,7 +86,9 @@ def main() -> None:
                 Result.columns, [one.cells for one in measure_requests(server, repos, options)]
             )
             memory.append(f"{server.memory():.0f} at the end")
-            print(f"Resident MiB: {', '.join(memory)}.")
+            print(f"Resident MiB: {', '.join(memory)}.\n")
+        measure_plain(folder, options.plain_files)
+        measure_tree(folder, options.tree_files)
 
 
 def _options() -> argparse.Namespace:
@@ -96,6 +100,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="medians of them are shown")
     parser.add_argument("--seconds", type=float, default=1.0, help="the longest round")
     parser.add_argument("--requests", type=int, default=20_000, help="the most of one round")
+    parser.add_argument("--plain-files", type=int, default=200_000, help="of one plain folder")
+    parser.add_argument("--tree-files", type=int, default=50_000, help="of one shared tree")
     options = parser.parse_args()
     if options.dir is None and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
         options.dir = _MEMORY
@@ -172,14 +178,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, kind: str) -> Iterator[Server]:
-    """One server process; it is ready."""
+def serving(folder: Path, *words: str) -> Iterator[Server]:
+    """One server process with more words on its command line; it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mirror", "serve", "--workers", "1"]
-    command += ["--port", str(port), "--data", str(folder)]
-    if kind == "foreign":
-        command += ["--source", f"hf-cache:{folder}/hub"]
+    command += ["--port", str(port), "--data", str(folder), *words]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_environment()
     ) as process:
@@ -233,11 +237,11 @@ class Row:
         )
 
 
-def start(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
+def start(folder: Path, words: Sequence[str], rounds: int) -> Iterator[Row]:
     """Starts the server several times, until it is ready each time."""
-    for _ in range(options.rounds):
+    for _ in range(rounds):
         started = time.perf_counter()
-        with serving(folder, options.kind) as server:
+        with serving(folder, *words) as server:
             yield Row("", time.perf_counter() - started, server.cpu())
 
 
@@ -258,6 +262,81 @@ def list_all(server: Server, repos: int) -> None:
             url = link[1] if link else ""
     if listed != repos:
         sys.exit(f"{listed} of {repos} repositories were listed.")
+
+
+def measure_plain(folder: Path, count: int) -> None:
+    """HEAD of files of one plain folder, each after a pause in which the server forgets."""
+    paths = _make_plain(folder / "plain", count)
+    words = "--data", str(folder / "empty"), "--source", f"folder:{folder}/plain=org/plain"
+    (folder / "empty").mkdir()
+    with serving(folder, *words) as server:
+        chosen = random.Random(count).sample(paths, 12)
+        times = []
+        for path in chosen:
+            times.append(_seconds(f"{server.url}/org/plain/resolve/main/{path}", "HEAD"))
+            time.sleep(TTL_S)
+        later = sorted(times[1:])
+        cells = [f"{1000 * one:.1f}" for one in (times[0], statistics.median(later), later[-1])]
+        print(f"A plain folder of {count} files:\n")
+        columns = ("first HEAD (ms)", "later, median (ms)", "later, slowest (ms)", "resident MiB")
+        print_table(columns, [(*cells, f"{server.memory():.0f}")])
+
+
+def measure_tree(folder: Path, count: int) -> None:
+    """A tree that 1 client, and then 16 at once, ask for: recursive, all pages."""
+    repo = Repo.parse("org/large")
+    root = folder / "large"
+    (root / "pool").mkdir(parents=True)
+    body = b"text"
+    (root / "pool" / git_id("blob", body)).write_bytes(body)
+    entries = {
+        path: RepoFile(path, len(body), git_id("blob", body))
+        for path in (f"d-{n // 500:03}/f-{n:05}.txt" for n in range(count))
+    }
+    here = root / "hub" / repo.folder_name
+    for one in (here / "blobs", here / "refs", here / "snapshots" / COMMIT):
+        one.mkdir(parents=True)
+    os.link(root / "pool" / git_id("blob", body), here / "blobs" / git_id("blob", body))
+    (here / "refs" / "main").write_text(COMMIT)
+    _add_record(str(root), repo, entries)
+    rows = []
+    for clients in (1, 16):
+        with serving(root) as server, ThreadPoolExecutor(clients) as pool:
+
+            def all_clients(clients: int = clients) -> None:
+                urls = [f"{server.url}/api/models/{repo}/tree/main?recursive=true"] * clients
+                if set(pool.map(_tree_rows, urls)) != {count}:
+                    sys.exit("A client got another count of files.")
+
+            rows.append(measure(f"{clients} clients", server, all_clients))
+    print(f"The tree of {count} files, by a server that has just started:\n")
+    print_table(Row.columns, [one.cells for one in rows])
+
+
+def _make_plain(folder: Path, count: int) -> list[str]:
+    paths = [f"d-{n // 1000:03}/f-{n:06}.txt" for n in range(count)]
+    for path in paths:
+        Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
+        Path(folder, path).write_text(path)
+    return paths
+
+
+def _seconds(url: str, method: str) -> float:
+    started = time.perf_counter()
+    request = urllib.request.Request(url, method=method)
+    urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
+    return time.perf_counter() - started
+
+
+def _tree_rows(url: str) -> int:
+    """The number of rows of all pages."""
+    count = 0
+    while url:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+            count += sum(row["type"] == "file" for row in json.load(answer))
+            link = _NEXT.search(answer.headers.get("link", ""))
+            url = link[1] if link else ""
+    return count
 
 
 @dataclass(slots=True)

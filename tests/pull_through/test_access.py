@@ -134,4 +134,5 @@ def _set_age(data: Path, folder: Path, moment: float) -> None:
         old = re.sub('"pulled_at": "[^"]*"', '"pulled_at": "2026-01-01T00:00:00+00:00"', body)
         record.write_text(old)
         read = data / "hub/.hubmirror/reads" / folder.name.lower() / record.stem
+        until(read.exists)
         os.utime(read, (moment, moment))
